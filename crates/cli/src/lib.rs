@@ -1,0 +1,1 @@
+//! The `landfast` binary: one subcommand per role, and the verbs people use.

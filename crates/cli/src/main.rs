@@ -1,0 +1,3 @@
+//! The `landfast` binary.
+
+fn main() {}

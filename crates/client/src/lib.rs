@@ -1,0 +1,1 @@
+//! The Rust client: instances, processes and terminals that resume.

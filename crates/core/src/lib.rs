@@ -1,0 +1,18 @@
+//! What is true without IO: ids, records, the error table and the state machines.
+//!
+//! Nothing here knows a runtime, a socket, a clock or a source of randomness. Time comes in as [`time::Instant`],
+//! randomness as numbers. Every machine has the same three verbs: `handle_*(fact, now)`, `poll(now)` and
+//! `next_deadline()`; after a `handle_*` call, call `poll` until it returns `None`, then sleep until the deadline or the
+//! next fact.
+
+pub mod error;
+pub mod id;
+pub mod link;
+pub mod record;
+pub mod ring;
+pub mod session;
+pub mod time;
+pub mod ws;
+
+pub use error::{Blame, ErrorCode, Problem, Retry};
+pub use id::{InstanceId, NodeId, ProcessId, SessionId, TokenId};

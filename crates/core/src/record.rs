@@ -1,0 +1,261 @@
+//! The small records that every role reads, watches and compare-and-swaps in the registry store.
+//!
+//! They are JSON in the store. A field that a release does not know is refused on write and ignored on read, so that two
+//! neighbouring releases can share a cell. What may follow what is decided by [`crate::lifecycle`].
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{InstanceId, NodeId};
+
+/// The number of an instance's placements: only grows, and is the fencing token of ownership.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Generation(pub u64);
+
+impl Generation {
+    /// The generation that follows this one.
+    #[must_use]
+    pub const fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+impl fmt::Display for Generation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What an instance is for: a preset of its spec.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// Processes and terminals on request.
+    Sandbox,
+}
+
+/// What should be. The API writes it; the node that was given the instance makes it so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Desired {
+    /// The agent and what it runs should be up.
+    Running,
+    /// It should end, and its record stay.
+    Stopped,
+    /// It should end, and only a tombstone stay.
+    Deleted,
+}
+
+/// What is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// No node has been chosen yet.
+    Pending,
+    /// A node was chosen and brings the agent up.
+    Starting,
+    /// The agent serves.
+    Running,
+    /// Between two nodes; see [`Move`].
+    Moving,
+    /// Ended on request, the record kept.
+    Stopped,
+    /// Ended by itself, or could not start.
+    Failed,
+    /// Its node's lease lapsed.
+    Lost,
+    /// Ended for ever. A tombstone.
+    Deleted,
+}
+
+impl Phase {
+    /// Whether nothing follows this phase but `Deleted`.
+    pub const fn is_end(self) -> bool {
+        match self {
+            Self::Pending | Self::Starting | Self::Running | Self::Moving => false,
+            Self::Stopped | Self::Failed | Self::Lost | Self::Deleted => true,
+        }
+    }
+
+    /// The word used in the API.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Moving => "moving",
+            Self::Stopped => "stopped",
+            Self::Failed => "failed",
+            Self::Lost => "lost",
+            Self::Deleted => "deleted",
+        }
+    }
+}
+
+/// How far a move has come. Each step is one compare-and-swap by the party named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MoveStep {
+    /// Written by the API: the target is asked to prepare. The source goes on serving.
+    Preparing,
+    /// Written by the target: it can take over. The source now fences itself and commits, which gives the next
+    /// generation to the target.
+    Prepared,
+}
+
+/// A move in progress.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Move {
+    /// The node that is to run the instance.
+    pub to: NodeId,
+    /// How far it has come.
+    pub step: MoveStep,
+}
+
+/// Whether an instance that ended by a failure is started anew.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Restart {
+    /// It stays ended.
+    #[default]
+    Never,
+    /// It is placed again with the next generation, its memory lost.
+    Always,
+}
+
+/// Which network the instance's processes see.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Network {
+    /// The node's own.
+    #[default]
+    Host,
+    /// Only a loopback of its own. Needs isolation.
+    None,
+}
+
+/// What the user asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct InstanceSpec {
+    /// Whether it is started anew after a failure or the loss of its node.
+    pub restart: Restart,
+    /// Which network its processes see.
+    pub network: Network,
+    /// Environment of every process, beneath the process's own.
+    pub env: BTreeMap<String, String>,
+    /// The node must carry all of these labels.
+    pub node_labels: BTreeMap<String, String>,
+}
+
+/// An instance as the registry knows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Instance {
+    /// Its id.
+    pub id: InstanceId,
+    /// The preset it was made from.
+    pub kind: Kind,
+    /// What the user asked for.
+    pub spec: InstanceSpec,
+    /// What should be.
+    pub desired: Desired,
+    /// What is.
+    pub phase: Phase,
+    /// The number of its placements so far; 0 before the first.
+    pub generation: Generation,
+    /// The node it was given to.
+    pub node: Option<NodeId>,
+    /// The host of that node: moves of the `process` driver stay on one host.
+    pub host: Option<String>,
+    /// The relay address (`host:port`) of that node.
+    pub address: Option<String>,
+    /// The move in progress; present exactly in phase `moving`.
+    #[serde(rename = "move", default)]
+    pub moving: Option<Move>,
+    /// Why it ended, or why its last move was given up.
+    pub reason: Option<String>,
+    /// The user's labels.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Unix time in milliseconds.
+    pub created_at: u64,
+    /// Unix time in milliseconds at which it ended; tombstones are swept a day later.
+    pub ended_at: Option<u64>,
+}
+
+/// A node as the registry knows it. The key is bound to the node's lease: the record lives as long as the node does.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Node {
+    /// Its id.
+    pub id: NodeId,
+    /// A short name chosen by the operator, unique in the cell.
+    pub name: String,
+    /// The machine it runs on: two nodes with the same host share its file system.
+    pub host: String,
+    /// Where gateways reach its relay (`host:port`).
+    pub address: String,
+    /// The number of instances it is willing to run.
+    pub capacity: u32,
+    /// The operator's labels.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Whether it takes nothing new.
+    #[serde(default)]
+    pub draining: bool,
+    /// How instances are kept apart: `bubblewrap`, or `none: <why>`.
+    pub isolation: String,
+    /// Unix time in milliseconds at which this daemon started.
+    pub started_at: u64,
+}
+
+/// An API server as the registry knows it, bound to its lease. Gateways send `/v1` there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApiServer {
+    /// Where it listens (`host:port`).
+    pub address: String,
+}
+
+/// An access token that was taken back before it expired.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RevokedToken {
+    /// Unix time in seconds at which the token expires, after which the record is swept.
+    pub expires_at: u64,
+}
+
+/// Where each record lives in the store.
+pub mod keys {
+    use crate::{InstanceId, NodeId, TokenId};
+
+    /// All instances.
+    pub const INSTANCES: &str = "instances/";
+    /// All live nodes.
+    pub const NODES: &str = "nodes/";
+    /// All live API servers.
+    pub const APIS: &str = "apis/";
+    /// All revoked tokens that have not expired.
+    pub const REVOKED: &str = "revoked/";
+    /// All API keys, as hashes.
+    pub const API_KEYS: &str = "api-keys/";
+    /// The public keys that verify access tokens, by key id.
+    pub const TOKEN_KEYS: &str = "token-keys/";
+    /// Answers kept for `Idempotency-Key`.
+    pub const IDEMPOTENCY: &str = "idempotency/";
+
+    /// One instance.
+    pub fn instance(id: InstanceId) -> String {
+        format!("{INSTANCES}{id}")
+    }
+
+    /// One node.
+    pub fn node(id: NodeId) -> String {
+        format!("{NODES}{id}")
+    }
+
+    /// One revoked token.
+    pub fn revoked(id: TokenId) -> String {
+        format!("{REVOKED}{id}")
+    }
+}

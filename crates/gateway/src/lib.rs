@@ -1,0 +1,1 @@
+//! Where clients connect: accept, classify, forward and hold.

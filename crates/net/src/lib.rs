@@ -1,0 +1,1 @@
+//! IO that roles share: links, dialling, the byte pump and WebSocket framing.

@@ -1,0 +1,1 @@
+//! The machine's daemon: the fenced relay, drivers, leases and moves.
