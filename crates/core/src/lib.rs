@@ -9,6 +9,7 @@ pub mod error;
 pub mod id;
 pub mod link;
 pub mod record;
+pub mod redial;
 pub mod ring;
 pub mod session;
 pub mod time;
