@@ -198,9 +198,7 @@ impl Redial {
             Disposition::Absent | Disposition::Transient if self.presence != toward && self.is_here() => {
                 State::Waiting { since, attempt: 0, at: now, last: code }
             }
-            Disposition::Absent => {
-                State::Parked { since, parked_at: now, attempt, at: Some(now + NEWS_OVERDUE), last: code }
-            }
+            Disposition::Absent => State::Parked { since, attempt, at: Some(now + NEWS_OVERDUE), last: code },
             Disposition::Transient => State::Waiting { since, attempt, at: now + wait(attempt, random), last: code },
         };
         self.park_if_between(now);
@@ -221,8 +219,11 @@ impl Redial {
         if !(changed && self.is_here()) {
             return;
         }
-        if let State::Parked { since, last, .. } | State::Waiting { since, last, .. } = self.state {
-            self.state = State::Waiting { since, attempt: 0, at: now, last };
+        match self.state {
+            // The window for redialling begins when there is something to dial.
+            State::Parked { last, .. } => self.state = State::Waiting { since: now, attempt: 0, at: now, last },
+            State::Waiting { since, last, .. } => self.state = State::Waiting { since, attempt: 0, at: now, last },
+            State::Linked { .. } | State::Dialling { .. } | State::Ended(_) => {}
         }
     }
 
@@ -234,7 +235,7 @@ impl Redial {
             }
             State::Ended(code) => (!std::mem::replace(&mut self.told, true)).then_some(Effect::End(code)),
             State::Waiting { since, last, .. } if now >= since + self.resume_window => self.end(last),
-            State::Parked { parked_at, last, .. } if now >= parked_at + PARK_MAX => self.end(last),
+            State::Parked { since, last, .. } if now >= since + PARK_MAX => self.end(last),
             State::Waiting { since, attempt, at, last } if now >= at => self.dial(since, attempt, last),
             State::Parked { since, attempt, at: Some(at), last, .. } if now >= at => self.dial(since, attempt, last),
             State::Waiting { .. } | State::Parked { .. } | State::Dialling { .. } => None,
@@ -245,7 +246,7 @@ impl Redial {
     pub fn next_deadline(&self) -> Option<Instant> {
         match self.state {
             State::Waiting { since, at, .. } => Some(at.min(since + self.resume_window)),
-            State::Parked { parked_at, at, .. } => earliest(Some(parked_at + PARK_MAX), at),
+            State::Parked { since, at, .. } => earliest(Some(since + PARK_MAX), at),
             State::Linked { .. } | State::Dialling { .. } | State::Ended(_) => None,
         }
     }
@@ -263,8 +264,8 @@ impl Redial {
 
     /// While the registry says that it is between places, no dial can succeed.
     fn park_if_between(&mut self, now: Instant) {
-        if let (Presence::Between(code), State::Waiting { since, attempt, .. }) = (self.presence, self.state) {
-            self.state = State::Parked { since, parked_at: now, attempt, at: None, last: code };
+        if let (Presence::Between(code), State::Waiting { attempt, .. }) = (self.presence, self.state) {
+            self.state = State::Parked { since: now, attempt, at: None, last: code };
         }
     }
 
