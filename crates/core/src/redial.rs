@@ -95,7 +95,6 @@ enum State {
     /// Waiting for news of a known absence; `at` is the seldom look.
     Parked {
         since: Instant,
-        parked_at: Instant,
         attempt: usize,
         at: Option<Instant>,
         last: ErrorCode,
