@@ -216,6 +216,8 @@ error_table! {
         "The disk that holds the store is full." "Free space; nothing acknowledged was lost.";
     StoreVersion "store.version" 500 - Never Platform
         "The store was written by a newer release." "Run that release or a newer one.";
+    StoreLeaseLapsed "store.lease_lapsed" 503 - Safe Platform
+        "The lease that the change depends on has lapsed." "Try again shortly.";
     ListenInUse "listen.in_use" - - Never Client
         "Another program listens on this address." "Stop it, or choose another address; port 0 takes any free one.";
     ConfigInvalid "config.invalid" - - Never Client
