@@ -1,1 +1,125 @@
-fn main() {}
+//! `cargo xtask`: the same lines for a person and for CI.
+//!
+//! It starts in the time cargo needs to find that nothing changed, so it links nothing of the product: what needs the
+//! product's tables or its protocols is a program of `crates/scenarios`, which is built and run from here.
+
+mod steps;
+mod system;
+mod test;
+
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result, bail};
+use clap::{Parser, ValueEnum};
+
+use crate::steps::cargo;
+use crate::test::Area;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", about = "Landfast's one-line tasks", version)]
+enum Task {
+    /// Builds the release and brings up a whole cell on this machine
+    Up {
+        /// What `landfast up` takes
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Runs every check there is, or the quick ones of one area
+    Test {
+        /// The area; all of them without it
+        area: Option<Area>,
+    },
+    /// Writes docs/reference anew from the code
+    Docs {
+        /// Only say whether it is up to date
+        #[arg(long)]
+        check: bool,
+    },
+    /// Measures a release build on this machine
+    Bench {
+        /// What to measure
+        what: Bench,
+        /// What the bench takes: --quick, -o json, --seed …
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Runs the whole cell in one thread, once for each seed
+    Sim {
+        /// What the simulator takes: --seeds N, --seed S …
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Bench {
+    /// The session path beside a direct connection to the agent, in one run
+    Session,
+    /// A thousand random faults over two hundred sessions, every byte checked
+    Faults,
+}
+
+fn main() -> ExitCode {
+    match run(Task::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> Result<ExitCode> {
+    match task {
+        Task::Up { arguments } => up(&arguments),
+        Task::Test { area } => test::run(area),
+        Task::Docs { check } => docs(check),
+        Task::Bench { what, arguments } => bench(what, &arguments),
+        Task::Sim { arguments } => sim(&arguments),
+    }
+}
+
+fn up(arguments: &[String]) -> Result<ExitCode> {
+    if let Err(missing) = system::provide(&[system::BUBBLEWRAP]) {
+        eprintln!("xtask: {missing:#}\nxtask: going on; instances will not be isolated from this machine");
+    }
+    succeed(cargo().args(["build", "--release", "--package", "landfast"]))?;
+    // Replaced, not called: signals and the exit code are then those of the program itself.
+    Err(Command::new(release("landfast")?).arg("up").args(arguments).exec()).context("landfast could not be started")
+}
+
+fn docs(check: bool) -> Result<ExitCode> {
+    let status = test::docs(check).status().context("cargo could not be started")?;
+    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn bench(what: Bench, arguments: &[String]) -> Result<ExitCode> {
+    succeed(cargo().args(["build", "--release", "--package", "landfast-scenarios", "--bins"]))?;
+    let what = match what {
+        Bench::Session => "session",
+        Bench::Faults => "faults",
+    };
+    Err(Command::new(release("landfast-bench")?).arg(what).args(arguments).exec())
+        .context("the bench could not be started")
+}
+
+fn sim(arguments: &[String]) -> Result<ExitCode> {
+    Err(test::sim().args(arguments).exec()).context("cargo could not be started")
+}
+
+fn succeed(command: &mut Command) -> Result<()> {
+    let status = command.status().with_context(|| format!("{} could not be started", steps::line(command)))?;
+    if !status.success() {
+        bail!("`{}` failed", steps::line(command));
+    }
+    Ok(())
+}
+
+/// Where cargo puts a program of the release profile. This program lies in the same target directory.
+fn release(program: &str) -> Result<PathBuf> {
+    let here = std::env::current_exe().context("the path of this program is not known")?;
+    let target = here.parent().and_then(Path::parent).context("this program is not in a target directory")?;
+    Ok(target.join("release").join(program))
+}

@@ -1,1 +1,12 @@
-//! Tests that read like the specification, the fault harness and the benches.
+//! The harness of the scenarios: a real cell of real processes, a network that fails on command, clients that know
+//! nothing of what is tested, and streams whose bytes know their place.
+//!
+//! A scenario says what a user would: *a cut link is nothing but a pause*. Whatever it takes to bring that about is here.
+//! Helpers panic where a test would have to stop anyway, and every wait has a deadline, so that a scenario can fail but
+//! never hang.
+
+pub mod attached;
+pub mod fault_relay;
+pub mod http;
+pub mod numbers;
+pub mod plain;

@@ -1,0 +1,83 @@
+//! Programs of the system that Landfast or its tests use: installed where we may, named exactly where we may not.
+
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+/// A Debian package, and the program by which we see that it is there.
+#[derive(Clone, Copy)]
+pub(crate) struct Package {
+    name: &'static str,
+    program: &'static str,
+}
+
+/// Keeps instances apart from the machine and from one another.
+pub(crate) const BUBBLEWRAP: Package = Package { name: "bubblewrap", program: "bwrap" };
+
+/// What the tests run inside instances: the full-screen programs whose screens must survive.
+pub(crate) const FOR_TESTS: [Package; 4] = [
+    BUBBLEWRAP,
+    Package { name: "vim", program: "vim" },
+    Package { name: "htop", program: "htop" },
+    Package { name: "less", program: "less" },
+];
+
+/// Makes sure that the packages are there.
+///
+/// # Errors
+///
+/// Some are missing and could not be installed; the error says which command installs them.
+pub(crate) fn provide(packages: &[Package]) -> Result<()> {
+    let missing: Vec<&str> =
+        packages.iter().filter(|package| !is_in_path(package.program)).map(|package| package.name).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let names = missing.join(" ");
+    if !is_in_path("apt-get") {
+        bail!("this machine lacks {names}: install them with its package manager (the names are Debian's)");
+    }
+    if !is_root()? {
+        bail!("this machine lacks {names}: sudo apt-get update && sudo apt-get install -y {names}");
+    }
+    println!("xtask: installing {names}");
+    apt_get(&["update", "-q"])?;
+    apt_get(&[&["install", "-q", "-y", "--no-install-recommends"], missing.as_slice()].concat())
+}
+
+/// Makes sure that the toolchain has what a minimal one lacks.
+///
+/// # Errors
+///
+/// A component is missing and could not be added.
+pub(crate) fn provide_components() -> Result<()> {
+    for (program, component) in [("cargo-fmt", "rustfmt"), ("cargo-clippy", "clippy")] {
+        let answers = Command::new(program).arg("--version").output().is_ok_and(|output| output.status.success());
+        if !answers && !Command::new("rustup").args(["component", "add", component]).status()?.success() {
+            bail!("the Rust toolchain lacks {component}: rustup component add {component}");
+        }
+    }
+    Ok(())
+}
+
+fn is_in_path(program: &str) -> bool {
+    std::env::var_os("PATH")
+        .is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join(program).exists()))
+}
+
+fn is_root() -> Result<bool> {
+    let id = Command::new("id").arg("-u").output().context("`id` could not be started")?;
+    Ok(id.stdout.trim_ascii() == b"0")
+}
+
+fn apt_get(arguments: &[&str]) -> Result<()> {
+    let status = Command::new("apt-get")
+        .args(arguments)
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .status()
+        .context("apt-get could not be started")?;
+    if !status.success() {
+        bail!("`apt-get {}` failed", arguments.join(" "));
+    }
+    Ok(())
+}
