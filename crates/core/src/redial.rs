@@ -99,11 +99,10 @@ enum State {
         at: Option<Instant>,
         last: ErrorCode,
     },
-    /// A dial is under way to the instance at `toward`.
+    /// A dial is under way.
     Dialling {
         since: Instant,
         attempt: usize,
-        toward: Presence,
         last: ErrorCode,
     },
     Ended(ErrorCode),
@@ -183,7 +182,7 @@ impl Redial {
 
     /// A dial, or the resume over it, was refused or failed. `random` spreads the next wait.
     pub fn handle_refused(&mut self, code: ErrorCode, random: u64, now: Instant) {
-        let State::Dialling { since, attempt, toward, .. } = self.state else { return };
+        let State::Dialling { since, attempt, .. } = self.state else { return };
         let attempt = attempt + 1;
         self.state = match disposition(code) {
             Disposition::Terminal => {
@@ -192,10 +191,6 @@ impl Redial {
             }
             Disposition::Absent if self.presence == Presence::Unknown => {
                 State::Waiting { since, attempt, at: now + wait(attempt, random), last: code }
-            }
-            // News that overtook the answer: it spoke of a life that is over.
-            Disposition::Absent | Disposition::Transient if self.presence != toward && self.is_here() => {
-                State::Waiting { since, attempt: 0, at: now, last: code }
             }
             Disposition::Absent => State::Parked { since, attempt, at: Some(now + NEWS_OVERDUE), last: code },
             Disposition::Transient => State::Waiting { since, attempt, at: now + wait(attempt, random), last: code },
@@ -222,7 +217,9 @@ impl Redial {
             // The window for redialling begins when there is something to dial.
             State::Parked { last, .. } => self.state = State::Waiting { since: now, attempt: 0, at: now, last },
             State::Waiting { since, last, .. } => self.state = State::Waiting { since, attempt: 0, at: now, last },
-            State::Linked { .. } | State::Dialling { .. } | State::Ended(_) => {}
+            // The dial under way leads to a life that is over, maybe into silence.
+            State::Dialling { since, last, .. } => self.state = State::Waiting { since, attempt: 0, at: now, last },
+            State::Linked { .. } | State::Ended(_) => {}
         }
     }
 
@@ -251,7 +248,7 @@ impl Redial {
     }
 
     fn dial(&mut self, since: Instant, attempt: usize, last: ErrorCode) -> Option<Effect> {
-        self.state = State::Dialling { since, attempt, toward: self.presence, last };
+        self.state = State::Dialling { since, attempt, last };
         Some(Effect::Dial)
     }
 
@@ -407,13 +404,14 @@ mod tests {
     }
 
     #[test]
-    fn news_that_overtook_a_refusal_is_followed_at_once() {
+    fn news_of_a_new_life_abandons_a_dial_into_the_old() {
         let mut redial = linked();
         redial.handle_link_lost(1, at(0));
         assert_eq!(redial.poll(at(0)), Some(Effect::Dial));
         redial.handle_presence(Presence::Here(Generation(2)), at(1));
+        assert_eq!(redial.poll(at(1)), Some(Effect::Dial), "a dial into the old life is not waited for");
         redial.handle_refused(ErrorCode::InstanceMoving, MIDDLE, at(2));
-        assert_eq!(redial.poll(at(2)), Some(Effect::Dial));
+        assert_eq!(redial.poll(at(2)), None, "the new life moves as well");
     }
 
     #[test]

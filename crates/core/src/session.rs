@@ -155,6 +155,11 @@ impl Session {
         self.inbox.end()
     }
 
+    /// How many bytes were taken from the local side.
+    pub const fn sent(&self) -> u64 {
+        self.out.end()
+    }
+
     /// Grows with every byte received, and every byte of ours that the peer has acknowledged.
     pub const fn progress(&self) -> u64 {
         self.inbox.end() + self.out.start()
@@ -166,22 +171,25 @@ impl Session {
     ///
     /// [`ResumeError`], and nothing has changed.
     pub fn handle_link(&mut self, number: u64, peer_received: u64, now: Instant) -> Result<(), ResumeError> {
-        self.check_link(number)?;
-        if peer_received < self.out.start() || peer_received > self.out.end() {
-            return Err(ResumeError::BadOffset);
-        }
+        self.check_resume(number, peer_received)?;
         self.link_number = number;
         self.link = Some(Link::new(peer_received, self.inbox.start(), now));
         Ok(())
     }
 
-    /// Whether a link with this number would be newer than every one before it.
+    /// Whether a link with this number and the peer's count could carry the session.
     ///
     /// # Errors
     ///
-    /// [`ResumeError::Superseded`].
-    pub const fn check_link(&self, number: u64) -> Result<(), ResumeError> {
-        if number > self.link_number { Ok(()) } else { Err(ResumeError::Superseded) }
+    /// [`ResumeError`].
+    pub const fn check_resume(&self, number: u64, peer_received: u64) -> Result<(), ResumeError> {
+        if number <= self.link_number {
+            return Err(ResumeError::Superseded);
+        }
+        if peer_received < self.out.start() || peer_received > self.out.end() {
+            return Err(ResumeError::BadOffset);
+        }
+        Ok(())
     }
 
     /// The link is gone. What was under way will be sent again.

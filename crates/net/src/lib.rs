@@ -1,1 +1,18 @@
-//! IO that roles share: links, dialling, the byte pump and WebSocket framing.
+//! IO that roles share: sockets, HTTP heads, the relay's CONNECT, links, the one byte pump, and how a role runs.
+//!
+//! Everything that decides is in `landfast-core`; what is here moves bytes and keeps time.
+
+pub mod carry;
+pub mod clock;
+pub mod copy;
+pub mod far;
+pub mod head;
+pub mod hold;
+pub mod http;
+pub mod link;
+pub mod random;
+pub mod relay;
+pub mod role;
+mod scratch;
+pub mod secret;
+pub mod socket;

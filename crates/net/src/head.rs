@@ -1,0 +1,313 @@
+//! HTTP/1.1 heads as bytes, for the hops that speak only a head before they become a byte stream.
+//!
+//! Names keep their case and order, values their bytes: what a client's upgrade request said reaches the far end as it
+//! was said. Parsing is httparse's.
+
+use std::fmt;
+use std::io;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::socket::Socket;
+
+/// The most bytes a head may have: what browsers and proxies allow, with room for a head inside a head.
+pub const HEAD_MAX: usize = 64 * 1024;
+
+/// The most headers of a head.
+const HEADERS_MAX: usize = 128;
+
+/// Headers in the order they stood.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Headers(Vec<(String, Vec<u8>)>);
+
+/// A request's line and headers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestHead {
+    /// The method.
+    pub method: String,
+    /// The request target, as it stood.
+    pub target: String,
+    /// The headers.
+    pub headers: Headers,
+}
+
+/// A response's status and headers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResponseHead {
+    /// The status.
+    pub status: u16,
+    /// The headers.
+    pub headers: Headers,
+}
+
+/// Why a head could not be read.
+#[derive(Debug)]
+pub enum HeadError {
+    /// It is no HTTP/1.1 head.
+    Malformed(httparse::Error),
+    /// It is longer than allowed.
+    TooLarge,
+    /// The connection ended or failed first.
+    Io(io::Error),
+}
+
+impl fmt::Display for HeadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Malformed(error) => write!(f, "not an HTTP/1.1 head: {error}"),
+            Self::TooLarge => f.write_str("the head is too large"),
+            Self::Io(error) => write!(f, "the head did not arrive: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for HeadError {}
+
+impl From<io::Error> for HeadError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+impl Headers {
+    /// No headers.
+    pub const fn new() -> Self {
+        Self(Vec::new())
+    }
+
+    /// The first value of a header, if it is visible ASCII.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.get_bytes(name).and_then(|value| std::str::from_utf8(value).ok())
+    }
+
+    /// The first value of a header.
+    pub fn get_bytes(&self, name: &str) -> Option<&[u8]> {
+        self.0.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_slice())
+    }
+
+    /// Every value of a header, in order.
+    pub fn get_all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+        self.0.iter().filter(move |(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_slice())
+    }
+
+    /// Takes every line of a header away.
+    pub fn remove(&mut self, name: &str) {
+        self.0.retain(|(known, _)| !known.eq_ignore_ascii_case(name));
+    }
+
+    /// Keeps the lines for which `keep` says so.
+    pub fn retain(&mut self, mut keep: impl FnMut(&str, &[u8]) -> bool) {
+        self.0.retain(|(name, value)| keep(name, value));
+    }
+
+    /// Adds a line at the end.
+    ///
+    /// # Panics
+    ///
+    /// If the name or value would break the head apart: a bug of the caller, never input.
+    pub fn push(&mut self, name: impl Into<String>, value: impl Into<Vec<u8>>) {
+        let (name, value) = (name.into(), value.into());
+        assert!(
+            !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':'),
+            "bad header name"
+        );
+        assert!(!value.iter().any(|byte| matches!(byte, b'\r' | b'\n' | 0)), "bad header value");
+        self.0.push((name, value));
+    }
+
+    /// Every line, in order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value.as_slice()))
+    }
+
+    /// Whether a comma-separated header such as `Connection` or `Upgrade` holds `token`.
+    pub fn has_token(&self, name: &str, token: &str) -> bool {
+        self.get_all(name).any(|value| {
+            value.split(|&byte| byte == b',').any(|part| part.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
+        })
+    }
+
+    fn of(parsed: &[httparse::Header<'_>]) -> Self {
+        Self(parsed.iter().map(|header| (header.name.to_owned(), header.value.to_vec())).collect())
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) {
+        for (name, value) in &self.0 {
+            out.extend_from_slice(name.as_bytes());
+            out.extend_from_slice(b": ");
+            out.extend_from_slice(value);
+            out.extend_from_slice(b"\r\n");
+        }
+        out.extend_from_slice(b"\r\n");
+    }
+}
+
+impl RequestHead {
+    /// Reads a head from the front of `bytes`: the head and its length, or `None` if more bytes are needed.
+    ///
+    /// # Errors
+    ///
+    /// [`HeadError::Malformed`].
+    pub fn parse(bytes: &[u8]) -> Result<Option<(Self, usize)>, HeadError> {
+        let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+        let mut request = httparse::Request::new(&mut headers);
+        match request.parse(bytes).map_err(HeadError::Malformed)? {
+            httparse::Status::Partial => Ok(None),
+            httparse::Status::Complete(len) => {
+                let (Some(method), Some(target)) = (request.method, request.path) else {
+                    return Err(HeadError::Malformed(httparse::Error::Token));
+                };
+                let head = Self {
+                    method: method.to_owned(),
+                    target: target.to_owned(),
+                    headers: Headers::of(request.headers),
+                };
+                Ok(Some((head, len)))
+            }
+        }
+    }
+
+    /// Writes the head.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(512);
+        out.extend_from_slice(format!("{} {} HTTP/1.1\r\n", self.method, self.target).as_bytes());
+        self.headers.encode(&mut out);
+        out
+    }
+
+    /// The target's path, without its query.
+    pub fn path(&self) -> &str {
+        self.target.split_once('?').map_or(self.target.as_str(), |(path, _)| path)
+    }
+
+    /// The target's query, without the question mark.
+    pub fn query(&self) -> Option<&str> {
+        self.target.split_once('?').map(|(_, query)| query)
+    }
+}
+
+impl ResponseHead {
+    /// Reads a head from the front of `bytes`: the head and its length, or `None` if more bytes are needed.
+    ///
+    /// # Errors
+    ///
+    /// [`HeadError::Malformed`].
+    pub fn parse(bytes: &[u8]) -> Result<Option<(Self, usize)>, HeadError> {
+        let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+        let mut response = httparse::Response::new(&mut headers);
+        match response.parse(bytes).map_err(HeadError::Malformed)? {
+            httparse::Status::Partial => Ok(None),
+            httparse::Status::Complete(len) => {
+                let status = response.code.ok_or(HeadError::Malformed(httparse::Error::Status))?;
+                Ok(Some((Self { status, headers: Headers::of(response.headers) }, len)))
+            }
+        }
+    }
+
+    /// Writes the head.
+    pub fn encode(&self) -> Vec<u8> {
+        let reason = http::StatusCode::from_u16(self.status).ok().and_then(|status| status.canonical_reason());
+        let mut out = Vec::with_capacity(512);
+        out.extend_from_slice(format!("HTTP/1.1 {} {}\r\n", self.status, reason.unwrap_or("")).as_bytes());
+        self.headers.encode(&mut out);
+        out
+    }
+}
+
+/// Reads a request's head; what follows it stays in the socket.
+///
+/// Not cancel safe: half a head is lost. Put a deadline around it and drop the socket when it passes.
+///
+/// # Errors
+///
+/// Every [`HeadError`].
+pub async fn read_request(socket: &mut Socket, max: usize) -> Result<RequestHead, HeadError> {
+    read_head(socket, max, RequestHead::parse).await
+}
+
+/// Reads a response's head; what follows it stays in the socket.
+///
+/// Not cancel safe, as [`read_request`].
+///
+/// # Errors
+///
+/// Every [`HeadError`].
+pub async fn read_response(socket: &mut Socket, max: usize) -> Result<ResponseHead, HeadError> {
+    read_head(socket, max, ResponseHead::parse).await
+}
+
+/// Writes a head or any other bytes as a whole.
+///
+/// # Errors
+///
+/// The connection's.
+pub async fn write_all(socket: &mut Socket, bytes: &[u8]) -> io::Result<()> {
+    socket.write_all(bytes).await
+}
+
+async fn read_head<T>(
+    socket: &mut Socket,
+    max: usize,
+    parse: impl Fn(&[u8]) -> Result<Option<(T, usize)>, HeadError>,
+) -> Result<T, HeadError> {
+    let mut bytes = Vec::with_capacity(1024);
+    loop {
+        if socket.read_buf(&mut bytes).await? == 0 {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+        }
+        if let Some((head, len)) = parse(&bytes)? {
+            socket.put_back(bytes.split_off(len));
+            return Ok(head);
+        }
+        if bytes.len() >= max {
+            return Err(HeadError::TooLarge);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_head_survives_its_bytes_with_case_order_and_repeats() {
+        let text = b"GET /a?b=c HTTP/1.1\r\nHOST: x\r\nX-Two: 1\r\nx-two: \xff2\r\n\r\n";
+        let (head, len) = RequestHead::parse(text).unwrap().unwrap();
+        assert_eq!((len, head.encode().as_slice()), (text.len(), text.as_slice()));
+        assert_eq!((head.path(), head.query()), ("/a", Some("b=c")));
+        assert_eq!(head.headers.get_all("X-TWO").count(), 2);
+        assert!(RequestHead::parse(&text[..20]).unwrap().is_none());
+    }
+
+    #[test]
+    fn what_is_no_head_is_refused() {
+        assert!(matches!(RequestHead::parse(b"\x16\x03\x01 hello"), Err(HeadError::Malformed(_))));
+        assert!(matches!(ResponseHead::parse(b"SSH-2.0-x\r\n"), Err(HeadError::Malformed(_))));
+    }
+
+    #[tokio::test]
+    async fn what_follows_a_head_stays_in_the_socket() {
+        let (a, b) = tokio::net::UnixStream::pair().unwrap();
+        let (mut a, mut b) = (Socket::unix(a), Socket::unix(b));
+        write_all(&mut a, b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\nrest").await.unwrap();
+        assert_eq!(read_response(&mut b, HEAD_MAX).await.unwrap().status, 101);
+        let mut rest = [0; 4];
+        b.read_exact(&mut rest).await.unwrap();
+        assert_eq!(&rest, b"rest");
+    }
+
+    #[tokio::test]
+    async fn a_head_without_end_is_cut_off_at_the_limit() {
+        let (a, b) = tokio::net::UnixStream::pair().unwrap();
+        let (mut a, mut b) = (Socket::unix(a), Socket::unix(b));
+        write_all(&mut a, &[b"GET / HTTP/1.1\r\nX: ".as_slice(), &[b'a'; 2000]].concat()).await.unwrap();
+        assert!(matches!(read_request(&mut b, 1000).await, Err(HeadError::TooLarge)));
+    }
+
+    #[test]
+    fn a_token_is_found_in_any_line_of_a_list() {
+        let (head, _) =
+            RequestHead::parse(b"GET / HTTP/1.1\r\nConnection: keep-alive, Upgrade\r\n\r\n").unwrap().unwrap();
+        assert!(head.headers.has_token("connection", "upgrade") && !head.headers.has_token("connection", "close"));
+    }
+}

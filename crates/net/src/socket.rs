@@ -1,0 +1,144 @@
+//! A TCP or Unix stream, with the bytes that were read ahead of their time.
+//!
+//! Whoever parses a head reads a little too far. Those bytes belong to what follows the head, so they stay with the
+//! socket and come out first.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+
+/// A connected stream.
+#[derive(Debug)]
+pub struct Socket {
+    stream: Stream,
+    /// Read already; comes out before anything else.
+    ahead: Vec<u8>,
+}
+
+#[derive(Debug)]
+enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Socket {
+    /// Takes a TCP stream, and switches off Nagle's delay: every write here is meant to go now.
+    pub fn tcp(stream: TcpStream) -> Self {
+        // A socket that was reset meanwhile refuses the option; the next read tells.
+        let _ = stream.set_nodelay(true);
+        Self { stream: Stream::Tcp(stream), ahead: Vec::new() }
+    }
+
+    /// Takes a Unix stream.
+    pub const fn unix(stream: UnixStream) -> Self {
+        Self { stream: Stream::Unix(stream), ahead: Vec::new() }
+    }
+
+    /// Puts bytes back that were read too early; they come out before those put back earlier.
+    #[must_use]
+    pub fn with_ahead(mut self, mut bytes: Vec<u8>) -> Self {
+        bytes.append(&mut self.ahead);
+        self.ahead = bytes;
+        self
+    }
+
+    pub(crate) fn put_back(&mut self, mut bytes: Vec<u8>) {
+        bytes.append(&mut self.ahead);
+        self.ahead = bytes;
+    }
+
+    /// Ends the connection at once in both directions, so that the peer sees a reset or an end, and never a clean end
+    /// of what was being sent.
+    pub fn abort(self) {
+        if let Stream::Tcp(stream) = &self.stream {
+            let _ = socket2::SockRef::from(stream).set_linger(Some(std::time::Duration::ZERO));
+        }
+    }
+
+    /// Whether bytes may wait to be read, or the end was seen: what a pool must know before it hands out an idle socket.
+    pub fn is_quiet(&self) -> bool {
+        let mut byte = [std::mem::MaybeUninit::new(0)];
+        let peeked = match &self.stream {
+            Stream::Tcp(stream) => socket2::SockRef::from(stream).peek(&mut byte),
+            Stream::Unix(stream) => socket2::SockRef::from(stream).peek(&mut byte),
+        };
+        self.ahead.is_empty() && matches!(peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    }
+}
+
+/// Takes a connection back from hyper after its 101 was sent.
+///
+/// # Errors
+///
+/// If the connection ran over something else than a TCP stream, a Unix stream or a [`Socket`].
+pub fn from_upgraded(upgraded: hyper::upgrade::Upgraded) -> io::Result<Socket> {
+    let upgraded = match upgraded.downcast::<TokioIo<TcpStream>>() {
+        Ok(parts) => return Ok(Socket::tcp(parts.io.into_inner()).with_ahead(parts.read_buf.to_vec())),
+        Err(upgraded) => upgraded,
+    };
+    let upgraded = match upgraded.downcast::<TokioIo<UnixStream>>() {
+        Ok(parts) => return Ok(Socket::unix(parts.io.into_inner()).with_ahead(parts.read_buf.to_vec())),
+        Err(upgraded) => upgraded,
+    };
+    match upgraded.downcast::<TokioIo<Socket>>() {
+        Ok(parts) => Ok(parts.io.into_inner().with_ahead(parts.read_buf.to_vec())),
+        Err(_) => Err(io::Error::other("the upgraded connection is no plain socket")),
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if !self.ahead.is_empty() {
+            let taken = self.ahead.len().min(buf.remaining());
+            buf.put_slice(&self.ahead[..taken]);
+            self.ahead.drain(..taken);
+            if self.ahead.is_empty() {
+                self.ahead = Vec::new();
+            }
+            return Poll::Ready(Ok(()));
+        }
+        match &mut self.stream {
+            Stream::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
+            Stream::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match &mut self.stream {
+            Stream::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
+            Stream::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.stream {
+            Stream::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Stream::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.stream {
+            Stream::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Stream::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
