@@ -190,16 +190,16 @@ async fn every_byte_arrives_once_both_ways_over_a_hundred_cuts() {
     let agent = Agent::start(far, Duration::from_secs(30)).await;
     let (mut holder, mut dialer) = hold(&agent).await;
     let (mut local, client) = duplex(50_000);
-    let (user_reads, user_writes) = tokio::io::split(user);
-    let (client_reads, client_writes) = tokio::io::split(client);
+    let (mut user_reads, mut user_writes) = tokio::io::split(user);
+    let (mut client_reads, mut client_writes) = tokio::io::split(client);
     let len = 30_000_000;
     let (_presence, mut presence) = watch::channel(Presence::Here(Generation(1)));
     let talk = async {
         tokio::join!(
-            say(client_writes, len, 1),
-            say(user_writes, len, 2),
-            hear(user_reads, len, 1),
-            hear(client_reads, len, 2)
+            say(&mut client_writes, len, 1),
+            say(&mut user_writes, len, 2),
+            hear(&mut user_reads, len, 1),
+            hear(&mut client_reads, len, 2)
         )
     };
     let cut = async {
