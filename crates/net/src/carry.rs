@@ -201,9 +201,9 @@ impl<L: AsyncRead + AsyncWrite + Unpin> Round<'_, L> {
             let Some(link) = self.link.as_deref_mut() else { return Ok(false) };
             let mut space = ReadBuf::new(scratch);
             match Pin::new(link).poll_read(cx, &mut space) {
-                Poll::Pending => return Ok(false),
-                Poll::Ready(Err(error)) => return Err(Event::LinkLost(LinkLoss::Io(error.kind()))),
-                Poll::Ready(Ok(())) if space.filled().is_empty() => return Err(Event::LinkLost(LinkLoss::Eof)),
+                Poll::Pending => Ok(false),
+                Poll::Ready(Err(error)) => Err(Event::LinkLost(LinkLoss::Io(error.kind()))),
+                Poll::Ready(Ok(())) if space.filled().is_empty() => Err(Event::LinkLost(LinkLoss::Eof)),
                 Poll::Ready(Ok(())) => self.handle_input(cx, space.filled()),
             }
         })
