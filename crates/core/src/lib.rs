@@ -7,6 +7,7 @@
 
 pub mod error;
 pub mod id;
+pub mod lifecycle;
 pub mod link;
 pub mod record;
 pub mod redial;
