@@ -7,8 +7,10 @@
 
 pub mod error;
 pub mod id;
+pub mod lease;
 pub mod lifecycle;
 pub mod link;
+pub mod placement;
 pub mod record;
 pub mod redial;
 pub mod ring;
