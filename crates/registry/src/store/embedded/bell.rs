@@ -160,9 +160,11 @@ impl Listener {
 
 /// Listens to the bell. Without inotify (its number is limited per user) watches still work, a second late.
 fn listen(file: &File) -> Option<OwnedFd> {
+    // The kernel calls it ATTRIB when both times are set, as a ring does, and MODIFY when one is.
+    let touched = inotify::WatchFlags::ATTRIB | inotify::WatchFlags::MODIFY;
     let flags = inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK;
     let rings = inotify::init(flags).and_then(|rings| {
-        inotify::add_watch(&rings, file.bell_path(), inotify::WatchFlags::ATTRIB)?;
+        inotify::add_watch(&rings, file.bell_path(), touched)?;
         Ok(rings)
     });
     rings

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
-use rustix::fs::{FlockOperation, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
+use rustix::fs::{FlockOperation, Timespec, Timestamps, UTIME_NOW};
 
 use crate::store::StoreError;
 
@@ -86,8 +86,7 @@ impl File {
     /// Wakes the watches of all processes.
     fn ring(&self) {
         let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
-        let keep = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
-        let touch = Timestamps { last_access: keep, last_modification: now };
+        let touch = Timestamps { last_access: now, last_modification: now };
         if let Err(error) = rustix::fs::futimens(&self.bell, &touch) {
             tracing::warn!(%error, path = %self.bell_path.display(), "cannot ring the store's bell; watches are late");
         }
