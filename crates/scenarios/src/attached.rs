@@ -101,7 +101,7 @@ impl Attached {
     /// As [`Self::next`].
     pub fn handle(&mut self, event: Event) -> Option<Said> {
         let said = match event {
-            Event::Ping => return None,
+            Event::Ping | Event::Pong(_) => return None,
             Event::Text(text) => {
                 let control: Value = serde_json::from_str(&text).expect("control is JSON");
                 Said::Offset(control["offset"].as_u64().unwrap_or_else(|| panic!("unknown control {text}")))
@@ -112,6 +112,21 @@ impl Attached {
         };
         self.note(&said);
         Some(said)
+    }
+
+    /// Reads on to the first thing said that is `wanted`.
+    ///
+    /// # Panics
+    ///
+    /// The session ends before it.
+    pub async fn next_of(&mut self, wanted: impl Fn(&Said) -> bool) -> Said {
+        loop {
+            let said = self.next().await;
+            if wanted(&said) {
+                return said;
+            }
+            assert!(!matches!(said, Said::Close(..)), "ended before it: {said:?}");
+        }
     }
 
     /// Reads on until what was said contains `text`.

@@ -6,7 +6,12 @@
 //! never hang.
 
 pub mod attached;
+pub mod cell;
+pub mod conversation;
 pub mod fault_relay;
 pub mod http;
+pub mod instance;
+pub mod leaks;
 pub mod numbers;
 pub mod plain;
+pub mod role;

@@ -46,6 +46,8 @@ pub enum Event {
     Binary(Vec<u8>),
     /// A ping, which was answered if the client answers pings.
     Ping,
+    /// A pong, with what it carries.
+    Pong(Vec<u8>),
     /// The server's close frame; 1005 stands for one without a code.
     Close(u16, String),
     /// The end of the connection: without an error if it came after a whole frame.
@@ -114,6 +116,12 @@ impl PlainClient {
     /// Sends a text message.
     pub async fn send_text(&mut self, text: &str) {
         self.queue(Opcode::Text, &[text.as_bytes()]);
+        self.flush().await;
+    }
+
+    /// Sends a ping.
+    pub async fn send_ping(&mut self, payload: &[u8]) {
+        self.queue(Opcode::Ping, &[payload]);
         self.flush().await;
     }
 
@@ -233,7 +241,7 @@ impl PlainClient {
                     break;
                 }
                 Event::Ended(how) => panic!("the connection ended without a close frame: {how:?}"),
-                Event::Text(_) | Event::Binary(_) | Event::Ping => {}
+                Event::Text(_) | Event::Binary(_) | Event::Ping | Event::Pong(_) => {}
             }
         }
         self.send_close(code, "").await;
@@ -267,7 +275,7 @@ impl PlainClient {
                 }
                 return Some(Event::Ping);
             }
-            Opcode::Pong => return None,
+            Opcode::Pong => return Some(Event::Pong(payload)),
             Opcode::Text | Opcode::Binary => {
                 assert!(self.message.is_none(), "a new message inside a fragmented one");
                 self.message = Some((header.opcode, payload));

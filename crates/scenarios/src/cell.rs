@@ -1,0 +1,249 @@
+//! A whole cell as a user has it: API, gateway and nodes as processes of the program that is in the tree, with a network
+//! between client and gateway, and between gateway and node, that fails on command.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::time::{Instant, sleep};
+
+use crate::fault_relay::FaultRelay;
+use crate::http::{self, Answer};
+use crate::instance::Instance;
+use crate::leaks::processes_of;
+use crate::plain::PATIENCE;
+use crate::role::{Role, Settings};
+
+/// A cell. Everything it started ends with the value.
+#[derive(Debug)]
+pub struct Cell {
+    /// The API.
+    pub api: Role,
+    /// The gateway.
+    pub gateway: Role,
+    /// The nodes, in the order they were added: `a` first.
+    pub nodes: Vec<Node>,
+    /// The network between clients and the gateway.
+    pub downstream: FaultRelay,
+    /// The way in for an operator.
+    pub operator: Operator,
+    dir: TempDir,
+}
+
+/// Who may ask the control plane.
+#[derive(Clone, Debug)]
+pub struct Operator {
+    /// Where clients connect: the network before the gateway.
+    pub address: SocketAddr,
+    /// The API key.
+    pub key: String,
+    /// The data directory.
+    pub dir: PathBuf,
+}
+
+/// A node, and the network between the gateway and it.
+#[derive(Debug)]
+pub struct Node {
+    /// Its process.
+    pub role: Role,
+    /// Its name.
+    pub name: &'static str,
+    /// The network before it.
+    pub network: FaultRelay,
+}
+
+/// A cell to be: what to change before it starts.
+#[derive(Clone, Debug, Default)]
+pub struct Plan {
+    gateway: Settings,
+    node: Settings,
+}
+
+impl Plan {
+    /// Sets a setting of the gateway.
+    #[must_use]
+    pub fn gateway(mut self, key: &'static str, value: impl Into<String>) -> Self {
+        self.gateway.insert(key, value.into());
+        self
+    }
+
+    /// Sets a setting of every node.
+    #[must_use]
+    pub fn node(mut self, key: &'static str, value: impl Into<String>) -> Self {
+        self.node.insert(key, value.into());
+        self
+    }
+
+    /// Starts a cell with one node, `a`.
+    ///
+    /// # Panics
+    ///
+    /// It does not start.
+    pub async fn start(self) -> Cell {
+        let dir = tempfile::Builder::new().prefix("lf-").tempdir().expect("a temporary directory");
+        let api = Role::start("api", "0", dir.path(), listening(Settings::new())).await;
+        let gateway = Role::start("gateway", "0", dir.path(), listening(self.gateway)).await;
+        let downstream = FaultRelay::start().await.expect("a free port");
+        downstream.lead_to(gateway.address());
+        let key = std::fs::read_to_string(dir.path().join("api-key")).expect("the API writes its first key");
+        let operator =
+            Operator { address: downstream.address(), key: key.trim().to_owned(), dir: dir.path().to_owned() };
+        let mut cell = Cell { api, gateway, nodes: Vec::new(), downstream, operator, dir };
+        cell.add_node("a", self.node).await;
+        cell
+    }
+}
+
+impl Cell {
+    /// A cell with one node, `a`, and default settings.
+    ///
+    /// # Panics
+    ///
+    /// It does not start.
+    pub async fn start() -> Self {
+        Plan::default().start().await
+    }
+
+    /// A cell with two nodes, `a` and `b`.
+    ///
+    /// # Panics
+    ///
+    /// It does not start.
+    pub async fn with_two_nodes() -> Self {
+        let mut cell = Self::start().await;
+        cell.add_node("b", Settings::new()).await;
+        cell
+    }
+
+    /// Starts another node.
+    ///
+    /// # Panics
+    ///
+    /// It does not start.
+    pub async fn add_node(&mut self, name: &'static str, settings: Settings) {
+        let network = FaultRelay::start().await.expect("a free port");
+        let mut settings = listening(settings);
+        settings.insert("name", name.to_owned());
+        settings.insert("advertise", network.address().to_string());
+        let role = Role::start("node", name, self.dir.path(), settings).await;
+        network.lead_to(role.address());
+        self.nodes.push(Node { role, name, network });
+    }
+
+    /// The node of this name.
+    ///
+    /// # Panics
+    ///
+    /// There is none.
+    pub fn node(&mut self, name: &str) -> &mut Node {
+        self.nodes.iter_mut().find(|node| node.name == name).expect("a node of this name")
+    }
+
+    /// Cuts every link there is.
+    pub fn cut_links(&self) {
+        for node in &self.nodes {
+            node.network.cut();
+        }
+    }
+
+    /// The data directory.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Creates an instance on node `a` and waits until it runs.
+    pub async fn create(&self) -> Instance {
+        self.create_with(&json!({})).await
+    }
+
+    /// Creates an instance from a spec and waits until it runs.
+    ///
+    /// # Panics
+    ///
+    /// It does not come up.
+    pub async fn create_with(&self, spec: &Value) -> Instance {
+        let created = self.operator.demand("POST", "/v1/instances", Some(spec)).await;
+        let id = created["id"].as_str().expect("an instance has an id").to_owned();
+        let token = self.operator.token(&id, &json!({})).await;
+        let instance = Instance { operator: self.operator.clone(), id, token };
+        instance.comes_to("running").await;
+        instance
+    }
+}
+
+impl Operator {
+    /// Asks the control plane, with the API key.
+    pub async fn ask(&self, method: &str, target: &str, body: Option<&Value>) -> Answer {
+        http::ask(self.address, method, target, Some(&self.key), body).await
+    }
+
+    /// Asks the control plane and wants success.
+    ///
+    /// # Panics
+    ///
+    /// It refuses.
+    pub async fn demand(&self, method: &str, target: &str, body: Option<&Value>) -> Value {
+        let answer = self.ask(method, target, body).await;
+        assert!((200..300).contains(&answer.status), "{method} {target}: {answer:?}");
+        if answer.body.is_empty() { Value::Null } else { answer.json() }
+    }
+
+    /// An access token for an instance.
+    ///
+    /// # Panics
+    ///
+    /// None is given.
+    pub async fn token(&self, instance: &str, wish: &Value) -> String {
+        let answer = self.demand("POST", &format!("/v1/instances/{instance}/tokens"), Some(wish)).await;
+        answer["token"].as_str().expect("a token").to_owned()
+    }
+}
+
+impl Drop for Cell {
+    fn drop(&mut self) {
+        // Agents outlive their node by design, and what they run may outlive them.
+        for pid in processes_of(self.dir.path()) {
+            // Gone already: as well.
+            let _ = kill(Pid::from_raw(pid as i32), Signal::SIGKILL);
+        }
+    }
+}
+
+impl Node {
+    /// Kills the node and starts it again. Its agents live on.
+    pub async fn restart(&mut self) {
+        self.role.kill().await;
+        self.start_again().await;
+    }
+
+    /// Starts the node again, wherever it listens then.
+    pub async fn start_again(&mut self) {
+        self.role.start_again().await;
+        self.network.lead_to(self.role.address());
+    }
+}
+
+/// Looks again and again until `look` finds something.
+///
+/// # Panics
+///
+/// It found nothing for too long.
+pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = look().await {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "never: {what}");
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn listening(mut settings: Settings) -> Settings {
+    settings.entry("listen").or_insert_with(|| "127.0.0.1:0".to_owned());
+    settings
+}

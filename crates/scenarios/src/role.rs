@@ -1,0 +1,169 @@
+//! A role as a process of its own, which can be killed, stopped, frozen and started again.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+use tokio::time::timeout;
+
+use crate::plain::PATIENCE;
+
+/// A role's settings, by key; they reach it as `LANDFAST_<ROLE>_<KEY>`.
+pub type Settings = BTreeMap<&'static str, String>;
+
+/// A role's process.
+#[derive(Debug)]
+pub struct Role {
+    kind: &'static str,
+    data: PathBuf,
+    log: PathBuf,
+    settings: Settings,
+    running: Option<(Child, SocketAddr)>,
+}
+
+impl Role {
+    /// Starts a role (`api`, `gateway`, `node`) and waits until it says that it is ready. `name` tells its log from others'.
+    ///
+    /// # Panics
+    ///
+    /// It did not become ready in time.
+    pub async fn start(kind: &'static str, name: &str, data: &Path, settings: Settings) -> Self {
+        let log = data.join(format!("{kind}-{name}.log"));
+        let mut role = Self { kind, data: data.to_owned(), log, settings, running: None };
+        role.start_again().await;
+        role
+    }
+
+    /// Starts it again with the settings it had.
+    ///
+    /// # Panics
+    ///
+    /// It did not become ready in time.
+    pub async fn start_again(&mut self) {
+        let mut child = self.command().spawn().expect("the program under test was built");
+        let mut lines = BufReader::new(child.stdout.take().expect("stdout is a pipe")).lines();
+        let ready = format!("ready {} ", self.kind);
+        let found = timeout(PATIENCE, async {
+            while let Some(line) = lines.next_line().await.expect("stdout is text") {
+                if let Some(address) = line.strip_prefix(&ready) {
+                    return Some(address.trim().parse::<SocketAddr>().expect("an address"));
+                }
+            }
+            None
+        });
+        let address =
+            found.await.ok().flatten().unwrap_or_else(|| panic!("{} is not ready:\n{}", self.kind, self.log()));
+        // What it says afterwards is read to the end, or it would stop at a full pipe.
+        tokio::spawn(async move { while matches!(lines.next_line().await, Ok(Some(_))) {} });
+        self.running = Some((child, address));
+    }
+
+    /// Changes a setting for the next start.
+    pub fn set(&mut self, key: &'static str, value: impl Into<String>) {
+        self.settings.insert(key, value.into());
+    }
+
+    /// Where it listens.
+    ///
+    /// # Panics
+    ///
+    /// It does not run.
+    pub fn address(&self) -> SocketAddr {
+        self.running.as_ref().expect("the role runs").1
+    }
+
+    /// Its process id.
+    ///
+    /// # Panics
+    ///
+    /// It does not run.
+    pub fn pid(&self) -> u32 {
+        self.running.as_ref().and_then(|(child, _)| child.id()).expect("the role runs")
+    }
+
+    /// Kills it as a power failure would, and waits until it is gone.
+    pub async fn kill(&mut self) {
+        self.end(Signal::SIGKILL).await;
+    }
+
+    /// Asks it to stop and returns how it did.
+    pub async fn stop(&mut self) -> ExitStatus {
+        self.end(Signal::SIGTERM).await
+    }
+
+    /// Kills it and starts it again.
+    pub async fn restart(&mut self) {
+        self.kill().await;
+        self.start_again().await;
+    }
+
+    /// Freezes it: its sockets stay, and nothing answers.
+    pub fn freeze(&self) {
+        self.signal(Signal::SIGSTOP);
+    }
+
+    /// Lets it go on.
+    pub fn thaw(&self) {
+        self.signal(Signal::SIGCONT);
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Panics
+    ///
+    /// It does not run.
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.pid() as i32), signal).expect("the role runs");
+    }
+
+    /// The end of what it logged.
+    pub fn log(&self) -> String {
+        let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(60)..].join("\n")
+    }
+
+    async fn end(&mut self, signal: Signal) -> ExitStatus {
+        self.signal(signal);
+        let (mut child, _) = self.running.take().expect("the role runs");
+        let status = timeout(PATIENCE, child.wait()).await;
+        status.unwrap_or_else(|_| panic!("{} does not end:\n{}", self.kind, self.log())).expect("it is our child")
+    }
+
+    fn command(&self) -> Command {
+        let log = File::options().create(true).append(true).open(&self.log).expect("the data directory takes files");
+        let mut command = Command::new(program("landfast-under-test"));
+        command.arg(self.kind).arg("--data").arg(&self.data).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
+        for (key, value) in &self.settings {
+            command.env(format!("LANDFAST_{}_{}", self.kind, key).to_uppercase(), value);
+        }
+        command.kill_on_drop(true);
+        command
+    }
+}
+
+impl Drop for Role {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- the end of {}\n{}", self.log.display(), self.log());
+        }
+    }
+}
+
+/// A program of this package, beside the one that runs: tests lie one folder deeper.
+///
+/// # Panics
+///
+/// It was not built.
+pub fn program(name: &str) -> PathBuf {
+    let here = std::env::current_exe().expect("a running program has a path");
+    let folders = here.ancestors().skip(1).take(2);
+    let found = folders.map(|folder| folder.join(name)).find(|path| path.exists());
+    found.unwrap_or_else(|| panic!("{name} was not built; it is a program of this package"))
+}
