@@ -6,6 +6,7 @@ pub mod carry;
 pub mod clock;
 pub mod copy;
 pub mod far;
+pub mod handoff;
 pub mod head;
 pub mod hold;
 pub mod http;

@@ -4,6 +4,7 @@
 //! socket and come out first.
 
 use std::io::{self, IoSlice};
+use std::os::fd::{AsRawFd, RawFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -44,6 +45,19 @@ impl Socket {
         bytes.append(&mut self.ahead);
         self.ahead = bytes;
         self
+    }
+
+    /// The descriptor of a TCP stream.
+    pub(crate) fn tcp_fd(&self) -> Option<RawFd> {
+        match &self.stream {
+            Stream::Tcp(stream) => Some(stream.as_raw_fd()),
+            Stream::Unix(_) => None,
+        }
+    }
+
+    /// What was read ahead.
+    pub(crate) fn ahead(&self) -> &[u8] {
+        &self.ahead
     }
 
     pub(crate) fn put_back(&mut self, mut bytes: Vec<u8>) {

@@ -1,0 +1,151 @@
+//! Hands an accepted connection to another process of the same machine, descriptor and all.
+//!
+//! A relay that copied bytes would cost every message two more wake-ups of a process, and every restart of the node's
+//! daemon all its connections. It only has to decide; so the connection itself goes to the agent, together with the
+//! generation it was accepted for and what was read ahead. See docs/decisions/0004.
+//!
+//! On the wire, over a Unix stream: generation (u64), length of the read-ahead (u32), both big-endian, the descriptor
+//! riding on them (SCM_RIGHTS); then the read-ahead.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+use landfast_core::record::Generation;
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::timeout;
+
+use crate::head::HEAD_MAX;
+use crate::socket::Socket;
+
+const HEADER: usize = 12;
+
+/// How long an agent may take to make room for one more: it only puts it on its runtime.
+const DEADLINE: Duration = Duration::from_secs(5);
+
+/// Hands `socket` over `to` an agent that was connected to.
+///
+/// Not cancel safe: half a message makes `to` useless.
+///
+/// # Errors
+///
+/// The connection's, or that the agent did not take it in time. `socket` comes back, so that its peer can be told.
+pub async fn send(to: &mut UnixStream, generation: Generation, socket: Socket) -> Result<(), (Socket, io::Error)> {
+    match timeout(DEADLINE, send_parts(to, generation, &socket)).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err((socket, error)),
+        Err(_) => Err((socket, io::ErrorKind::TimedOut.into())),
+    }
+}
+
+/// Receives the next connection, or `None` when the sender has ended.
+///
+/// Not cancel safe: give it a task of its own.
+///
+/// # Errors
+///
+/// The connection's, or that what came was no hand-over.
+pub async fn receive(from: &mut UnixStream) -> io::Result<Option<(Generation, Socket)>> {
+    let Some((header, fd)) = receive_header(from).await? else { return Ok(None) };
+    let (generation, ahead) = header.split_at(8);
+    let generation = Generation(u64::from_be_bytes(generation.try_into().expect("eight bytes")));
+    let ahead = u32::from_be_bytes(ahead.try_into().expect("four bytes")) as usize;
+    if ahead > HEAD_MAX {
+        return Err(io::Error::other("more read ahead than a head can be"));
+    }
+    let mut bytes = vec![0; ahead];
+    from.read_exact(&mut bytes).await?;
+    let stream = std::net::TcpStream::from(fd);
+    stream.set_nonblocking(true)?;
+    Ok(Some((generation, Socket::tcp(TcpStream::from_std(stream)?).with_ahead(bytes))))
+}
+
+async fn send_parts(to: &mut UnixStream, generation: Generation, socket: &Socket) -> io::Result<()> {
+    let fd = socket.tcp_fd().ok_or_else(|| io::Error::other("only TCP connections are handed over"))?;
+    let ahead = socket.ahead();
+    let length = u32::try_from(ahead.len()).map_err(io::Error::other)?;
+    let mut header = [0; HEADER];
+    header[..8].copy_from_slice(&generation.0.to_be_bytes());
+    header[8..].copy_from_slice(&length.to_be_bytes());
+    let sent = to.async_io(Interest::WRITABLE, || send_with_fd(to.as_raw_fd(), &header, fd)).await?;
+    // A descriptor rides on the first byte; should the kernel have split the rest off, it follows as plain bytes.
+    to.write_all(&header[sent..]).await?;
+    to.write_all(ahead).await
+}
+
+async fn receive_header(from: &mut UnixStream) -> io::Result<Option<([u8; HEADER], OwnedFd)>> {
+    let mut header = [0; HEADER];
+    let (read, fd) = from.async_io(Interest::READABLE, || receive_with_fd(from.as_raw_fd(), &mut header)).await?;
+    if read == 0 {
+        return Ok(None);
+    }
+    let fd = fd.ok_or_else(|| io::Error::other("a hand-over without a descriptor"))?;
+    from.read_exact(&mut header[read..]).await?;
+    Ok(Some((header, fd)))
+}
+
+fn send_with_fd(to: RawFd, bytes: &[u8], fd: RawFd) -> io::Result<usize> {
+    let fds = [fd];
+    let rights = [ControlMessage::ScmRights(&fds)];
+    Ok(sendmsg::<()>(to, &[IoSlice::new(bytes)], &rights, MsgFlags::MSG_NOSIGNAL, None)?)
+}
+
+fn receive_with_fd(from: RawFd, bytes: &mut [u8]) -> io::Result<(usize, Option<OwnedFd>)> {
+    let mut space = nix::cmsg_space!([RawFd; 1]);
+    let mut parts = [IoSliceMut::new(bytes)];
+    let message = recvmsg::<()>(from, &mut parts, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC)?;
+    let rights = message.cmsgs()?.find_map(|part| match part {
+        ControlMessageOwned::ScmRights(fds) => fds.first().copied(),
+        _ => None,
+    });
+    Ok((message.bytes, rights.map(own)))
+}
+
+#[allow(unsafe_code)]
+fn own(fd: RawFd) -> OwnedFd {
+    // SAFETY: the kernel has just put this descriptor into our table for this message, and nothing else knows of it.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_goes_on_with_its_new_owner_where_the_old_one_stopped_reading() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let accepted = Socket::tcp(listener.accept().await.unwrap().0).with_ahead(b"ahead ".to_vec());
+        let (mut node, mut agent) = UnixStream::pair().unwrap();
+
+        send(&mut node, Generation(7), accepted).await.map_err(|(_, error)| error).unwrap();
+        client.write_all(b"and after").await.unwrap();
+        client.shutdown().await.unwrap();
+
+        let (generation, mut socket) = receive(&mut agent).await.unwrap().unwrap();
+        let mut heard = String::new();
+        socket.read_to_string(&mut heard).await.unwrap();
+        assert_eq!((generation, heard.as_str()), (Generation(7), "ahead and after"));
+        socket.write_all(b"answer").await.unwrap();
+        drop(socket);
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        assert_eq!(answer, "answer");
+        drop(node);
+        assert!(receive(&mut agent).await.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn an_agent_that_takes_nothing_leaves_the_connection_with_its_owner() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let accepted = Socket::tcp(listener.accept().await.unwrap().0);
+        let (mut node, agent) = UnixStream::pair().unwrap();
+        drop(agent);
+        assert!(send(&mut node, Generation(1), accepted).await.is_err());
+    }
+}
