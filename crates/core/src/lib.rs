@@ -7,6 +7,7 @@
 
 pub mod error;
 pub mod id;
+pub mod keeper;
 pub mod lease;
 pub mod lifecycle;
 pub mod link;

@@ -322,23 +322,28 @@ pub fn ended(instance: &mut Instance, by: NodeId, generation: Generation, unix_m
 ///
 /// The refusal to answer with. A record that is older than the asker's is to be read anew before it is believed.
 pub fn may_serve(instance: &Instance, node: NodeId, generation: Generation) -> Result<(), ErrorCode> {
-    if let Some(code) = end_code(instance.phase) {
-        return Err(code);
-    }
-    if instance.phase == Phase::Pending {
-        return Err(ErrorCode::InstanceStarting);
-    }
+    let answer = match instance.phase {
+        Phase::Pending => return Err(ErrorCode::InstanceStarting),
+        Phase::Stopped => return Err(ErrorCode::InstanceStopped),
+        Phase::Failed => return Err(ErrorCode::InstanceFailed),
+        Phase::Lost => return Err(ErrorCode::InstanceLost),
+        Phase::Deleted => return Err(ErrorCode::InstanceGone),
+        Phase::Starting => Err(ErrorCode::InstanceStarting),
+        Phase::Moving if is_handed_over(instance) => Err(ErrorCode::InstanceMoving),
+        Phase::Running | Phase::Moving => Ok(()),
+    };
     if instance.node != Some(node) || generation > instance.generation {
-        return Err(ErrorCode::NodeNotHere);
+        Err(ErrorCode::NodeNotHere)
+    } else if generation < instance.generation {
+        Err(ErrorCode::NodeStaleGeneration)
+    } else {
+        answer
     }
-    if generation < instance.generation {
-        return Err(ErrorCode::NodeStaleGeneration);
-    }
-    match (instance.phase, &instance.moving) {
-        (_, Some(Move { step: MoveStep::Prepared, .. })) => Err(ErrorCode::InstanceMoving),
-        (Phase::Starting, _) => Err(ErrorCode::InstanceStarting),
-        _ => Ok(()),
-    }
+}
+
+/// Whether the source of a move serves no more: the target is prepared.
+pub fn is_handed_over(instance: &Instance) -> bool {
+    instance.moving.as_ref().is_some_and(|moving| moving.step == MoveStep::Prepared)
 }
 
 /// What a client is told about an instance in this phase, if the phase is an end.

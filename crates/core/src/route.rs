@@ -17,8 +17,8 @@ use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::lifecycle::{end_code, will_restart};
-use crate::record::{Generation, Instance, MoveStep, Phase};
+use crate::lifecycle::{end_code, is_handed_over, will_restart};
+use crate::record::{Generation, Instance, Phase};
 use crate::redial::Presence;
 use crate::time::{Instant, earliest};
 use crate::{ErrorCode, InstanceId, NodeId};
@@ -56,7 +56,7 @@ pub struct Route {
     /// That node's relay (`host:port`).
     pub address: Option<Arc<str>>,
     /// Its node has stopped serving it, for a move.
-    fenced: bool,
+    handed_over: bool,
     /// It has ended, and comes back by itself.
     restarts: bool,
 }
@@ -70,18 +70,21 @@ impl Route {
             generation: instance.generation,
             node: instance.node,
             address: instance.address.as_deref().map(Arc::from),
-            fenced: instance.moving.as_ref().is_some_and(|moving| moving.step == MoveStep::Prepared),
+            handed_over: is_handed_over(instance),
             restarts: will_restart(instance),
         }
     }
 
     /// What a session is told of this. The life it belongs to has ended even if another follows.
     pub const fn presence(&self) -> Presence {
-        match (end_code(self.phase), self.phase) {
-            (Some(code), _) => Presence::Ended(code),
-            (None, Phase::Running | Phase::Moving) if !self.fenced => Presence::Here(self.generation),
-            (None, Phase::Moving) => Presence::Between(ErrorCode::InstanceMoving),
-            (None, _) => Presence::Between(ErrorCode::InstanceStarting),
+        match self.phase {
+            Phase::Pending | Phase::Starting => Presence::Between(ErrorCode::InstanceStarting),
+            Phase::Moving if self.handed_over => Presence::Between(ErrorCode::InstanceMoving),
+            Phase::Running | Phase::Moving => Presence::Here(self.generation),
+            Phase::Stopped => Presence::Ended(ErrorCode::InstanceStopped),
+            Phase::Failed => Presence::Ended(ErrorCode::InstanceFailed),
+            Phase::Lost => Presence::Ended(ErrorCode::InstanceLost),
+            Phase::Deleted => Presence::Ended(ErrorCode::InstanceGone),
         }
     }
 
@@ -448,7 +451,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::record::{Desired, InstanceSpec, Kind, Move, Restart};
+    use crate::record::{Desired, InstanceSpec, Kind, Move, MoveStep, Restart};
 
     fn at(millis: u64) -> Instant {
         Instant::from_millis(millis)
