@@ -135,19 +135,46 @@ impl Attached {
     ///
     /// The process ends without saying it, or says nothing more.
     pub async fn shows(&mut self, text: &str) {
-        self.shows_bytes(text.as_bytes()).await;
+        self.shows_after(0, text).await;
     }
 
-    /// Reads on until what was said contains `bytes`.
+    /// Reads on until what was said after its first `skip` bytes contains `text`.
     ///
     /// # Panics
     ///
     /// As [`Self::shows`].
-    pub async fn shows_bytes(&mut self, bytes: &[u8]) {
-        while !contains(&self.output, bytes) {
+    pub async fn shows_after(&mut self, skip: usize, text: &str) {
+        let mut searched = skip;
+        while !contains(&self.output[searched..], text.as_bytes()) {
+            searched = searched.max(self.output.len().saturating_sub(text.len()));
             if let Said::Close(code, reason) = self.next().await {
-                let heard = String::from_utf8_lossy(&self.output);
-                panic!("closed {code} {reason} before {:?}; heard {heard:?}", String::from_utf8_lossy(bytes));
+                panic!("closed {code} {reason} before {text:?}; heard {:?}", self.text());
+            }
+        }
+    }
+
+    /// Reads on until so many bytes were said.
+    ///
+    /// # Panics
+    ///
+    /// The session ends before.
+    pub async fn reads(&mut self, len: usize) {
+        while self.output.len() < len {
+            self.next_output().await;
+        }
+    }
+
+    /// The next output.
+    ///
+    /// # Panics
+    ///
+    /// The session ends before.
+    pub async fn next_output(&mut self) -> Vec<u8> {
+        loop {
+            match self.next().await {
+                Said::Out(bytes) | Said::Err(bytes) => return bytes,
+                Said::Close(code, reason) => panic!("closed {code} {reason} before more was said"),
+                Said::Exit(_) | Said::Live(_) | Said::Gap(..) | Said::Offset(_) => {}
             }
         }
     }

@@ -143,6 +143,33 @@ impl Cell {
         self.nodes.iter_mut().find(|node| node.name == name).expect("a node of this name")
     }
 
+    /// The node of this name, to look at.
+    ///
+    /// # Panics
+    ///
+    /// There is none.
+    pub fn node_ref(&self, name: &str) -> &Node {
+        self.nodes.iter().find(|node| node.name == name).expect("a node of this name")
+    }
+
+    /// The node an instance is at, and the other one.
+    ///
+    /// # Panics
+    ///
+    /// There are not two nodes.
+    pub async fn place_of(&self, instance: &Instance) -> (&'static str, &'static str) {
+        let record = instance.record().await;
+        let address = record["address"].as_str().expect("it runs somewhere");
+        let [one, other] = &self.nodes[..] else { panic!("two nodes") };
+        if address == one.network.address().to_string() { (one.name, other.name) } else { (other.name, one.name) }
+    }
+
+    /// The nodes that an instance comes by in so many moves to and fro.
+    pub async fn route_of(&self, instance: &Instance, moves: usize) -> Vec<&'static str> {
+        let (here, there) = self.place_of(instance).await;
+        [there, here].into_iter().cycle().take(moves).collect()
+    }
+
     /// Cuts every link there is.
     pub fn cut_links(&self) {
         for node in &self.nodes {
@@ -160,18 +187,27 @@ impl Cell {
         self.create_with(&json!({})).await
     }
 
-    /// Creates an instance from a spec and waits until it runs.
+    /// Creates an instance from a request and waits until it runs.
     ///
     /// # Panics
     ///
     /// It does not come up.
-    pub async fn create_with(&self, spec: &Value) -> Instance {
-        let created = self.operator.demand("POST", "/v1/instances", Some(spec)).await;
-        let id = created["id"].as_str().expect("an instance has an id").to_owned();
-        let token = self.operator.token(&id, &json!({})).await;
-        let instance = Instance { operator: self.operator.clone(), id, token };
+    pub async fn create_with(&self, wish: &Value) -> Instance {
+        let instance = self.create_unawaited(wish).await;
         instance.comes_to("running").await;
         instance
+    }
+
+    /// Creates an instance from a request.
+    ///
+    /// # Panics
+    ///
+    /// It is refused.
+    pub async fn create_unawaited(&self, wish: &Value) -> Instance {
+        let created = self.operator.demand("POST", "/v1/instances", Some(wish)).await;
+        let id = created["id"].as_str().expect("an instance has an id").to_owned();
+        let token = self.operator.token(&id, &json!({})).await;
+        Instance { operator: self.operator.clone(), id, token }
     }
 }
 
@@ -200,6 +236,18 @@ impl Operator {
     pub async fn token(&self, instance: &str, wish: &Value) -> String {
         let answer = self.demand("POST", &format!("/v1/instances/{instance}/tokens"), Some(wish)).await;
         answer["token"].as_str().expect("a token").to_owned()
+    }
+}
+
+impl Operator {
+    /// Takes a token back.
+    ///
+    /// # Panics
+    ///
+    /// It is refused.
+    pub async fn revokes(&self, instance: &str, token: &str) {
+        let target = format!("/v1/instances/{instance}/tokens/revoke");
+        self.demand("POST", &target, Some(&json!({"token": token}))).await;
     }
 }
 

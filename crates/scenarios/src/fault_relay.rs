@@ -54,6 +54,8 @@ struct Faults {
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum End {
     NotYet,
+    /// Nothing passes any more, and nobody is told.
+    Silence,
     Reset,
     Orderly,
 }
@@ -115,6 +117,12 @@ impl FaultRelay {
     /// Ends every connection in order, as a peer that closes does.
     pub fn fin(&self) {
         self.end(End::Orderly);
+    }
+
+    /// Lets every connection that stands fall silent for ever, without an end; new ones pass. What a machine sees whose
+    /// peer was moved or lost its power.
+    pub fn silence(&self) {
+        self.end(End::Silence);
     }
 
     /// Passes nothing on from now on, and says nothing of it.
@@ -187,10 +195,13 @@ async fn serve(mut client: TcpStream, faults: watch::Receiver<Faults>, mut ended
         tokio::try_join!(up, down).map(|_| ())
     };
     // An error of either side resets the other: the relay must not turn a reset into an orderly end.
-    let how = tokio::select! {
+    let mut how = tokio::select! {
         over = over => if over.is_ok() { End::Orderly } else { End::Reset },
         end = ended.wait_for(|end| *end != End::NotYet) => end.map_or(End::Reset, |end| *end),
     };
+    if how == End::Silence {
+        how = ended.wait_for(|end| *end != End::Silence).await.map_or(End::Reset, |end| *end);
+    }
     for socket in [Some(client), server].into_iter().flatten() {
         // A socket that is gone already cannot be ended in any way, and need not be.
         let _ = if how == End::Reset { socket.set_zero_linger() } else { end_in_order(&socket) };
@@ -309,6 +320,18 @@ mod tests {
         assert!(heard.is_err(), "a byte came through a held relay: {heard:?}");
         relay.release();
         assert_eq!(far.read(&mut [0]).await.unwrap(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_silent_connection_says_nothing_and_a_new_one_does() {
+        let (relay, mut near, mut far) = connected().await;
+        relay.silence();
+        near.write_all(b"x").await.unwrap();
+        assert!(timeout(Duration::from_millis(50), far.read(&mut [0])).await.is_err());
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        relay.lead_to(listener.local_addr().unwrap());
+        TcpStream::connect(relay.address()).await.unwrap().write_all(b"y").await.unwrap();
+        assert_eq!(listener.accept().await.unwrap().0.read_u8().await.unwrap(), b'y');
     }
 
     #[tokio::test]

@@ -2,11 +2,14 @@
 
 use std::path::PathBuf;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use crate::attached::{Attached, SUBPROTOCOL};
 use crate::cell::{Operator, eventually};
 use crate::http::{self, Answer};
+use crate::leaks::processes_of;
 use crate::plain::{PlainClient, Upgrade};
 
 /// An instance of a cell.
@@ -68,6 +71,25 @@ impl Instance {
     /// Deletes it.
     pub async fn is_deleted(&self) {
         self.operator.demand("DELETE", &format!("/v1/instances/{}", self.id), None).await;
+    }
+
+    /// The processes that were started for it, the agent among them.
+    ///
+    /// # Panics
+    ///
+    /// There are none.
+    pub fn agents(&self) -> Vec<u32> {
+        let agents = processes_of(&self.operator.dir.join("instances").join(&self.id));
+        assert!(!agents.is_empty(), "no process of {}", self.id);
+        agents
+    }
+
+    /// Kills its agent as a machine short of memory would.
+    pub fn kill_agent(&self) {
+        for pid in self.agents() {
+            // Another of them may have taken it along.
+            let _ = kill(Pid::from_raw(pid as i32), Signal::SIGKILL);
+        }
     }
 
     /// Asks the agent.

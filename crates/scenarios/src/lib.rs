@@ -8,10 +8,14 @@
 pub mod attached;
 pub mod cell;
 pub mod conversation;
+pub mod direct;
 pub mod fault_relay;
 pub mod http;
 pub mod instance;
 pub mod leaks;
 pub mod numbers;
 pub mod plain;
+pub mod raw_link;
 pub mod role;
+pub mod seed;
+pub mod storm;

@@ -73,7 +73,15 @@ impl PlainClient {
     ///
     /// The answer, where it is not 101.
     pub async fn open(upgrade: &Upgrade) -> Result<Self, Answer> {
-        let socket = http::connect(upgrade.address, upgrade.receive_buffer).await;
+        Self::over(http::connect(upgrade.address, upgrade.receive_buffer).await, upgrade).await
+    }
+
+    /// Upgrades a connection that stands.
+    ///
+    /// # Errors
+    ///
+    /// The answer, where it is not 101.
+    pub async fn over(socket: TcpStream, upgrade: &Upgrade) -> Result<Self, Answer> {
         http::write(&socket, upgrade.head().as_bytes()).await;
         let (answer, ahead) = http::read_head(&socket).await;
         if answer.status != 101 {
@@ -82,12 +90,8 @@ impl PlainClient {
         assert_eq!(answer.header("sec-websocket-accept"), Some(KEY.1), "the handshake's proof is wrong");
         let asked = upgrade.subprotocol.filter(|_| answer.header("sec-websocket-protocol").is_some());
         assert_eq!(answer.header("sec-websocket-protocol"), asked, "a subprotocol that nobody asked for");
-        Ok(Self::over(socket, ahead))
-    }
-
-    fn over(socket: TcpStream, heard: Vec<u8>) -> Self {
         let random = SmallRng::seed_from_u64(u64::from(socket.local_addr().map_or(0, |address| address.port())));
-        Self { socket, heard, message: None, out: VecDeque::new(), random, answers_pings: true }
+        Ok(Self { socket, heard: ahead, message: None, out: VecDeque::new(), random, answers_pings: true })
     }
 
     /// The client's own address, by which a server would know it.

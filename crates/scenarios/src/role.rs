@@ -5,13 +5,15 @@ use std::fs::File;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
+use crate::leaks::Footprint;
 use crate::plain::PATIENCE;
 
 /// A role's settings, by key; they reach it as `LANDFAST_<ROLE>_<KEY>`.
@@ -129,11 +131,33 @@ impl Role {
         lines[lines.len().saturating_sub(60)..].join("\n")
     }
 
-    async fn end(&mut self, signal: Signal) -> ExitStatus {
-        self.signal(signal);
+    /// What it holds once that has stopped changing.
+    pub async fn settled(&self) -> Footprint {
+        let mut before = Footprint::of(self.pid());
+        loop {
+            sleep(Duration::from_millis(200)).await;
+            let now = Footprint::of(self.pid());
+            if now.descriptors == before.descriptors {
+                return now;
+            }
+            before = now;
+        }
+    }
+
+    /// Waits until it has ended, as it was asked to.
+    ///
+    /// # Panics
+    ///
+    /// It does not end.
+    pub async fn ends(&mut self) -> ExitStatus {
         let (mut child, _) = self.running.take().expect("the role runs");
         let status = timeout(PATIENCE, child.wait()).await;
         status.unwrap_or_else(|_| panic!("{} does not end:\n{}", self.kind, self.log())).expect("it is our child")
+    }
+
+    async fn end(&mut self, signal: Signal) -> ExitStatus {
+        self.signal(signal);
+        self.ends().await
     }
 
     fn command(&self) -> Command {
