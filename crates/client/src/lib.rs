@@ -1,1 +1,39 @@
 //! The Rust client: instances, processes and terminals that resume.
+//!
+//! ```no_run
+//! use landfast_client::{Attach, Client, Event, From, StartProcess};
+//!
+//! # async fn example(id: landfast_core::InstanceId) -> Result<(), landfast_client::Error> {
+//! let client = Client::new("http://127.0.0.1:7070", std::env::var("LANDFAST_API_KEY").unwrap_or_default())?;
+//! let process = client.start_process(id, &StartProcess::argv(["make", "-j8"])).await?;
+//! let mut attached = client.attach(id, process.id, Attach::from(From::Start)).await?;
+//! while let Some(event) = attached.next().await? {
+//!     if let Event::Output { bytes, .. } = event {
+//!         println!("{} bytes", bytes.len());
+//!     }
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! An attachment outlives its connections: the gateway, the node and the network between may go and come back. Only the
+//! end of the process ends it, or somebody with authority over the instance.
+
+mod attach;
+mod client;
+mod control;
+mod conversation;
+mod error;
+mod frames;
+mod keeper;
+mod origin;
+mod process;
+mod retry;
+mod talk;
+
+pub use attach::{Attach, Attached, INPUT_MAX, Input, InputClosed};
+pub use client::Client;
+pub use control::{AccessToken, CreateInstance, Instance, Node};
+pub use conversation::{Event, ExitStatus, From, State, Stream};
+pub use error::{Error, Refusal};
+pub use process::{Executed, Exit, LogRange, Process, ProcessState, StartProcess, Stdin, Tty};

@@ -135,6 +135,11 @@ impl Holder {
         Account { up: self.session.sent(), down: self.session.received(), ..self.account }
     }
 
+    /// How many bytes from the local side the agent has not acknowledged: whether they arrived is not known.
+    pub const fn unacknowledged(&self) -> u64 {
+        self.session.sent() + self.session.received() - self.session.progress()
+    }
+
     /// Holds the session until it ends. `presence` is the registry's word on the instance; its end is no news.
     ///
     /// Cancel safe: call it again, or [`Self::leave`].

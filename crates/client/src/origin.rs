@@ -1,0 +1,198 @@
+//! The address of a cell, and single calls to it.
+
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, Uri, header};
+use http_body_util::Full;
+use landfast_net::http::CallError;
+use landfast_net::socket::Socket;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::error::{Error, Refusal};
+
+/// How long a connection may take to stand: a far machine answers in a tenth of it, and one that drops packets never.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Where a cell is reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Origin {
+    host: String,
+    port: u16,
+    /// What stands before every path, without a slash at its end.
+    prefix: String,
+}
+
+/// One call.
+#[derive(Clone, Debug)]
+pub(crate) struct Call {
+    pub(crate) method: Method,
+    /// Path and query.
+    pub(crate) target: String,
+    pub(crate) body: Bytes,
+    pub(crate) content_type: Option<&'static str>,
+    pub(crate) idempotency_key: Option<String>,
+    /// How long the answer may take.
+    pub(crate) deadline: Duration,
+}
+
+impl Origin {
+    /// Reads `http://host[:port][/prefix]`.
+    pub(crate) fn parse(url: &str) -> Result<Self, Error> {
+        let uri: Uri = url.trim().parse().map_err(|error| Error::invalid(format!("{url} is no URL: {error}.")))?;
+        let scheme = uri.scheme_str().unwrap_or_default();
+        if scheme != "http" {
+            return Err(Error::invalid(format!(
+                "{url} does not begin with http://. Landfast itself does not speak TLS: use the address of a proxy on \
+                 this machine that does, or a tunnel."
+            )));
+        }
+        let host = uri.host().filter(|host| !host.is_empty());
+        let host = host.ok_or_else(|| Error::invalid(format!("{url} names no host.")))?;
+        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        let prefix = uri.path().trim_end_matches('/').to_owned();
+        Ok(Self { host, port: uri.port_u16().unwrap_or(80), prefix })
+    }
+
+    /// A path at this address.
+    pub(crate) fn path(&self, path: &str) -> String {
+        format!("{}{path}", self.prefix)
+    }
+
+    /// What stands in `Host`.
+    pub(crate) fn authority(&self) -> String {
+        if self.host.contains(':') {
+            format!("[{}]:{}", self.host, self.port)
+        } else {
+            format!("{}:{}", self.host, self.port)
+        }
+    }
+
+    /// Connects.
+    pub(crate) async fn connect(&self) -> Result<Socket, Error> {
+        let connected = timeout(CONNECT_DEADLINE, TcpStream::connect((self.host.as_str(), self.port))).await;
+        let stream = connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        stream.map(Socket::tcp).map_err(|error| Error::Unreachable {
+            address: self.to_string(),
+            why: match error.kind() {
+                io::ErrorKind::ConnectionRefused => "nothing listens there".to_owned(),
+                io::ErrorKind::TimedOut => "no answer in time".to_owned(),
+                _ => error.to_string(),
+            },
+        })
+    }
+
+    /// Makes one call with one credential, and no second one.
+    pub(crate) async fn call(&self, call: &Call, bearer: &str) -> Result<Response<Bytes>, Error> {
+        let request = self.request(call, bearer)?;
+        let socket = self.connect().await?;
+        let response = landfast_net::http::call(socket, request, call.deadline).await.map_err(|error| match error {
+            CallError::Timeout | CallError::Connection(_) | CallError::Body(_) => {
+                Error::Broken { address: self.to_string(), why: error.to_string() }
+            }
+        })?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let text = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
+        let refusal = Refusal::read(response.status().as_u16(), text, response.body());
+        Err(Error::Refused(Box::new(refusal)))
+    }
+
+    fn request(&self, call: &Call, bearer: &str) -> Result<Request<Full<Bytes>>, Error> {
+        let mut credential = HeaderValue::try_from(format!("Bearer {bearer}"))
+            .map_err(|_| Error::invalid("The API key holds characters that no key has."))?;
+        credential.set_sensitive(true);
+        let mut request = Request::builder()
+            .method(&call.method)
+            .uri(self.path(&call.target))
+            .header(header::HOST, self.authority())
+            .header(header::ACCEPT, "application/json")
+            .header(header::AUTHORIZATION, credential);
+        if let Some(content_type) = call.content_type {
+            request = request.header(header::CONTENT_TYPE, content_type);
+        }
+        if let Some(key) = &call.idempotency_key {
+            request = request.header("idempotency-key", key);
+        }
+        request
+            .body(Full::new(call.body.clone()))
+            .map_err(|error| Error::invalid(format!("{} cannot be sent: {error}.", call.target)))
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "http://{}{}", self.authority(), self.prefix)
+    }
+}
+
+impl Call {
+    /// A call without a body.
+    pub(crate) fn new(method: Method, target: impl Into<String>, deadline: Duration) -> Self {
+        let target = target.into();
+        Self { method, target, body: Bytes::new(), content_type: None, idempotency_key: None, deadline }
+    }
+
+    /// Gives it a JSON body.
+    #[must_use]
+    pub(crate) fn json(mut self, body: &impl serde::Serialize) -> Self {
+        self.body = serde_json::to_vec(body).expect("a request's body is plain data").into();
+        self.content_type = Some("application/json");
+        self
+    }
+
+    /// Lets it be sent twice and run once.
+    #[must_use]
+    pub(crate) fn idempotent(mut self) -> Self {
+        self.idempotency_key = Some(format!("{:032x}", rand::random::<u128>()));
+        self
+    }
+
+    /// Whether it may run twice, or is kept from it.
+    pub(crate) fn is_repeatable(&self) -> bool {
+        self.method.is_idempotent() || self.idempotency_key.is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_gives_host_port_and_prefix() {
+        let origin = Origin::parse("http://[::1]:7070/cell/").unwrap();
+        assert_eq!((origin.host.as_str(), origin.port, origin.path("/v1").as_str()), ("::1", 7070, "/cell/v1"));
+        assert_eq!(origin.to_string(), "http://[::1]:7070/cell");
+        assert_eq!(Origin::parse("http://cell.example").unwrap().port, 80);
+    }
+
+    #[test]
+    fn what_is_no_address_is_refused_with_a_sentence() {
+        for url in ["https://cell.example", "cell.example:80", "", "http://"] {
+            let error = Origin::parse(url).unwrap_err().to_string();
+            assert!(error.ends_with('.') && error.len() > 20, "{url}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_post_may_run_twice_only_with_a_key() {
+        let post = Call::new(Method::POST, "/v1/instances", Duration::from_secs(1));
+        assert!(!post.is_repeatable());
+        assert!(post.idempotent().is_repeatable());
+        assert!(Call::new(Method::DELETE, "/v1/instances/x", Duration::from_secs(1)).is_repeatable());
+    }
+
+    #[tokio::test]
+    async fn a_port_where_nothing_listens_is_said_in_words() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        drop(listener);
+        let error = Origin::parse(&url).unwrap().connect().await.unwrap_err();
+        assert_eq!(error.to_string(), format!("{url} cannot be reached: nothing listens there."));
+        assert!(error.is_transport());
+    }
+}
