@@ -31,6 +31,7 @@ pub struct Cell {
     pub downstream: FaultRelay,
     /// The way in for an operator.
     pub operator: Operator,
+    bare: bool,
     dir: TempDir,
 }
 
@@ -61,6 +62,7 @@ pub struct Node {
 pub struct Plan {
     gateway: Settings,
     node: Settings,
+    bare: bool,
 }
 
 impl Plan {
@@ -78,6 +80,13 @@ impl Plan {
         self
     }
 
+    /// Leaves the failing networks out, so that nothing but Landfast itself stands between its parts: for measuring.
+    #[must_use]
+    pub const fn bare(mut self) -> Self {
+        self.bare = true;
+        self
+    }
+
     /// Starts a cell with one node, `a`.
     ///
     /// # Panics
@@ -90,9 +99,12 @@ impl Plan {
         let downstream = FaultRelay::start().await.expect("a free port");
         downstream.lead_to(gateway.address());
         let key = std::fs::read_to_string(dir.path().join("api-key")).expect("the API writes its first key");
-        let operator =
-            Operator { address: downstream.address(), key: key.trim().to_owned(), dir: dir.path().to_owned() };
-        let mut cell = Cell { api, gateway, nodes: Vec::new(), downstream, operator, dir };
+        let operator = Operator {
+            address: if self.bare { gateway.address() } else { downstream.address() },
+            key: key.trim().to_owned(),
+            dir: dir.path().to_owned(),
+        };
+        let mut cell = Cell { api, gateway, nodes: Vec::new(), downstream, operator, bare: self.bare, dir };
         cell.add_node("a", self.node).await;
         cell
     }
@@ -128,7 +140,9 @@ impl Cell {
         let network = FaultRelay::start().await.expect("a free port");
         let mut settings = listening(settings);
         settings.insert("name", name.to_owned());
-        settings.insert("advertise", network.address().to_string());
+        if !self.bare {
+            settings.insert("advertise", network.address().to_string());
+        }
         let role = Role::start("node", name, self.dir.path(), settings).await;
         network.lead_to(role.address());
         self.nodes.push(Node { role, name, network });
@@ -161,7 +175,7 @@ impl Cell {
         let record = instance.record().await;
         let address = record["address"].as_str().expect("it runs somewhere");
         let [one, other] = &self.nodes[..] else { panic!("two nodes") };
-        if address == one.network.address().to_string() { (one.name, other.name) } else { (other.name, one.name) }
+        if one.is_at(address) { (one.name, other.name) } else { (other.name, one.name) }
     }
 
     /// The nodes that an instance comes by in so many moves to and fro.
@@ -262,6 +276,11 @@ impl Drop for Cell {
 }
 
 impl Node {
+    /// Whether this is the address under which gateways reach it.
+    pub fn is_at(&self, address: &str) -> bool {
+        address == self.network.address().to_string() || address == self.role.address().to_string()
+    }
+
     /// Kills the node and starts it again. Its agents live on.
     pub async fn restart(&mut self) {
         self.role.kill().await;

@@ -1,8 +1,6 @@
 //! A client beside the gateway: straight to the agent through a node's relay, with no network that fails in between and no
 //! session. The measure that sessions are held against.
 
-use std::net::SocketAddr;
-
 use crate::attached::Attached;
 use crate::cell::Cell;
 use crate::http;
@@ -17,22 +15,14 @@ use crate::plain::PlainClient;
 pub async fn attach(cell: &Cell, process: &Process, query: &str) -> Attached {
     let record = process.instance.record().await;
     let address = record["address"].as_str().expect("it runs somewhere");
-    let node = cell.nodes.iter().find(|node| node.network.address().to_string() == address).expect("a node of ours");
+    let node = cell.nodes.iter().find(|node| node.is_at(address)).expect("a node of ours");
     let key = std::fs::read_to_string(cell.dir().join("cell.key")).expect("a cell has a key");
     let generation = record["generation"].as_u64().expect("a generation");
-    attach_at(node.role.address(), key.trim(), generation, process, query).await
-}
-
-/// Attaches through the relay at `address`.
-///
-/// # Panics
-///
-/// The relay or the agent refuses.
-pub async fn attach_at(address: SocketAddr, key: &str, generation: u64, process: &Process, query: &str) -> Attached {
-    let socket = http::connect(address, None).await;
+    let socket = http::connect(node.role.address(), None).await;
     let connect = format!(
-        "CONNECT {}:agent HTTP/1.1\r\nlandfast-generation: {generation}\r\nlandfast-cell-key: {key}\r\n\r\n",
-        process.instance.id
+        "CONNECT {}:agent HTTP/1.1\r\nlandfast-generation: {generation}\r\nlandfast-cell-key: {}\r\n\r\n",
+        process.instance.id,
+        key.trim()
     );
     http::write(&socket, connect.as_bytes()).await;
     let (answer, ahead) = http::read_head(&socket).await;

@@ -3,6 +3,7 @@
 //! It reads the frames itself and insists on what RFC 6455 demands of a server, so that a frame that was cut in two, put
 //! inside another, or masked, fails the test that met it.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
@@ -21,6 +22,10 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The example key of RFC 6455 and the answer it must get.
 const KEY: (&str, &str) = ("dGhlIHNhbXBsZSBub25jZQ==", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+
+thread_local! {
+    static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; 256 * 1024]);
+}
 
 /// What a client asks for.
 #[derive(Clone, Debug)]
@@ -59,6 +64,8 @@ pub enum Event {
 pub struct PlainClient {
     socket: TcpStream,
     heard: Vec<u8>,
+    /// How much of `heard` was parsed.
+    parsed: usize,
     message: Option<(Opcode, Vec<u8>)>,
     out: VecDeque<u8>,
     random: SmallRng,
@@ -91,7 +98,7 @@ impl PlainClient {
         let asked = upgrade.subprotocol.filter(|_| answer.header("sec-websocket-protocol").is_some());
         assert_eq!(answer.header("sec-websocket-protocol"), asked, "a subprotocol that nobody asked for");
         let random = SmallRng::seed_from_u64(u64::from(socket.local_addr().map_or(0, |address| address.port())));
-        Ok(Self { socket, heard: ahead, message: None, out: VecDeque::new(), random, answers_pings: true })
+        Ok(Self { socket, heard: ahead, parsed: 0, message: None, out: VecDeque::new(), random, answers_pings: true })
     }
 
     /// The client's own address, by which a server would know it.
@@ -214,9 +221,11 @@ impl PlainClient {
             }
             tokio::select! {
                 ready = self.socket.readable() => {
-                    let heard = ready.and_then(|()| self.socket.try_read_buf(&mut self.heard));
-                    match heard {
-                        Ok(0) => return Some(Event::Ended((!self.heard.is_empty()).then_some(io::ErrorKind::UnexpectedEof))),
+                    match ready.and_then(|()| self.try_read()) {
+                        Ok(0) => {
+                            let cut = !self.heard.is_empty();
+                            return Some(Event::Ended(cut.then_some(io::ErrorKind::UnexpectedEof)));
+                        }
                         Ok(_) => {}
                         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                         Err(error) => return Some(Event::Ended(Some(error.kind()))),
@@ -231,6 +240,17 @@ impl PlainClient {
                 }
             }
         }
+    }
+
+    /// Reads what is there by way of a shared buffer, so that an idle client owns none.
+    fn try_read(&mut self) -> io::Result<usize> {
+        self.heard.drain(..self.parsed);
+        self.parsed = 0;
+        SCRATCH.with_borrow_mut(|scratch| {
+            let n = self.socket.try_read(scratch)?;
+            self.heard.extend_from_slice(&scratch[..n]);
+            Ok(n)
+        })
     }
 
     /// Hears a close frame with this code and a reason that begins so, and then nothing but the end.
@@ -255,11 +275,12 @@ impl PlainClient {
 
     fn parse(&mut self) -> Option<Event> {
         loop {
-            let (header, at) = Header::decode(&self.heard).expect("the server sends whole, valid frames")?;
+            let heard = &self.heard[self.parsed..];
+            let (header, at) = Header::decode(heard).expect("the server sends whole, valid frames")?;
             assert!(header.mask.is_none() && header.rsv == 0, "a server does not mask and agreed to no extension");
             let len = usize::try_from(header.len).expect("frames of tests fit memory");
-            let payload = self.heard.get(at..at + len)?.to_vec();
-            self.heard.drain(..at + len);
+            let payload = heard.get(at..at + len)?.to_vec();
+            self.parsed += at + len;
             if let Some(event) = self.handle_frame(header, payload) {
                 return Some(event);
             }

@@ -1,0 +1,69 @@
+//! Figures, as people and programs read them.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use serde_json::{Map, Value, json};
+
+/// Named figures in the order they were taken.
+#[derive(Debug, Default)]
+pub(crate) struct Figures(Vec<Figure>);
+
+#[derive(Debug)]
+struct Figure {
+    name: &'static str,
+    unit: &'static str,
+    value: f64,
+    about: &'static str,
+}
+
+impl Figures {
+    pub(crate) fn add(&mut self, name: &'static str, value: f64, unit: &'static str, about: &'static str) {
+        eprintln!("{name}: {value:.1} {unit}");
+        self.0.push(Figure { name, unit, value, about });
+    }
+
+    pub(crate) fn text(&self) -> String {
+        self.0.iter().fold(String::new(), |mut text, Figure { name, unit, value, about }| {
+            writeln!(text, "{name:<34} {value:>10.1} {unit:<6} {about}").expect("a string takes text");
+            text
+        })
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        let figures = self.0.iter().map(|figure| {
+            let body = json!({"value": figure.value, "unit": figure.unit, "about": figure.about});
+            (figure.name.to_owned(), body)
+        });
+        json!({"processors": processors(), "figures": figures.collect::<Map<_, _>>()})
+    }
+}
+
+/// Times, as a distribution.
+#[derive(Debug)]
+pub(crate) struct Times(Histogram<u64>);
+
+impl Times {
+    pub(crate) fn new() -> Self {
+        Self(Histogram::new(3).expect("three digits are allowed"))
+    }
+
+    pub(crate) fn add(&mut self, time: Duration) {
+        self.0.saturating_record(time.as_nanos() as u64);
+    }
+
+    /// In microseconds.
+    pub(crate) fn micros(&self, percentile: f64) -> f64 {
+        self.0.value_at_percentile(percentile) as f64 / 1e3
+    }
+
+    /// In milliseconds.
+    pub(crate) fn millis(&self, percentile: f64) -> f64 {
+        self.micros(percentile) / 1e3
+    }
+}
+
+fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
