@@ -267,10 +267,18 @@ impl Operator {
 
 impl Drop for Cell {
     fn drop(&mut self) {
-        // Agents outlive their node by design, and what they run may outlive them.
-        for pid in processes_of(self.dir.path()) {
-            // Gone already: as well.
-            let _ = kill(Pid::from_raw(pid as i32), Signal::SIGKILL);
+        // Agents outlive their node by design, and what they run may outlive them. Once is not enough: a node that is
+        // killed may just have started one.
+        for _ in 0..100 {
+            let left = processes_of(self.dir.path());
+            if left.is_empty() {
+                return;
+            }
+            for pid in left {
+                // Gone already: as well.
+                let _ = kill(Pid::from_raw(pid as i32), Signal::SIGKILL);
+            }
+            std::thread::sleep(Duration::from_millis(10));
         }
     }
 }

@@ -164,6 +164,9 @@ impl Role {
         let log = File::options().create(true).append(true).open(&self.log).expect("the data directory takes files");
         let mut command = Command::new(program("landfast-under-test"));
         command.arg(self.kind).arg("--data").arg(&self.data).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"LANDFAST_")) {
+            command.env_remove(name);
+        }
         for (key, value) in &self.settings {
             command.env(format!("LANDFAST_{}_{}", self.kind, key).to_uppercase(), value);
         }
