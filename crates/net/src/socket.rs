@@ -12,9 +12,13 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
+use crate::leash::{Hold, Leash};
+
 /// A connected stream.
 #[derive(Debug)]
 pub struct Socket {
+    /// Before the stream, so that it is dropped first: the leash never knows a closed descriptor.
+    leash: Option<Hold>,
     stream: Stream,
     /// Read already; comes out before anything else.
     ahead: Vec<u8>,
@@ -31,12 +35,12 @@ impl Socket {
     pub fn tcp(stream: TcpStream) -> Self {
         // A socket that was reset meanwhile refuses the option; the next read tells.
         let _ = stream.set_nodelay(true);
-        Self { stream: Stream::Tcp(stream), ahead: Vec::new() }
+        Self { leash: None, stream: Stream::Tcp(stream), ahead: Vec::new() }
     }
 
     /// Takes a Unix stream.
     pub const fn unix(stream: UnixStream) -> Self {
-        Self { stream: Stream::Unix(stream), ahead: Vec::new() }
+        Self { leash: None, stream: Stream::Unix(stream), ahead: Vec::new() }
     }
 
     /// Puts bytes back that were read too early; they come out before those put back earlier.
@@ -44,6 +48,17 @@ impl Socket {
     pub fn with_ahead(mut self, mut bytes: Vec<u8>) -> Self {
         bytes.append(&mut self.ahead);
         self.ahead = bytes;
+        self
+    }
+
+    /// Puts the connection on a leash, by which it can be ended wherever it is.
+    #[must_use]
+    pub fn on_leash(mut self, leash: &Leash) -> Self {
+        let fd = match &self.stream {
+            Stream::Tcp(stream) => stream.as_raw_fd(),
+            Stream::Unix(stream) => stream.as_raw_fd(),
+        };
+        self.leash = Some(leash.hold(fd));
         self
     }
 
