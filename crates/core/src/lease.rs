@@ -92,6 +92,14 @@ impl Lease {
         matches!(self.state, State::Held { since } if now < since + FENCE_AFTER)
     }
 
+    /// Until when [`Self::holds`] holds; the clock's zero if it does not. For those that cannot ask each time.
+    pub fn holds_until(&self) -> Instant {
+        match self.state {
+            State::Held { since } => since + FENCE_AFTER,
+            State::None | State::Stopping { .. } => Instant::ZERO,
+        }
+    }
+
     /// The registry granted or renewed the lease.
     pub fn handle_held(&mut self, ask: Ask, now: Instant) {
         let Some(asking) = self.answered(ask) else { return };

@@ -1,0 +1,312 @@
+//! The node's list of instances, kept true by one watch on their records.
+//!
+//! Every instance that this node has to do with gets a task of its own; this one only tells them their records, in
+//! order, and starts them when they begin to matter. It exists for as long as the node holds its lease: when that is
+//! lost every task kills what it runs, and the next lease begins with a new list.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry as MapEntry;
+use std::fs;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use landfast_core::InstanceId;
+use landfast_core::record::{Instance, keys};
+use landfast_net::role::CancellationToken;
+use landfast_registry::records;
+use landfast_registry::store::{Change, Revision, StoreError, Watch, WatchEvent};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tracing::{error, info, warn};
+
+use crate::agent::{Note, clear_away};
+use crate::dir::{InstanceDir, instances};
+use crate::instance::{Context, Known, Task};
+use crate::relay::Question;
+
+/// How long the first look at all instances may keep the relay from listening. An agent that takes longer is adopted
+/// later; its door stays closed until then.
+const ADOPT_DEADLINE: Duration = Duration::from_secs(2);
+
+/// Between tries to watch a store that does not answer. The store's own watch does not spin; this is for its errors that
+/// come at once.
+const WATCH_AGAIN: Duration = Duration::from_millis(200);
+
+/// The node's instances during one lease.
+pub(crate) struct Board {
+    ctx: Arc<Context>,
+    tenure: CancellationToken,
+    live: HashMap<InstanceId, watch::Sender<Known>>,
+    tasks: JoinSet<(InstanceId, Revision)>,
+    /// Who waits for a record to be read.
+    asked: HashMap<InstanceId, Vec<oneshot::Sender<Option<Instance>>>>,
+    reads: JoinSet<(InstanceId, Result<Option<(Instance, Revision)>, StoreError>)>,
+}
+
+impl Board {
+    pub(crate) fn new(ctx: Arc<Context>, tenure: CancellationToken) -> Self {
+        Self { ctx, tenure, live: HashMap::new(), tasks: JoinSet::new(), asked: HashMap::new(), reads: JoinSet::new() }
+    }
+
+    /// Adopts what runs, says so through `adopted`, and works until the tenure ends and everything it ran is killed.
+    /// Gives the questions' receiver back for the next tenure.
+    pub(crate) async fn run(
+        mut self,
+        mut questions: mpsc::Receiver<Question>,
+        adopted: Option<oneshot::Sender<()>>,
+    ) -> mpsc::Receiver<Question> {
+        let tenure = self.tenure.clone();
+        let mut watch = self.ctx.store.watch(keys::INSTANCES, None);
+        let work = async {
+            self.adopt(&mut watch).await;
+            drop(adopted);
+            self.work(&mut watch, &mut questions).await;
+        };
+        tenure.run_until_cancelled(work).await;
+        while self.tasks.join_next().await.is_some() {}
+        questions
+    }
+
+    /// Takes up every instance of the first snapshot, and waits until each has been looked at.
+    async fn adopt(&mut self, watch: &mut Watch) {
+        let listing = loop {
+            match watch.next().await {
+                Ok(WatchEvent::Snapshot(listing)) => break listing,
+                Ok(WatchEvent::Changes(_) | WatchEvent::Resync) => {}
+                Err(error) => {
+                    warn!(%error, "the instances cannot be listed yet");
+                    sleep(WATCH_AGAIN).await;
+                }
+            }
+        };
+        let mut settling = Vec::new();
+        let mut known = Vec::new();
+        for entry in listing.entries {
+            let Some(record) = read(&entry.key, &entry.value) else { continue };
+            known.push(record.id);
+            settling.extend(self.tell(record, entry.revision));
+        }
+        let settled = async {
+            for one in settling {
+                // Its end is what is waited for, not a word.
+                let _ = one.await;
+            }
+        };
+        let adopted = tokio::join!(timeout(ADOPT_DEADLINE, settled), end_orphans(&self.ctx, &known)).0;
+        if adopted.is_err() {
+            warn!("some agents take long to be adopted; the node serves the others");
+        }
+        info!(instances = self.live.len(), "the node's instances were looked at");
+    }
+
+    async fn work(&mut self, watch: &mut Watch, questions: &mut mpsc::Receiver<Question>) {
+        loop {
+            tokio::select! {
+                event = watch.next() => match event {
+                    Ok(event) => self.handle_event(event),
+                    Err(error) => {
+                        warn!(%error, "the instances cannot be watched; what runs goes on");
+                        sleep(WATCH_AGAIN).await;
+                    }
+                },
+                Some(question) = questions.recv() => self.handle_question(question),
+                Some(read) = self.reads.join_next() => match read {
+                    Ok((id, read)) => self.handle_read(id, read),
+                    Err(error) => error!(%error, "a read of a record ended badly"),
+                },
+                Some(ended) = self.tasks.join_next() => match ended {
+                    Ok((id, revision)) => self.handle_task_end(id, revision),
+                    Err(error) => error!(%error, "an instance's task ended badly"),
+                },
+            }
+        }
+    }
+
+    fn handle_event(&mut self, event: WatchEvent) {
+        match event {
+            // An instance that is missing from a snapshot is not ended for that: only a change says so.
+            WatchEvent::Snapshot(listing) => {
+                for entry in listing.entries {
+                    if let Some(record) = read(&entry.key, &entry.value) {
+                        self.tell(record, entry.revision);
+                    }
+                }
+            }
+            WatchEvent::Changes(changes) => changes.into_iter().for_each(|change| self.handle_change(change)),
+            WatchEvent::Resync => info!("the watch of the instances begins anew"),
+        }
+    }
+
+    fn handle_change(&mut self, change: Change) {
+        match change.value {
+            Some(value) => {
+                if let Some(record) = read(&change.key, &value) {
+                    self.tell(record, change.revision);
+                }
+            }
+            None => {
+                let id = change.key.strip_prefix(keys::INSTANCES).and_then(|id| id.parse().ok());
+                if let Some(id) = id {
+                    self.forget(id, change.revision);
+                }
+            }
+        }
+    }
+
+    fn handle_question(&mut self, Question { id, answer }: Question) {
+        match self.asked.entry(id) {
+            MapEntry::Occupied(mut waiting) => waiting.get_mut().push(answer),
+            MapEntry::Vacant(vacant) => {
+                vacant.insert(vec![answer]);
+                let store = self.ctx.store.clone();
+                self.reads.spawn(async move { (id, records::instance(&*store, id).await) });
+            }
+        }
+    }
+
+    /// Without an answer the askers' own deadline passes no slower than an error would be told: dropping tells them.
+    fn handle_read(&mut self, id: InstanceId, read: Result<Option<(Instance, Revision)>, StoreError>) {
+        let waiting = self.asked.remove(&id).unwrap_or_default();
+        let record = match read {
+            Ok(Some((record, revision))) => {
+                self.tell(record.clone(), revision);
+                Some(record)
+            }
+            Ok(None) => None,
+            Err(error) => {
+                warn!(instance = %id, %error, "a record could not be read");
+                return;
+            }
+        };
+        for answer in waiting {
+            // Whoever has stopped waiting needs no answer.
+            let _ = answer.send(record.clone());
+        }
+    }
+
+    /// A task has ended; if its instance has begun to matter again meanwhile, it gets another.
+    fn handle_task_end(&mut self, id: InstanceId, seen: Revision) {
+        let Some(sender) = self.live.remove(&id) else { return };
+        let Known { revision, record } = sender.borrow().clone();
+        match record {
+            Some(record) if revision > seen => drop(self.tell(record, revision)),
+            Some(_) | None => {}
+        }
+    }
+
+    /// Hands a record on, unless something newer is known. Returns what ends when a new task has taken its first look.
+    fn tell(&mut self, record: Instance, revision: Revision) -> Option<oneshot::Receiver<()>> {
+        match self.live.entry(record.id) {
+            MapEntry::Occupied(live) => {
+                live.get().send_if_modified(|known| {
+                    let newer = revision > known.revision;
+                    if newer {
+                        *known = Known { revision, record: Some(record) };
+                    }
+                    newer
+                });
+                None
+            }
+            MapEntry::Vacant(vacant) => {
+                if !concerns(&self.ctx, &record) {
+                    return None;
+                }
+                let (settling, settled) = oneshot::channel();
+                let task = Task::new(self.ctx.clone(), &record, settling);
+                let id = record.id;
+                let (sender, receiver) = watch::channel(Known { revision, record: Some(record) });
+                vacant.insert(sender);
+                let tenure = self.tenure.clone();
+                self.tasks.spawn(async move { (id, task.run(receiver, tenure).await) });
+                Some(settled)
+            }
+        }
+    }
+
+    /// The record was removed. Without a task nothing runs, but a tombstone's files may be left.
+    fn forget(&mut self, id: InstanceId, revision: Revision) {
+        if let Some(live) = self.live.get(&id) {
+            live.send_replace(Known { revision, record: None });
+            return;
+        }
+        let dir = self.ctx.driver.dir(id);
+        if dir.exists() {
+            tokio::spawn(async move {
+                if let Err(error) = remove_swept(&dir).await {
+                    error!(instance = %id, %error, "the files of a forgotten instance stay");
+                }
+            });
+        }
+    }
+}
+
+/// Whether this node has anything to do for the instance.
+fn concerns(ctx: &Context, record: &Instance) -> bool {
+    let mine = record.node == Some(ctx.me) && !record.phase.is_end();
+    let coming = record.moving.as_ref().is_some_and(|moving| moving.to == ctx.me);
+    // Another node of the host may have died with it.
+    let remains =
+        record.phase.is_end() && record.host.as_ref() == Some(&ctx.host) && ctx.driver.dir(record.id).exists();
+    mine || coming || remains
+}
+
+/// Ends agents on this host that no record speaks of. Their files stay: the records may have been lost.
+async fn end_orphans(ctx: &Context, known: &[InstanceId]) {
+    let orphans = match directories(ctx) {
+        Ok(found) => found.into_iter().filter(|(id, _)| !known.contains(id)),
+        Err(error) => {
+            error!(%error, "the instances' directories cannot be read");
+            return;
+        }
+    };
+    for (id, dir) in orphans {
+        if let Err(error) = end_orphan(ctx, id, &dir).await {
+            error!(instance = %id, %error, "an agent without a record cannot be ended");
+        }
+    }
+}
+
+async fn end_orphan(ctx: &Context, id: InstanceId, dir: &InstanceDir) -> io::Result<()> {
+    // The listing may be older than the instance.
+    if records::instance(&*ctx.store, id).await.map_err(io::Error::other)?.is_some() {
+        return Ok(());
+    }
+    let _lock = dir.lock().await?;
+    if let Some(note) = Note::read(dir)? {
+        warn!(instance = %id, "this host has files of an instance that the registry does not know; its processes end");
+        clear_away(&note).await?;
+    }
+    Ok(())
+}
+
+fn directories(ctx: &Context) -> io::Result<Vec<(InstanceId, InstanceDir)>> {
+    let entries = match fs::read_dir(instances(&ctx.driver.data)) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        if let Some(id) = entry.file_name().to_str().and_then(|name| name.parse().ok()) {
+            found.push((id, InstanceDir::at(entry.path())));
+        }
+    }
+    Ok(found)
+}
+
+/// Removes what is left of an instance whose record's day is over.
+async fn remove_swept(dir: &InstanceDir) -> io::Result<()> {
+    let _lock = dir.lock().await?;
+    if let Some(note) = Note::read(dir)? {
+        clear_away(&note).await?;
+    }
+    dir.remove().await
+}
+
+fn read(key: &str, value: &Bytes) -> Option<Instance> {
+    records::decode(key, value).inspect_err(|error| error!(%error, "a record is passed over")).ok()
+}

@@ -1,0 +1,294 @@
+//! Which connections may reach which instances, decided and undone in one place.
+//!
+//! An older life of an instance must not be reached once a newer one may run, so it is not enough to check a connection
+//! when it comes: whoever shuts a door also ends what went through it, and waits until the last of it is gone, before
+//! it tells anybody. Checking and being counted are one step under one lock, so nothing slips in between.
+//!
+//! Two things must hold for a connection: the instance's door is open for its generation, and the node holds its lease
+//! at this moment by the clock, whether or not a timer has fired.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use landfast_core::lifecycle::may_serve;
+use landfast_core::record::{Generation, Instance, Network};
+use landfast_core::time::Instant;
+use landfast_core::{ErrorCode, InstanceId, NodeId};
+use landfast_net::clock;
+use landfast_net::role::CancellationToken;
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+/// How long connections may take to be gone after they were cut: each is one turn of its worker away.
+const DRAIN_DEADLINE: Duration = Duration::from_secs(2);
+
+/// The doors of all instances that this node has to do with.
+#[derive(Debug)]
+pub(crate) struct Fence {
+    me: NodeId,
+    /// Never held across an await.
+    places: Mutex<HashMap<InstanceId, Arc<Place>>>,
+    /// Nanoseconds of the monotonic clock until which the lease is held.
+    holds_until: AtomicU64,
+}
+
+/// One instance's door.
+#[derive(Debug)]
+pub(crate) struct Place {
+    state: watch::Sender<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    record: Instance,
+    door: Door,
+    /// Ends every connection that went through the door as it is now.
+    cut: CancellationToken,
+    /// Connections that are through the door.
+    inside: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Door {
+    /// The node is getting ready to serve, or does not know yet whether it will: wait.
+    Closed,
+    /// The agent serves this generation.
+    Open(Generation),
+    /// For now or for good: go away with this.
+    Shut(ErrorCode),
+}
+
+/// The right to carry one connection, until it is dropped or cut.
+#[derive(Debug)]
+pub(crate) struct Pass {
+    place: Arc<Place>,
+    cut: CancellationToken,
+}
+
+/// A typed no.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    pub(crate) code: ErrorCode,
+    /// The generation the record has.
+    pub(crate) generation: Option<Generation>,
+}
+
+/// What a place says to a connection.
+enum Verdict {
+    Pass(CancellationToken),
+    Refuse(ErrorCode),
+    /// The record or the door will change.
+    Wait,
+    /// The asker knows a newer generation than this node does.
+    Ignorant,
+}
+
+/// What came of asking for admission.
+#[derive(Debug)]
+pub(crate) enum Admission {
+    /// Carry it.
+    Pass(Pass),
+    /// Say no.
+    Refused(Refusal),
+    /// This node does not know enough to say no: read the record, then ask again.
+    Ignorant,
+}
+
+impl Fence {
+    pub(crate) fn new(me: NodeId) -> Self {
+        Self { me, places: Mutex::default(), holds_until: AtomicU64::new(0) }
+    }
+
+    /// The node holds its lease until then.
+    pub(crate) fn hold_until(&self, until: Instant) {
+        self.holds_until.store(until.as_nanos(), Ordering::Release);
+    }
+
+    /// The lease is over: nothing is admitted, and everything inside is cut and gone when this returns.
+    ///
+    /// # Errors
+    ///
+    /// The number of connections that would not go.
+    pub(crate) async fn shut_all(&self) -> Result<(), usize> {
+        self.holds_until.store(0, Ordering::Release);
+        let places: Vec<_> = self.lock().values().cloned().collect();
+        for place in &places {
+            place.cut();
+        }
+        let mut stuck = 0;
+        for place in &places {
+            stuck += place.drained().await.err().unwrap_or(0);
+        }
+        if stuck == 0 { Ok(()) } else { Err(stuck) }
+    }
+
+    /// The instance's door; made, closed, if this node had nothing to do with it yet.
+    pub(crate) fn enter(&self, record: &Instance) -> Arc<Place> {
+        match self.lock().entry(record.id) {
+            Entry::Occupied(place) => place.get().clone(),
+            Entry::Vacant(vacant) => vacant.insert(Arc::new(Place::new(record.clone()))).clone(),
+        }
+    }
+
+    /// Forgets an instance's door. Nothing is inside any more: whoever leaves has shut it.
+    pub(crate) fn leave(&self, id: InstanceId) {
+        if let Some(place) = self.lock().remove(&id) {
+            place.cut();
+        }
+    }
+
+    /// Asks for a connection to be let in, waiting until `deadline` for a door that is about to open.
+    pub(crate) async fn admit(&self, id: InstanceId, generation: Generation, deadline: Duration) -> Admission {
+        if !self.holds() {
+            return Admission::Refused(Refusal { code: ErrorCode::NodeDraining, generation: None });
+        }
+        let Some(place) = self.lock().get(&id).cloned() else { return Admission::Ignorant };
+        match timeout(deadline, place.admit(self.me, generation)).await {
+            Ok(Admission::Pass(_)) if !self.holds() => {
+                Admission::Refused(Refusal { code: ErrorCode::NodeDraining, generation: None })
+            }
+            Ok(admission) => admission,
+            Err(_) => Admission::Refused(place.refusal(ErrorCode::InstanceStarting)),
+        }
+    }
+
+    /// Connections that are let in now.
+    pub(crate) fn inside(&self) -> usize {
+        self.lock().values().map(|place| place.state.borrow().inside).sum()
+    }
+
+    /// Instances that have a door.
+    pub(crate) fn places(&self) -> usize {
+        self.lock().len()
+    }
+
+    fn holds(&self) -> bool {
+        clock::now().as_nanos() < self.holds_until.load(Ordering::Acquire)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<InstanceId, Arc<Place>>> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Place {
+    fn new(record: Instance) -> Self {
+        let state = State { record, door: Door::Closed, cut: CancellationToken::new(), inside: 0 };
+        Self { state: watch::Sender::new(state) }
+    }
+
+    /// The record as the node knows it now.
+    pub(crate) fn learn(&self, record: &Instance) {
+        self.state.send_modify(|state| state.record = record.clone());
+    }
+
+    /// The agent serves this generation: let connections in.
+    pub(crate) fn open(&self, generation: Generation) {
+        self.state.send_if_modified(|state| {
+            let changed = state.door != Door::Open(generation);
+            state.door = Door::Open(generation);
+            changed
+        });
+    }
+
+    /// Lets nobody in any more and ends what is inside. When it returns, not a byte moves.
+    ///
+    /// # Errors
+    ///
+    /// The number of connections that would not go.
+    pub(crate) async fn shut(&self, code: ErrorCode) -> Result<(), usize> {
+        self.state.send_modify(|state| state.door = Door::Shut(code));
+        self.cut();
+        self.drained().await
+    }
+
+    /// Whether connections of this generation are let in.
+    pub(crate) fn is_open(&self, generation: Generation) -> bool {
+        self.state.borrow().door == Door::Open(generation)
+    }
+
+    fn cut(&self) {
+        self.state.send_modify(|state| std::mem::take(&mut state.cut).cancel());
+    }
+
+    async fn drained(&self) -> Result<(), usize> {
+        let mut states = self.state.subscribe();
+        let gone = timeout(DRAIN_DEADLINE, states.wait_for(|state| state.inside == 0)).await.is_ok();
+        if gone { Ok(()) } else { Err(self.state.borrow().inside) }
+    }
+
+    async fn admit(self: &Arc<Self>, me: NodeId, generation: Generation) -> Admission {
+        let mut states = self.state.subscribe();
+        loop {
+            states.mark_unchanged();
+            match self.try_admit(me, generation) {
+                Verdict::Pass(cut) => return Admission::Pass(Pass { place: self.clone(), cut }),
+                Verdict::Refuse(code) => return Admission::Refused(self.refusal(code)),
+                Verdict::Ignorant => return Admission::Ignorant,
+                Verdict::Wait => {
+                    // The sender is ours and outlives the wait, so it cannot end without a change.
+                    let _ = states.changed().await;
+                }
+            }
+        }
+    }
+
+    /// Decides and, if it is a yes, counts the connection in, in one step.
+    fn try_admit(&self, me: NodeId, generation: Generation) -> Verdict {
+        let mut verdict = Verdict::Wait;
+        self.state.send_if_modified(|state| {
+            verdict = state.verdict(me, generation);
+            if matches!(verdict, Verdict::Pass(_)) {
+                state.inside += 1;
+            }
+            false
+        });
+        verdict
+    }
+
+    fn refusal(&self, code: ErrorCode) -> Refusal {
+        Refusal { code, generation: Some(self.state.borrow().record.generation) }
+    }
+}
+
+impl State {
+    fn verdict(&self, me: NodeId, generation: Generation) -> Verdict {
+        if generation > self.record.generation {
+            return Verdict::Ignorant;
+        }
+        match may_serve(&self.record, me, generation) {
+            // The asker knows that it has started; so will we in a moment.
+            Err(ErrorCode::InstanceStarting) => return Verdict::Wait,
+            Err(code) => return Verdict::Refuse(code),
+            Ok(()) => {}
+        }
+        match self.door {
+            Door::Open(open) if open == generation => Verdict::Pass(self.cut.clone()),
+            Door::Open(_) | Door::Closed => Verdict::Wait,
+            Door::Shut(code) => Verdict::Refuse(code),
+        }
+    }
+}
+
+impl Pass {
+    /// Which network the instance's programs listen on.
+    pub(crate) fn network(&self) -> Network {
+        self.place.state.borrow().record.spec.network
+    }
+
+    /// Waits until this connection must end.
+    ///
+    /// Cancel safe.
+    pub(crate) async fn cut(&self) {
+        self.cut.cancelled().await;
+    }
+}
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        self.place.state.send_modify(|state| state.inside -= 1);
+    }
+}

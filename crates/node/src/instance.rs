@@ -1,0 +1,385 @@
+//! One task per instance of this node: it alone starts the agent, watches it, moves it and ends it.
+//!
+//! The task does what [`Life`] says for the record as it is, then waits for what could change that: a new record, the
+//! agent's death, or the deadline of a move. Whatever fails is tried again, with the record read anew in between, so
+//! two nodes that want the same thing never fight for longer than a compare-and-swap.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use landfast_core::lifecycle::{self, StepError};
+use landfast_core::record::{Desired, Generation, Instance};
+use landfast_core::{ErrorCode, NodeId, Problem};
+use landfast_net::clock;
+use landfast_net::role::CancellationToken;
+use landfast_registry::records::{self, UpdateError, update_instance};
+use landfast_registry::store::{Revision, Store};
+use tokio::sync::{oneshot, watch};
+use tokio::time::sleep;
+use tracing::{debug, error, info, warn};
+
+use crate::agent::{Agent, AgentError, Death};
+use crate::driver::{Driver, StartError};
+use crate::fence::{Fence, Place};
+use crate::life::{Life, Step};
+
+/// The first pause after something failed: long beside a local round trip, short beside a person.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+
+/// The longest: a store that is back is noticed within this.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// What every instance's task needs.
+pub(crate) struct Context {
+    pub(crate) me: NodeId,
+    /// See [`landfast_core::record::Node::host`].
+    pub(crate) host: String,
+    /// The relay's address as gateways reach it.
+    pub(crate) address: String,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) fence: Arc<Fence>,
+    pub(crate) driver: Driver,
+}
+
+/// A record as the store last told it.
+#[derive(Clone, Debug)]
+pub(crate) struct Known {
+    pub(crate) revision: Revision,
+    /// `None` once it was removed from the store.
+    pub(crate) record: Option<Instance>,
+}
+
+/// One instance's task.
+pub(crate) struct Task {
+    pub(crate) ctx: Arc<Context>,
+    pub(crate) life: Life,
+    pub(crate) place: Arc<Place>,
+    pub(crate) agent: Option<Agent>,
+    /// Why the instance failed, until the record says so.
+    failure: Option<String>,
+    /// The record was removed from the store.
+    is_forgotten: bool,
+    pause: Duration,
+    /// Dropped when the first step is done.
+    settling: Option<oneshot::Sender<()>>,
+}
+
+/// What to do after a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// Wait for a change.
+    Watch,
+    /// Look again at once: the step changed the record.
+    Again,
+    /// It failed in a way that may pass: look again after a pause.
+    Retry,
+    /// There is nothing more to do here.
+    Done,
+}
+
+impl Task {
+    pub(crate) fn new(ctx: Arc<Context>, record: &Instance, settling: oneshot::Sender<()>) -> Self {
+        let place = ctx.fence.enter(record);
+        let life = Life::new(ctx.me, &ctx.host, record.clone(), clock::now());
+        Self {
+            ctx,
+            life,
+            place,
+            agent: None,
+            failure: None,
+            is_forgotten: false,
+            pause: FIRST_PAUSE,
+            settling: Some(settling),
+        }
+    }
+
+    /// Runs until the instance is no business of this node any more, and returns the revision it knew by then. When
+    /// `tenure` is cancelled the node has lost its lease, and the instance is killed.
+    pub(crate) async fn run(mut self, mut records: watch::Receiver<Known>, tenure: CancellationToken) -> Revision {
+        if tenure.run_until_cancelled(self.live(&mut records)).await.is_none() {
+            self.kill_without_lease().await;
+        }
+        self.ctx.fence.leave(self.record().id);
+        records.borrow().revision
+    }
+
+    pub(crate) const fn record(&self) -> &Instance {
+        self.life.record()
+    }
+
+    async fn live(&mut self, records: &mut watch::Receiver<Known>) {
+        loop {
+            if records.has_changed().unwrap_or(false) {
+                self.hear(records);
+            }
+            let next = self.act().await;
+            self.settling = None;
+            match next {
+                Next::Done => return,
+                Next::Again => self.pause = FIRST_PAUSE,
+                Next::Watch => {
+                    self.pause = FIRST_PAUSE;
+                    self.watch(records).await;
+                }
+                Next::Retry => {
+                    tokio::select! {
+                        biased;
+                        _ = records.changed() => self.hear(records),
+                        () = sleep(self.pause) => self.pause = (self.pause * 2).min(LONGEST_PAUSE),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits for whatever may change the next step.
+    async fn watch(&mut self, records: &mut watch::Receiver<Known>) {
+        let deadline = self.life.next_deadline();
+        let death = async {
+            match &mut self.agent {
+                Some(agent) => agent.died().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            // The sender outlives the tasks; when it does not, the daemon ends.
+            _ = records.changed() => self.hear(records),
+            death = death => self.lose_agent(&death),
+            () = clock::sleep_until(deadline) => {}
+        }
+    }
+
+    fn hear(&mut self, records: &mut watch::Receiver<Known>) {
+        match records.borrow_and_update().record.clone() {
+            Some(record) => self.know(record),
+            None => self.is_forgotten = true,
+        }
+    }
+
+    fn know(&mut self, record: Instance) {
+        self.place.learn(&record);
+        self.life.handle_record(record, clock::now());
+    }
+
+    fn lose_agent(&mut self, death: &Death) {
+        self.agent = None;
+        if self.is_mine() {
+            warn!(instance = %self.record().id, %death, "an agent ended by itself");
+            self.failure = Some(death.to_string());
+        }
+    }
+
+    fn is_mine(&self) -> bool {
+        self.record().node == Some(self.ctx.me) && !self.record().phase.is_end()
+    }
+
+    async fn act(&mut self) -> Next {
+        if self.is_forgotten {
+            return self.forget().await;
+        }
+        if let Some(why) = self.failure.take_if(|_| self.life.record().node == Some(self.ctx.me)) {
+            return self.fail(why).await;
+        }
+        match self.life.step(clock::now()) {
+            Step::Start => self.start().await,
+            Step::Serve => self.serve().await,
+            Step::Prepare => self.prepare().await,
+            Step::Wait => Next::Watch,
+            Step::HandOver => self.hand_over().await,
+            Step::GiveUp => self.give_up("The target node did not take over within 10 seconds.").await,
+            Step::End => self.end().await,
+            Step::Clear { files } => self.clear(files).await,
+            Step::Leave => Next::Done,
+        }
+    }
+
+    async fn start(&mut self) -> Next {
+        match self.ctx.driver.start(self.record()).await {
+            Ok(agent) => self.agent = Some(agent),
+            Err(StartError(why)) => return self.fail(why).await,
+        }
+        let (me, generation) = (self.ctx.me, self.record().generation);
+        info!(instance = %self.record().id, %generation, "an instance started");
+        self.write(|instance| lifecycle::started(instance, me, generation)).await
+    }
+
+    async fn serve(&mut self) -> Next {
+        let generation = self.record().generation;
+        if self.agent.is_none() {
+            match self.adopt().await {
+                Ok(()) => {}
+                Err(next) => return next,
+            }
+        }
+        if self.record().address.as_ref() != Some(&self.ctx.address) {
+            let (me, address) = (self.ctx.me, self.ctx.address.clone());
+            return self.write(|instance| lifecycle::readdress(instance, me, generation, &address)).await;
+        }
+        if !self.place.is_open(generation) {
+            return self.open(generation).await;
+        }
+        Next::Watch
+    }
+
+    /// The agent learns its generation first: it must never carry for an older one what is meant for this.
+    async fn open(&mut self, generation: Generation) -> Next {
+        let Some(agent) = &self.agent else { return Next::Retry };
+        match agent.put_generation(generation).await {
+            Ok(()) => {
+                self.place.open(generation);
+                Next::Watch
+            }
+            Err(error) => {
+                warn!(instance = %self.record().id, %error, "the agent does not take its generation");
+                Next::Retry
+            }
+        }
+    }
+
+    /// Finds the agent that runs on this host, started by an earlier daemon or by the node it moved from.
+    async fn adopt(&mut self) -> Result<(), Next> {
+        let (id, generation) = (self.record().id, self.record().generation);
+        match Agent::find(&self.ctx.driver.dir(id)) {
+            Ok(Some(agent)) => match agent.check(generation).await {
+                Ok(()) => {
+                    info!(instance = %id, %generation, "an agent was adopted");
+                    self.agent = Some(agent);
+                    Ok(())
+                }
+                // Silence is not death: the process is there.
+                Err(error @ AgentError::Silent(_)) => {
+                    warn!(instance = %id, %error, "an agent cannot be adopted yet");
+                    Err(Next::Retry)
+                }
+                Err(error @ (AgentError::Absent | AgentError::Said(_) | AgentError::Other(_))) => {
+                    Err(self.fail(format!("The agent could not be adopted: {error}.")).await)
+                }
+            },
+            Ok(None) => Err(self.fail("The agent was gone when its node looked for it.".to_owned()).await),
+            Err(error) => {
+                error!(instance = %id, %error, "an agent cannot be looked for");
+                Err(Next::Retry)
+            }
+        }
+    }
+
+    /// Says why it failed, after nothing of it is left. Until then its door says that something is about to change, so
+    /// that whoever waits hears the true reason from the record.
+    async fn fail(&mut self, why: String) -> Next {
+        self.shut(ErrorCode::InstanceStarting).await;
+        let next = match self.kill().await {
+            Ok(()) => {
+                let (me, generation, now) = (self.ctx.me, self.record().generation, clock::unix_millis());
+                self.write(|instance| lifecycle::failed(instance, me, generation, &why, now)).await
+            }
+            Err(next) => next,
+        };
+        if next == Next::Retry && self.is_mine() {
+            self.failure = Some(why);
+        }
+        next
+    }
+
+    async fn end(&mut self) -> Next {
+        self.shut(match self.record().desired {
+            Desired::Running => ErrorCode::InstanceStarting,
+            Desired::Stopped => ErrorCode::InstanceStopped,
+            Desired::Deleted => ErrorCode::InstanceGone,
+        })
+        .await;
+        if self.agent.is_none() {
+            self.agent = Agent::find(&self.ctx.driver.dir(self.record().id)).ok().flatten();
+        }
+        if let Some(agent) = &self.agent
+            && let Err(error) = agent.end().await
+        {
+            error!(instance = %self.record().id, %error, "an instance does not end");
+            return Next::Retry;
+        }
+        match self.kill().await {
+            Ok(()) => {
+                let (me, generation, now) = (self.ctx.me, self.record().generation, clock::unix_millis());
+                self.write(|instance| lifecycle::ended(instance, me, generation, now)).await
+            }
+            Err(next) => next,
+        }
+    }
+
+    async fn clear(&mut self, files: bool) -> Next {
+        match self.ctx.driver.clear(self.record(), files).await {
+            Ok(()) => Next::Done,
+            Err(error) => {
+                error!(instance = %self.record().id, %error, "an ended instance cannot be cleared away");
+                Next::Retry
+            }
+        }
+    }
+
+    /// The record is gone from the store. If it was a tombstone its day was over; if not, somebody removed it by hand, and
+    /// the files are kept.
+    async fn forget(&mut self) -> Next {
+        let id = self.record().id;
+        let swept = self.record().phase.is_end();
+        if !swept {
+            warn!(instance = %id, "the record of a live instance was removed; its processes end, its files stay");
+        }
+        self.shut(ErrorCode::InstanceGone).await;
+        self.agent = None;
+        self.clear(swept).await
+    }
+
+    /// Kills whatever of the instance runs here.
+    async fn kill(&mut self) -> Result<(), Next> {
+        self.agent = None;
+        self.ctx.driver.clear(self.record(), false).await.map_err(|error| {
+            error!(instance = %self.record().id, %error, "an instance cannot be killed");
+            Next::Retry
+        })
+    }
+
+    /// The lease is over: whoever is given the instance next must find nothing of it running.
+    async fn kill_without_lease(&mut self) {
+        while self.is_mine() && self.kill().await.is_err() {
+            sleep(FIRST_PAUSE).await;
+        }
+    }
+
+    pub(crate) async fn shut(&self, code: ErrorCode) {
+        if let Err(stuck) = self.place.shut(code).await {
+            error!(instance = %self.record().id, stuck, "connections do not end");
+        }
+    }
+
+    /// Writes one step of the record. Refused, it means that the record is not what this task thinks, so it is read anew.
+    pub(crate) async fn write(&mut self, mut step: impl FnMut(&mut Instance) -> Result<(), StepError>) -> Next {
+        let (id, store) = (self.record().id, self.ctx.store.clone());
+        match update_instance(&*store, id, |instance| step(instance).map_err(Problem::from)).await {
+            Ok(record) => {
+                self.know(record);
+                Next::Again
+            }
+            Err(UpdateError::Refused(problem)) => {
+                debug!(instance = %id, %problem, "a step was refused");
+                self.read_anew().await;
+                Next::Retry
+            }
+            Err(UpdateError::Unknown) => {
+                self.is_forgotten = true;
+                Next::Again
+            }
+            Err(error @ (UpdateError::Conflict | UpdateError::Store(_))) => {
+                warn!(instance = %id, %error, "a step could not be written");
+                Next::Retry
+            }
+        }
+    }
+
+    async fn read_anew(&mut self) {
+        match records::instance(&*self.ctx.store, self.record().id).await {
+            Ok(Some((record, _))) => self.know(record),
+            Ok(None) => self.is_forgotten = true,
+            Err(error) => warn!(instance = %self.record().id, %error, "a record could not be read"),
+        }
+    }
+}

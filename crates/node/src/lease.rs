@@ -1,0 +1,214 @@
+//! The shell around [`core::lease`](landfast_core::lease): asks the store, tells the fence and the instances.
+//!
+//! The node's record is bound to the lease, so the two are one question: granted means registered. An old lease of this
+//! node, from before it was restarted, is left to lapse: its record was rebound to the new one.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use landfast_core::lease::{Ask, Effect, Lease, TTL};
+use landfast_core::record::{Node, keys};
+use landfast_net::clock;
+use landfast_net::role::CancellationToken;
+use landfast_registry::records;
+use landfast_registry::store::{Expect, LeaseId, RenewError, Store, StoreError, Swap};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tracing::{error, info, warn};
+
+use crate::board::Board;
+use crate::instance::Context;
+use crate::relay::Question;
+
+/// Attempts to register: whoever else writes a node's record is the keeper, once, when it sweeps it.
+const ATTEMPTS: u32 = 5;
+
+/// The node's lease, and what it does under it.
+pub(crate) struct Keeping {
+    ctx: Arc<Context>,
+    record: Node,
+    machine: Lease,
+    lease: Option<LeaseId>,
+    /// The question that is under way. A newer one replaces it, and what it wrote until then is overwritten.
+    asking: Option<Asking>,
+    work: Work,
+}
+
+/// What runs under the lease.
+enum Work {
+    /// Nothing: the lease is not held yet, or not any more.
+    Idle(mpsc::Receiver<Question>),
+    Busy {
+        board: JoinHandle<mpsc::Receiver<Question>>,
+        tenure: CancellationToken,
+    },
+}
+
+type Asking = (Ask, Pin<Box<dyn Future<Output = Answer> + Send>>);
+
+/// What the store said.
+enum Answer {
+    Held(LeaseId),
+    Lapsed,
+    Failed(String),
+}
+
+impl Keeping {
+    pub(crate) fn new(ctx: Arc<Context>, record: Node, questions: mpsc::Receiver<Question>) -> Self {
+        let machine = Lease::new(clock::now());
+        Self { ctx, record, machine, lease: None, asking: None, work: Work::Idle(questions) }
+    }
+
+    /// Holds the lease until `stop`. Tells `adopted` when the instances of the first tenure were looked at.
+    ///
+    /// Stopping neither ends the instances nor gives the lease back: a daemon that comes back within it goes on.
+    pub(crate) async fn run(mut self, stop: CancellationToken, adopted: oneshot::Sender<()>) {
+        let mut adopted = Some(adopted);
+        if stop.run_until_cancelled(self.hold(&mut adopted)).await.is_none() {
+            info!("the node stops; its instances go on");
+        }
+        // Cutting what is carried is the last thing, so that every gateway learns at once that this node is away.
+        if let Err(stuck) = self.ctx.fence.shut_all().await {
+            error!(stuck, "connections do not end");
+        }
+        if let Work::Busy { board, .. } = self.work {
+            board.abort();
+        }
+    }
+
+    async fn hold(&mut self, adopted: &mut Option<oneshot::Sender<()>>) {
+        loop {
+            while let Some(effect) = self.machine.poll(clock::now()) {
+                self.apply(effect, adopted).await;
+            }
+            self.ctx.fence.hold_until(self.machine.holds_until());
+            let deadline = self.machine.next_deadline();
+            let answer = async {
+                match &mut self.asking {
+                    Some((ask, answer)) => (*ask, answer.await),
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                (ask, answer) = answer => self.handle_answer(ask, answer),
+                () = clock::sleep_until(deadline) => {}
+            }
+        }
+    }
+
+    async fn apply(&mut self, effect: Effect, adopted: &mut Option<oneshot::Sender<()>>) {
+        match effect {
+            Effect::Grant(ask) => {
+                let (store, record) = (self.ctx.store.clone(), self.record.clone());
+                self.asking = Some((ask, Box::pin(grant(store, record))));
+            }
+            Effect::Renew(ask) => {
+                let (store, record, lease) = (self.ctx.store.clone(), self.record.clone(), self.lease.clone());
+                self.asking = Some((ask, Box::pin(renew(store, record, lease))));
+            }
+            Effect::Serve => {
+                self.ctx.fence.hold_until(self.machine.holds_until());
+                self.begin_work(adopted.take());
+            }
+            Effect::Fence => {
+                warn!("the lease was not renewed in time; the relay carries nothing until it is");
+                if let Err(stuck) = self.ctx.fence.shut_all().await {
+                    error!(stuck, "connections do not end");
+                }
+            }
+            Effect::Stop => {
+                error!("the lease is lost; the instances of this node are ended");
+                self.end_work().await;
+                self.machine.handle_stopped(clock::now());
+            }
+        }
+    }
+
+    fn handle_answer(&mut self, ask: Ask, answer: Answer) {
+        self.asking = None;
+        let now = clock::now();
+        match answer {
+            Answer::Held(lease) => {
+                self.lease = Some(lease);
+                self.machine.handle_held(ask, now);
+            }
+            Answer::Lapsed => self.machine.handle_lapsed(ask, now),
+            Answer::Failed(why) => {
+                warn!(why, "the lease could not be asked for");
+                self.machine.handle_failed(ask, now);
+            }
+        }
+    }
+
+    /// Takes up the instances, unless they were never ended.
+    fn begin_work(&mut self, adopted: Option<oneshot::Sender<()>>) {
+        let idle = match &mut self.work {
+            Work::Busy { .. } => return,
+            Work::Idle(questions) => std::mem::replace(questions, mpsc::channel(1).1),
+        };
+        let tenure = CancellationToken::new();
+        let board = Board::new(self.ctx.clone(), tenure.clone());
+        self.work = Work::Busy { board: tokio::spawn(board.run(idle, adopted)), tenure };
+    }
+
+    /// Kills the instances, and returns when they are dead.
+    async fn end_work(&mut self) {
+        if let Work::Busy { board, tenure } = &mut self.work {
+            tenure.cancel();
+            match board.await {
+                Ok(questions) => self.work = Work::Idle(questions),
+                Err(error) => {
+                    error!(%error, "the node's work ended badly");
+                    self.work = Work::Idle(mpsc::channel(1).1);
+                }
+            }
+        }
+    }
+}
+
+async fn grant(store: Arc<dyn Store>, record: Node) -> Answer {
+    match store.grant(TTL).await {
+        Ok(lease) => match register(&*store, &record, &lease).await {
+            Ok(()) => Answer::Held(lease),
+            Err(error) => Answer::Failed(error.to_string()),
+        },
+        Err(error) => Answer::Failed(error.to_string()),
+    }
+}
+
+async fn renew(store: Arc<dyn Store>, record: Node, lease: Option<LeaseId>) -> Answer {
+    let Some(lease) = lease else { return Answer::Lapsed };
+    match store.renew(&lease).await {
+        Ok(()) => {}
+        Err(RenewError::Lapsed) => return Answer::Lapsed,
+        Err(RenewError::Store(error)) => return Answer::Failed(error.to_string()),
+    }
+    // An older lease of ours that was bound to the record by a late write may have taken it along.
+    match store.get(&keys::node(record.id)).await {
+        Ok(Some(_)) => Answer::Held(lease),
+        Ok(None) => match register(&*store, &record, &lease).await {
+            Ok(()) => Answer::Held(lease),
+            Err(StoreError::LeaseLapsed) => Answer::Lapsed,
+            Err(error) => Answer::Failed(error.to_string()),
+        },
+        Err(error) => Answer::Failed(error.to_string()),
+    }
+}
+
+/// Writes the node's record, bound to the lease, over whatever an earlier life left.
+async fn register(store: &dyn Store, record: &Node, lease: &LeaseId) -> Result<(), StoreError> {
+    let (key, value) = (keys::node(record.id), records::encode(record)?);
+    let mut expect = match store.get(&key).await? {
+        Some(entry) => Expect::Revision(entry.revision),
+        None => Expect::Absent,
+    };
+    for _ in 0..ATTEMPTS {
+        expect = match store.put(&key, expect, value.clone(), Some(lease)).await? {
+            Swap::Done(_) => return Ok(()),
+            Swap::Conflict(Some(entry)) => Expect::Revision(entry.revision),
+            Swap::Conflict(None) => Expect::Absent,
+        };
+    }
+    Err(StoreError::Unavailable("the node's record changed again and again".to_owned()))
+}

@@ -1,0 +1,176 @@
+//! Puts a node together and takes it apart.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use landfast_core::record::Node;
+use landfast_core::{ErrorCode, NodeId, Problem};
+use landfast_net::clock;
+use landfast_net::relay::CellKey;
+use landfast_net::role::{CancellationToken, listen};
+use landfast_registry::store::Store;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tracing::{error, info, warn};
+
+use crate::config::{Config, check_length};
+use crate::driver::{Driver, agent_command};
+use crate::fence::Fence;
+use crate::identity::Identity;
+use crate::instance::Context;
+use crate::isolation::Confinement;
+use crate::lease::Keeping;
+use crate::relay::{self, Records, Relay};
+
+/// How long a node waits for its first lease before it says that it cannot start.
+const FIRST_LEASE_DEADLINE: Duration = Duration::from_secs(15);
+
+/// A node that works.
+#[derive(Debug)]
+pub struct Running {
+    /// Its id.
+    pub id: NodeId,
+    /// Where its relay listens.
+    pub address: SocketAddr,
+    /// What it holds at this moment.
+    pub counts: Counts,
+    /// Ends when the node has stopped. Its instances go on.
+    pub done: JoinHandle<()>,
+}
+
+/// What a node holds: each is back where it was when whatever raised it has ended.
+#[derive(Clone, Debug)]
+pub struct Counts {
+    fence: Arc<Fence>,
+    relay: Arc<Relay>,
+    connections: usize,
+}
+
+impl Counts {
+    /// Connections that go through the relay now.
+    pub fn carried(&self) -> usize {
+        self.connections - self.relay.carried.available_permits()
+    }
+
+    /// Those of them that an instance's door has let in.
+    pub fn inside(&self) -> usize {
+        self.fence.inside()
+    }
+
+    /// Instances that the node has something to do with now.
+    pub fn instances(&self) -> usize {
+        self.fence.places()
+    }
+}
+
+/// Starts a node: takes its name, its lease and its instances, and then listens.
+///
+/// When `stop` is cancelled the node cuts what it carries and ends. Its instances go on, and are adopted by the next
+/// daemon with its name.
+///
+/// # Errors
+///
+/// [`ErrorCode::ConfigInvalid`], [`ErrorCode::ListenInUse`], or [`ErrorCode::RegistryUnavailable`].
+pub async fn start(
+    config: Config,
+    key: CellKey,
+    store: Arc<dyn Store>,
+    stop: CancellationToken,
+) -> Result<Running, Problem> {
+    config.check()?;
+    let data = fs::canonicalize(&config.data).map_err(|error| {
+        Problem::new(
+            ErrorCode::ConfigInvalid,
+            format!("The data directory {} is not there: {error}.", config.data.display()),
+        )
+    })?;
+    let identity = Identity::take(&data, &config.name).await?;
+    let driver = make_driver(&config, &data, &identity).await?;
+    let listener = listen_again(&config, &identity)?;
+    let local = listener.local_addr().map_err(|error| Problem::new(ErrorCode::Internal, error.to_string()))?;
+    if let Err(error) = identity.remember_port(local.port()) {
+        warn!(%error, "the relay's port is not remembered; after a restart the node has a new address");
+    }
+    let address = config.advertise.clone().unwrap_or_else(|| local.to_string());
+    let record = describe(&config, &identity, &data, &address, &driver);
+    let fence = Arc::new(Fence::new(identity.id));
+    let host = record.host.clone();
+    let ctx = Arc::new(Context { me: identity.id, host, address, store, fence: fence.clone(), driver });
+    let (records, questions) = Records::channel();
+    let (adopted, adoption) = oneshot::channel();
+    let keeping = tokio::spawn(Keeping::new(ctx, record, questions).run(stop.clone(), adopted));
+    let relay = Arc::new(Relay::new(identity.id, data, key, fence.clone(), records, config.connections));
+    // The channel's end is the word.
+    if timeout(FIRST_LEASE_DEADLINE, adoption).await.is_err() {
+        stop.cancel();
+        return Err(Problem::new(ErrorCode::RegistryUnavailable, "The node got no lease; the log says why."));
+    }
+    let workers = relay::run(listener, &relay, &stop)?;
+    info!(id = %identity.id, address = %local, "the node serves");
+    let connections = relay.carried.available_permits();
+    let counts = Counts { fence, relay, connections };
+    let id = identity.id;
+    let done = tokio::spawn(async move {
+        let _name = identity;
+        if let Err(error) = keeping.await {
+            error!(%error, "the node ended badly");
+            stop.cancel();
+        }
+        workers.join_all().await;
+    });
+    Ok(Running { id, address: local, counts, done })
+}
+
+async fn make_driver(config: &Config, data: &Path, identity: &Identity) -> Result<Driver, Problem> {
+    let command = agent_command(&config.agent_command)?;
+    let chosen = Confinement::choose(config.isolation, &identity.scratch(), data, config.processes).await;
+    let confinement = chosen.map_err(|why| {
+        Problem::new(ErrorCode::ConfigInvalid, format!("isolation is bubblewrap, which does not work here: {why}."))
+    })?;
+    match &confinement {
+        Confinement::Bubblewrap(_) => info!("instances are isolated with bubblewrap"),
+        Confinement::None(why) => {
+            check_length(data)?;
+            warn!(why, "instances are NOT isolated: they can read and change whatever this node's user can");
+        }
+    }
+    Ok(Driver { data: data.to_owned(), confinement, command })
+}
+
+/// Where the node listened last, if the configuration leaves it open: then routes stay true over a restart.
+fn listen_again(config: &Config, identity: &Identity) -> Result<TcpListener, Problem> {
+    if config.listen.port() == 0
+        && let Some(port) = identity.port
+        && let Ok(listener) = listen(SocketAddr::new(config.listen.ip(), port), false)
+    {
+        return Ok(listener);
+    }
+    listen(config.listen, false)
+}
+
+fn describe(config: &Config, identity: &Identity, data: &Path, address: &str, driver: &Driver) -> Node {
+    Node {
+        id: identity.id,
+        name: config.name.clone(),
+        host: host(data),
+        address: address.to_owned(),
+        capacity: config.capacity,
+        labels: config.labels.clone(),
+        draining: config.draining,
+        isolation: driver.confinement.label(),
+        started_at: clock::unix_millis(),
+    }
+}
+
+/// What two nodes have in common that can take over each other's agents: a machine and a data directory on it.
+fn host(data: &Path) -> String {
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let machine = fs::read_to_string(PathBuf::from("/etc/machine-id")).unwrap_or_default();
+    let machine: String = machine.trim().chars().take(8).collect();
+    format!("{name}/{machine}{}", data.display())
+}
