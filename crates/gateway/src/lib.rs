@@ -1,1 +1,162 @@
-//! Where clients connect: accept, classify, forward and hold.
+//! Where clients connect.
+//!
+//! A gateway must be replaceable at any moment: it holds no truth, only what it can learn again from the registry, and
+//! the sockets of its clients. Requests go to the control plane or, let in by their token, to an instance wherever it is
+//! now; WebSockets become sessions, which outlive the connections that carry them.
+//!
+//! ```text
+//! serve ─ dispatch ─┬─ api                       /v1: to an API server
+//!                   └─ auth ─┬─ forward ─ search    a request: find, park, try again      ┐
+//!                            ├─ hold ─ tap ─ first  a WebSocket: a session of ours         ├─ routes
+//!                            └─ links ─ first       a link of a client that is its own end ┘
+//! ```
+
+mod access;
+mod answer;
+mod api;
+mod attempts;
+mod auth;
+mod body;
+mod carrier;
+mod config;
+mod counted;
+mod dispatch;
+mod first;
+mod forward;
+mod gateway;
+mod headers;
+mod hold;
+mod links;
+mod place;
+mod routes;
+mod search;
+mod serve;
+mod stop;
+mod tap;
+mod upstream;
+mod watch;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use landfast_core::record::keys;
+use landfast_core::{ErrorCode, Problem};
+use landfast_net::role::{Running, listen};
+use landfast_registry::cell::Cell;
+use landfast_registry::store::Store;
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, oneshot};
+use tokio::time::timeout;
+
+use crate::api::Apis;
+use crate::auth::Auth;
+pub use crate::config::Config;
+use crate::gateway::Gateway;
+use crate::routes::Routes;
+use crate::stop::Drain;
+pub use crate::stop::Stop;
+use crate::watch::Follower;
+
+/// How long a start waits for the registry's first word; a gateway without one starts all the same, and is not ready.
+const LOAD_WITHIN: Duration = Duration::from_secs(5);
+
+/// Starts a gateway. It has stopped when [`Running::done`] ends, which a first stop signal brings about within the
+/// configured drain timeout and a second one at once.
+///
+/// # Errors
+///
+/// [`ErrorCode::ConfigInvalid`] or [`ErrorCode::ListenInUse`], for the operator.
+pub async fn start(
+    config: Config,
+    cell: &Cell,
+    store: Arc<dyn Store>,
+    stop: impl Into<Stop>,
+) -> Result<Running, Problem> {
+    config.check()?;
+    let listeners = listeners(config.listen, config.worker_count())?;
+    let address = listeners[0].local_addr().map_err(|error| no_listener(&error))?;
+    let (routes, routes_owner) = Routes::new(Arc::clone(&store));
+    let key = cell.key().clone();
+    let (auth, apis, drain) = (Auth::default(), Apis::default(), Drain::default());
+    let gateway = Arc::new(Gateway { config, key, routes, auth, apis, drain });
+    let followers = tokio::spawn({
+        let gateway = Arc::clone(&gateway);
+        async move {
+            tokio::join!(routes_owner, follow(&gateway, &*store));
+        }
+    });
+    // What comes before the first word waits in the kernel's queue instead of being refused.
+    let loaded = async { tokio::join!(gateway.routes.loaded(), gateway.auth.loaded()) };
+    let _ = timeout(LOAD_WITHIN, loaded).await;
+    let workers = spawn_workers(listeners, &gateway).inspect_err(|_| {
+        followers.abort();
+        gateway.drain.end();
+    })?;
+    tracing::info!(%address, workers = workers.len(), "the gateway listens");
+    let stop = stop.into();
+    let done = tokio::spawn(async move {
+        let ended = async {
+            for worker in workers {
+                // A worker that panicked has ended too.
+                let _ = worker.await;
+            }
+        };
+        let conducted = async {
+            gateway.drain.conduct(stop, gateway.config.drain_timeout()).await;
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            () = ended => {}
+            () = conducted => {}
+        }
+        followers.abort();
+        tracing::info!("the gateway has stopped");
+    });
+    Ok(Running { address, done })
+}
+
+/// One listener for each worker, all on one port.
+fn listeners(address: SocketAddr, count: usize) -> Result<Vec<std::net::TcpListener>, Problem> {
+    // Another gateway of the same user would share the port without a word.
+    let alone = listen(address, false)?;
+    drop(alone);
+    let first = listen(address, true)?;
+    let address = first.local_addr().map_err(|error| no_listener(&error))?;
+    let mut listeners = vec![first];
+    for _ in 1..count {
+        listeners.push(listen(address, true)?);
+    }
+    listeners.into_iter().map(|listener| TcpListener::into_std(listener).map_err(|error| no_listener(&error))).collect()
+}
+
+fn spawn_workers(
+    listeners: Vec<std::net::TcpListener>,
+    gateway: &Arc<Gateway>,
+) -> Result<Vec<oneshot::Receiver<()>>, Problem> {
+    let connections = Arc::new(Semaphore::new(gateway.config.connections.min(Semaphore::MAX_PERMITS)));
+    let spawn = |(number, listener)| {
+        serve::spawn_worker(number, listener, Arc::clone(gateway), Arc::clone(&connections)).map_err(|error| {
+            Problem::new(ErrorCode::ConfigInvalid, format!("A worker's thread cannot be started: {error}."))
+        })
+    };
+    listeners.into_iter().enumerate().map(spawn).collect()
+}
+
+fn no_listener(error: &std::io::Error) -> Problem {
+    Problem::new(ErrorCode::ConfigInvalid, format!("Cannot listen: {error}."))
+}
+
+/// Follows what the registry says beside where instances are.
+async fn follow(gateway: &Gateway, store: &dyn Store) {
+    let mut token_keys = Follower::new(store, keys::TOKEN_KEYS);
+    let mut revoked = Follower::new(store, keys::REVOKED);
+    let mut apis = Follower::new(store, keys::APIS);
+    loop {
+        tokio::select! {
+            event = token_keys.next() => gateway.auth.handle_keys(&event),
+            event = revoked.next() => gateway.auth.handle_revoked(&event),
+            event = apis.next() => gateway.apis.handle(&event),
+        }
+    }
+}

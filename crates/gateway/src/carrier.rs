@@ -1,0 +1,187 @@
+//! Where a client may put its access token, and how it is taken out again.
+//!
+//! Browsers cannot set headers on a WebSocket, SDKs cannot always set a query, so there are five places. An instance's
+//! own program may use the same places for tokens of its own: only what is ours is taken away, and the rest of the
+//! header or query stays as it was, in its order.
+
+use http::header::{AUTHORIZATION, COOKIE, HeaderMap, HeaderName, HeaderValue, SEC_WEBSOCKET_PROTOCOL};
+use http::uri::{PathAndQuery, Uri};
+
+/// The query parameters that may hold a token.
+const QUERY_NAMES: [&str; 2] = ["token", "jwt"];
+
+/// A subprotocol that begins so holds a token.
+const SUBPROTOCOL_PREFIX: &str = "landfast.token.";
+
+/// The cookie that holds a token.
+const COOKIE_NAME: &str = "landfast_token";
+
+/// Every text that may be a token, in the order in which they count.
+pub(crate) fn candidates<'a>(headers: &'a HeaderMap, uri: &'a Uri) -> impl Iterator<Item = &'a str> {
+    let authorization = texts(headers, AUTHORIZATION).filter_map(bearer);
+    let query = uri.query().unwrap_or("").split('&').filter_map(query_token);
+    let subprotocol = texts(headers, SEC_WEBSOCKET_PROTOCOL).flat_map(|line| line.split(',')).filter_map(subprotocol);
+    let cookie = texts(headers, COOKIE).flat_map(|line| line.split(';')).filter_map(cookie_token);
+    authorization.chain(query).chain(subprotocol).chain(cookie)
+}
+
+/// Takes away every text that is one of ours, and what could only be one: our subprotocol and our cookie.
+pub(crate) fn remove(headers: &mut HeaderMap, uri: &mut Uri, is_ours: impl Fn(&str) -> bool) {
+    edit(headers, &AUTHORIZATION, |line| (!bearer(line).is_some_and(&is_ours)).then(|| line.to_owned()));
+    edit(headers, &SEC_WEBSOCKET_PROTOCOL, |line| without(line, ',', ", ", |part| subprotocol(part).is_some()));
+    edit(headers, &COOKIE, |line| without(line, ';', "; ", |part| cookie_token(part).is_some()));
+    if uri.query().is_some_and(|query| query.split('&').filter_map(query_token).any(&is_ours)) {
+        remove_from_query(uri, is_ours);
+    }
+}
+
+fn remove_from_query(uri: &mut Uri, is_ours: impl Fn(&str) -> bool) {
+    let kept = without(uri.query().unwrap_or(""), '&', "&", |part| query_token(part).is_some_and(&is_ours));
+    let target = match kept {
+        Some(query) => format!("{}?{query}", uri.path()),
+        None => uri.path().to_owned(),
+    };
+    *uri = Uri::from(PathAndQuery::try_from(target).expect("part of a valid target is a valid target"));
+}
+
+/// The lines of a header that are text; the others hold no token.
+fn texts(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
+    headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok())
+}
+
+fn bearer(line: &str) -> Option<&str> {
+    let (scheme, token) = line.trim().split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+fn query_token(pair: &str) -> Option<&str> {
+    let (name, value) = pair.split_once('=')?;
+    QUERY_NAMES.contains(&name).then_some(value)
+}
+
+fn subprotocol(part: &str) -> Option<&str> {
+    part.trim().strip_prefix(SUBPROTOCOL_PREFIX)
+}
+
+fn cookie_token(part: &str) -> Option<&str> {
+    let (name, value) = part.trim().split_once('=')?;
+    (name == COOKIE_NAME).then_some(value)
+}
+
+/// The list without the parts that `is_token` names; `None` if nothing is left. A list without tokens stays as it was.
+fn without(list: &str, separator: char, joint: &str, is_token: impl Fn(&str) -> bool) -> Option<String> {
+    if !list.split(separator).any(&is_token) {
+        return Some(list.to_owned());
+    }
+    let kept: Vec<_> = list.split(separator).filter(|part| !is_token(part)).map(str::trim).collect();
+    (!kept.is_empty()).then(|| kept.join(joint))
+}
+
+/// Rewrites every line of a header that is text; a line for which `change` gives nothing goes.
+fn edit(headers: &mut HeaderMap, name: &HeaderName, change: impl Fn(&str) -> Option<String>) {
+    let changed: Vec<_> = headers
+        .get_all(name)
+        .into_iter()
+        .map(|value| (value.clone(), value.to_str().ok().map(&change)))
+        .map(|(value, text)| match text {
+            Some(text) => text.map(|text| HeaderValue::try_from(text).expect("part of a valid value is a valid value")),
+            None => Some(value),
+        })
+        .collect();
+    headers.remove(name);
+    for value in changed.into_iter().flatten() {
+        headers.append(name, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn request(uri: &str, lines: &[(&str, &str)]) -> (HeaderMap, Uri) {
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines {
+            headers.append(HeaderName::try_from(*name).unwrap(), HeaderValue::from_str(value).unwrap());
+        }
+        (headers, uri.parse().unwrap())
+    }
+
+    fn lines(headers: &HeaderMap, name: &str) -> Vec<String> {
+        headers.get_all(name).into_iter().map(|value| value.to_str().unwrap().to_owned()).collect()
+    }
+
+    #[test]
+    fn a_token_is_found_in_each_place_in_order() {
+        let (headers, uri) = request(
+            "/x?a=1&jwt=T2&token=T3",
+            &[
+                ("authorization", "bearer T1"),
+                ("sec-websocket-protocol", "landfast.process.v1, landfast.token.T4"),
+                ("cookie", "a=b; landfast_token=T5; c=d"),
+            ],
+        );
+        assert_eq!(candidates(&headers, &uri).collect::<Vec<_>>(), ["T1", "T2", "T3", "T4", "T5"]);
+    }
+
+    #[test]
+    fn what_is_ours_goes_and_the_rest_stays_in_its_order() {
+        let (mut headers, mut uri) = request(
+            "/p/%2fq?a=1&token=OURS&b=%20&token=theirs&c",
+            &[
+                ("authorization", "Bearer OURS"),
+                ("sec-websocket-protocol", "one, landfast.token.OURS, two"),
+                ("sec-websocket-protocol", "landfast.token.OURS"),
+                ("cookie", "a=b; landfast_token=OURS; c=d"),
+                ("cookie", "e=f"),
+            ],
+        );
+        remove(&mut headers, &mut uri, |token| token == "OURS");
+        assert_eq!(uri, "/p/%2fq?a=1&b=%20&token=theirs&c");
+        assert_eq!(lines(&headers, "authorization"), [""; 0]);
+        assert_eq!(lines(&headers, "sec-websocket-protocol"), ["one, two"]);
+        assert_eq!(lines(&headers, "cookie"), ["a=b; c=d", "e=f"]);
+    }
+
+    #[test]
+    fn the_question_mark_goes_with_the_only_parameter() {
+        let (mut headers, mut uri) = request("/p?jwt=OURS", &[]);
+        remove(&mut headers, &mut uri, |token| token == "OURS");
+        assert_eq!(uri, "/p");
+    }
+
+    #[test]
+    fn a_programs_own_credentials_pass_untouched() {
+        let own =
+            [("authorization", "Basic dTpw"), ("cookie", "token=x;session=y"), ("authorization", "Bearer theirs")];
+        let (mut headers, mut uri) = request("/p?token=theirs", &own);
+        let before = (headers.clone(), uri.clone());
+        remove(&mut headers, &mut uri, |token| token == "OURS");
+        assert_eq!((headers, uri), before);
+    }
+
+    #[test]
+    fn our_subprotocol_and_cookie_go_even_if_the_token_in_them_is_no_good() {
+        let (mut headers, mut uri) =
+            request("/p", &[("sec-websocket-protocol", "landfast.token.junk"), ("cookie", "landfast_token=junk")]);
+        remove(&mut headers, &mut uri, |_| false);
+        assert!(headers.is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn no_trace_of_the_token_is_left_in_the_query(
+            parts in proptest::collection::vec("[a-z]{0,3}=?[a-z0-9%._-]{0,4}", 0..6),
+            at in 0usize..7,
+            name in prop_oneof![Just("token"), Just("jwt")],
+        ) {
+            let mut with = parts.clone();
+            with.insert(at.min(parts.len()), format!("{name}=SECRET"));
+            let (mut headers, mut uri) = request(&format!("/p?{}", with.join("&")), &[]);
+            remove(&mut headers, &mut uri, |token| token == "SECRET");
+            prop_assert!(!uri.to_string().contains("SECRET"));
+            prop_assert_eq!(uri.query().unwrap_or(""), parts.join("&"));
+        }
+    }
+}

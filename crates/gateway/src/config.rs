@@ -1,0 +1,127 @@
+//! What an operator says about a gateway.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use http::Uri;
+use http::uri::Authority;
+use landfast_core::{ErrorCode, Problem};
+use serde::{Deserialize, Serialize};
+
+/// A gateway's configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The data directory, shared by all Landfast processes of the machine. Default: `~/.local/share/landfast`.
+    pub data: PathBuf,
+    /// Where clients connect. Default: `127.0.0.1:7070`.
+    pub listen: SocketAddr,
+    /// The address under which clients reach the gateway (`http://host` or `https://host`), if that is not what they say
+    /// in `Host`. Default: none.
+    pub public_url: Option<String>,
+    /// How many threads serve clients; 0 is one for each processor. Default: 0.
+    pub workers: usize,
+    /// The most client connections at once; further ones wait in the kernel's queue. Default: 20,000.
+    pub connections: usize,
+    /// How long a request or a new session waits for its instance to be somewhere, in milliseconds. Default: 30,000.
+    pub route_deadline_ms: u64,
+    /// How long a session's client may take no byte before it is closed, in milliseconds. Default: 60,000.
+    pub slow_client_timeout_ms: u64,
+    /// How long requests and sessions may go on after the first stop signal, in milliseconds: below the 30 s after which
+    /// process managers kill. Default: 20,000.
+    pub drain_timeout_ms: u64,
+    /// Whether a session ends when its token expires, and not only when it is revoked. Default: false.
+    pub end_sessions_at_expiry: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let home = std::env::var_os("HOME").map_or_else(|| PathBuf::from("."), PathBuf::from);
+        Self {
+            data: home.join(".local/share/landfast"),
+            listen: SocketAddr::from(([127, 0, 0, 1], 7070)),
+            public_url: None,
+            workers: 0,
+            connections: 20_000,
+            route_deadline_ms: 30_000,
+            slow_client_timeout_ms: 60_000,
+            drain_timeout_ms: 20_000,
+            end_sessions_at_expiry: false,
+        }
+    }
+}
+
+impl Config {
+    /// Checks what the types cannot.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorCode::ConfigInvalid`], naming the key.
+    pub fn check(&self) -> Result<(), Problem> {
+        let invalid = |what: &str| Err(Problem::new(ErrorCode::ConfigInvalid, what));
+        if self.connections == 0 {
+            return invalid("connections is at least 1.");
+        }
+        if self.route_deadline_ms == 0 || self.slow_client_timeout_ms == 0 {
+            return invalid("route_deadline_ms and slow_client_timeout_ms are at least 1.");
+        }
+        if self.public_url.is_some() && self.public().is_none() {
+            return invalid("public_url has the form http://host or https://host, with a port if need be and no path.");
+        }
+        Ok(())
+    }
+
+    /// The scheme and authority under which clients reach the gateway, if the operator said so.
+    pub(crate) fn public(&self) -> Option<(String, Authority)> {
+        let url: Uri = self.public_url.as_ref()?.trim_end_matches('/').parse().ok()?;
+        let scheme = url.scheme_str().filter(|scheme| matches!(*scheme, "http" | "https"))?;
+        let bare = url.path() == "/" && url.query().is_none();
+        Some((scheme.to_owned(), url.authority().filter(|_| bare)?.clone()))
+    }
+
+    /// How many threads serve clients.
+    pub(crate) fn worker_count(&self) -> usize {
+        match self.workers {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            count => count,
+        }
+    }
+
+    /// How long a request waits for its instance.
+    pub(crate) const fn route_deadline(&self) -> Duration {
+        Duration::from_millis(self.route_deadline_ms)
+    }
+
+    /// How long a client may take nothing.
+    pub(crate) const fn slow_client_timeout(&self) -> Duration {
+        Duration::from_millis(self.slow_client_timeout_ms)
+    }
+
+    /// How long a drain may take.
+    pub(crate) const fn drain_timeout(&self) -> Duration {
+        Duration::from_millis(self.drain_timeout_ms)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_valid_and_an_unknown_key_is_refused() {
+        Config::default().check().unwrap();
+        let error = serde_json::from_str::<Config>(r#"{"wokers": 2}"#).unwrap_err();
+        assert!(error.to_string().contains("wokers"), "{error}");
+    }
+
+    #[test]
+    fn a_public_url_is_a_scheme_and_a_host() {
+        let public = |url: &str| Config { public_url: Some(url.into()), ..Config::default() };
+        let (scheme, authority) = public("https://box.example.test:8443/").public().unwrap();
+        assert_eq!((scheme.as_str(), authority.as_str()), ("https", "box.example.test:8443"));
+        for url in ["box.example.test", "ftp://x", "https://x/path", "https://x?q"] {
+            assert_eq!(public(url).check().unwrap_err().code, ErrorCode::ConfigInvalid, "{url}");
+        }
+    }
+}

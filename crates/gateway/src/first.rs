@@ -1,0 +1,202 @@
+//! The first link of a session, dialled as every further one: parked while the instance is between places, tried again
+//! while its node cannot be reached, until the request's own deadline.
+
+use std::time::Duration;
+
+use http::Response;
+use landfast_core::record::Generation;
+use landfast_core::redial::{Effect, Presence, Redial};
+use landfast_core::route::{Lookup, Route};
+use landfast_core::{ErrorCode, Problem, Retry};
+use landfast_net::link::{self, LinkError, OpenAnswer, OpenRequest, Refusal, ResumeRequest};
+use landfast_net::relay::Target;
+use landfast_net::socket::Socket;
+use landfast_net::{clock, random};
+use tokio::time::{Instant, timeout_at};
+
+use crate::access::Record;
+use crate::answer;
+use crate::body::Body;
+use crate::gateway::Gateway;
+use crate::routes::Entry;
+
+/// Where an agent takes links.
+pub(crate) const PATH: &str = "/links";
+
+/// What the agent is asked.
+#[derive(Debug)]
+pub(crate) enum Asked {
+    /// A new session.
+    Open(OpenRequest),
+    /// A further link of one, for a client that keeps its own count.
+    Resume(ResumeRequest),
+}
+
+/// What the agent said yes with.
+#[derive(Debug)]
+pub(crate) enum Granted {
+    /// The new session.
+    Opened(OpenAnswer),
+    /// How much of the session it has.
+    Resumed(u64),
+}
+
+/// A link that stands.
+#[derive(Debug)]
+pub(crate) struct Link {
+    /// The connection, right after its 101.
+    pub(crate) socket: Socket,
+    /// What came with it.
+    pub(crate) granted: Granted,
+    /// The generation it leads to.
+    pub(crate) generation: Generation,
+}
+
+/// Why there is no link.
+#[derive(Debug)]
+pub(crate) enum NoLink {
+    /// Ours to say.
+    Ours(Problem),
+    /// The far end's own answer.
+    Refused(Box<Refusal>),
+    /// The connection was lost while a resume was asked for. The agent may have counted that link and takes no number
+    /// twice, so only the client can ask again.
+    Lost,
+}
+
+impl From<ErrorCode> for NoLink {
+    fn from(code: ErrorCode) -> Self {
+        Self::Ours(code.into())
+    }
+}
+
+impl From<Problem> for NoLink {
+    fn from(problem: Problem) -> Self {
+        Self::Ours(problem)
+    }
+}
+
+impl NoLink {
+    /// What the client is answered.
+    pub(crate) fn answer(self) -> Response<Body> {
+        match self {
+            Self::Ours(problem) => answer::refusal(&problem),
+            Self::Refused(refusal) => answer::passed_on(*refusal),
+            Self::Lost => answer::refusal(&ErrorCode::UpstreamLost.into()),
+        }
+    }
+
+    fn code(&self) -> ErrorCode {
+        match self {
+            Self::Ours(problem) => problem.code,
+            Self::Refused(refusal) => refusal.code(),
+            Self::Lost => ErrorCode::UpstreamLost,
+        }
+    }
+
+    /// The end that `code` is: in the far end's own words, if those were the last.
+    fn ending(self, code: ErrorCode) -> Self {
+        if self.code() == code { self } else { code.into() }
+    }
+}
+
+/// Opens or resumes a link to the instance of `entry`, within `within`.
+///
+/// # Errors
+///
+/// [`NoLink`]; no session of ours exists then.
+pub(crate) async fn link(
+    gateway: &Gateway,
+    entry: &Entry,
+    asked: &Asked,
+    within: Duration,
+    record: &mut Record,
+) -> Result<Link, NoLink> {
+    let deadline = Instant::now() + within;
+    let mut news = entry.news();
+    let mut redial = Redial::new(admission(&entry.state()), clock::now()).with_resume_window(within);
+    let mut last = NoLink::from(ErrorCode::NodeUnreachable);
+    loop {
+        match redial.poll(clock::now()) {
+            Some(Effect::Dial) => {
+                record.attempts += 1;
+                let attempt = timeout_at(deadline, attempt(gateway, entry, asked)).await;
+                last = match attempt.unwrap_or(Err(last.code().into())) {
+                    Ok(link) => return Ok(link),
+                    Err(NoLink::Lost) => return Err(NoLink::Lost),
+                    Err(refused) => refused,
+                };
+                news.mark_unchanged();
+                redial.handle_presence(admission(&entry.state()), clock::now());
+                redial.handle_refused(last.code(), random::bits(), clock::now());
+            }
+            Some(Effect::End(code)) => return Err(last.ending(code)),
+            Some(Effect::DropLink) | None => {
+                let wait = async {
+                    tokio::select! {
+                        _ = news.changed() => {}
+                        () = clock::sleep_until(redial.next_deadline()) => {}
+                    }
+                };
+                if timeout_at(deadline, wait).await.is_err() {
+                    let code = redial.last_refusal().unwrap_or(last.code());
+                    return Err(last.ending(code));
+                }
+                redial.handle_presence(admission(&entry.state()), clock::now());
+            }
+        }
+    }
+}
+
+/// The route to dial now.
+///
+/// # Errors
+///
+/// Why there is none.
+pub(crate) async fn route_now(entry: &Entry) -> Result<Route, ErrorCode> {
+    match &*entry.settled().await {
+        Lookup::Known(route) => route.ready().map(|()| route.clone()),
+        Lookup::Ended(code) => Err(*code),
+        Lookup::Unknown => Err(ErrorCode::InstanceUnknown),
+        Lookup::Unavailable | Lookup::Asking => Err(ErrorCode::RegistryUnavailable),
+    }
+}
+
+async fn attempt(gateway: &Gateway, entry: &Entry, asked: &Asked) -> Result<Link, NoLink> {
+    let route = route_now(entry).await?;
+    let socket = gateway.dial(&route, Target::Agent).await?;
+    let (socket, granted) = ask(socket, asked).await.map_err(|error| match error {
+        LinkError::Refused(refusal) => NoLink::Refused(Box::new(refusal)),
+        LinkError::Connection(_) if matches!(asked, Asked::Resume(_)) => NoLink::Lost,
+        LinkError::Connection(_) => NoLink::from(ErrorCode::NodeUnreachable),
+    })?;
+    Ok(Link { socket, granted, generation: route.generation })
+}
+
+async fn ask(socket: Socket, asked: &Asked) -> Result<(Socket, Granted), LinkError> {
+    match asked {
+        Asked::Open(request) => {
+            let (socket, answer) = link::open(socket, PATH, request, &[]).await?;
+            Ok((socket, Granted::Opened(answer)))
+        }
+        Asked::Resume(request) => {
+            let (socket, received) = link::resume(socket, PATH, request, &[]).await?;
+            Ok((socket, Granted::Resumed(received)))
+        }
+    }
+}
+
+/// What somebody new is told: unlike a session's own life, an end that is followed by another life is no end.
+fn admission(state: &Lookup) -> Presence {
+    match state {
+        Lookup::Known(route) => match route.ready() {
+            Ok(()) => Presence::Here(route.generation),
+            Err(code) if code.retry() == Retry::Safe => Presence::Between(code),
+            Err(code) => Presence::Ended(code),
+        },
+        Lookup::Ended(code) => Presence::Ended(*code),
+        Lookup::Unknown => Presence::Ended(ErrorCode::InstanceUnknown),
+        Lookup::Unavailable => Presence::Ended(ErrorCode::RegistryUnavailable),
+        Lookup::Asking => Presence::Unknown,
+    }
+}

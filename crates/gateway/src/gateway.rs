@@ -1,0 +1,77 @@
+//! What the parts of one gateway share.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use landfast_core::ErrorCode;
+use landfast_core::route::Route;
+use landfast_net::relay::{self, Target};
+use landfast_net::secret::CellKey;
+use landfast_net::socket::Socket;
+
+use crate::api::Apis;
+use crate::auth::Auth;
+use crate::config::Config;
+use crate::routes::Routes;
+use crate::stop::Drain;
+use crate::upstream::Pool;
+
+/// How long a node may take to answer a dial: several round trips around the world, or one lost packet and its repeat.
+const DIAL_WITHIN: Duration = Duration::from_secs(5);
+
+/// What all workers of a gateway share.
+#[derive(Debug)]
+pub(crate) struct Gateway {
+    /// What the operator said.
+    pub(crate) config: Config,
+    /// What relays accept.
+    pub(crate) key: CellKey,
+    /// Where instances are.
+    pub(crate) routes: Routes,
+    /// Who may reach them.
+    pub(crate) auth: Auth,
+    /// Where the control plane is.
+    pub(crate) apis: Apis,
+    /// When to end.
+    pub(crate) drain: Drain,
+}
+
+/// What one worker's connections share.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    /// What all workers share.
+    pub(crate) gateway: Arc<Gateway>,
+    /// This worker's idle upstream connections.
+    pub(crate) pool: Pool,
+}
+
+impl Gateway {
+    /// Whether the registry has been read once.
+    pub(crate) fn is_loaded(&self) -> bool {
+        self.routes.is_loaded() && self.auth.is_loaded()
+    }
+
+    /// Dials a place in an instance. What the node says about its routes is passed on to those who keep them.
+    ///
+    /// Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// The refusal's code; nothing was started.
+    pub(crate) async fn dial(&self, route: &Route, target: Target) -> Result<Socket, ErrorCode> {
+        let address = route.address.as_deref().ok_or(ErrorCode::NodeUnreachable)?;
+        let toward =
+            relay::Route { instance: route.instance, generation: route.generation, address: address.to_owned() };
+        let error = match relay::dial(&toward, target, &self.key, DIAL_WITHIN).await {
+            Ok(socket) => return Ok(socket),
+            Err(error) => error,
+        };
+        tracing::debug!(instance = %route.instance, generation = %route.generation, %error, "dial");
+        let code = error.code();
+        if matches!(code, ErrorCode::NodeNotHere | ErrorCode::NodeStaleGeneration) {
+            // What comes of it is read from the routes.
+            let _ = self.routes.refused(route.instance, route.generation).await;
+        }
+        Err(code)
+    }
+}

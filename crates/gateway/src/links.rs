@@ -1,0 +1,160 @@
+//! Links of clients that are the client end themselves: the gateway lets them in, finds the instance, and then only
+//! copies bytes.
+//!
+//! Such a client dials again by itself, so everything that would move a session here just ends the link: the next one
+//! finds the new place, or hears the reason why there is none.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use http::request::Parts;
+use http::{Response, StatusCode};
+use landfast_core::record::Generation;
+use landfast_core::redial::Presence;
+use landfast_core::{ErrorCode, Problem};
+use landfast_net::copy::{Copied, Ended, copy_both};
+use landfast_net::head::RequestHead;
+use landfast_net::link::{OpenRequest, ResumeRequest, resume_answer};
+use landfast_net::socket::Socket;
+use tokio::sync::watch;
+
+use crate::access::Record;
+use crate::answer;
+use crate::auth::{Access, Auth};
+use crate::body::Body;
+use crate::counted::Counted;
+use crate::first::{self, Asked, Granted, NoLink};
+use crate::forward::Origin;
+use crate::gateway::Gateway;
+use crate::headers;
+use crate::place;
+use crate::routes::Entry;
+
+/// A link on its way to its client, or with it.
+#[derive(Debug)]
+pub(crate) struct Relayed {
+    gateway: Arc<Gateway>,
+    upstream: Socket,
+    generation: Generation,
+    /// Held so that it hears all news.
+    entry: Arc<Entry>,
+    news: watch::Receiver<Presence>,
+    access: Arc<Access>,
+}
+
+/// Whether a path inside an instance is one of links.
+pub(crate) fn is_path(path: &str) -> bool {
+    path == first::PATH || session(path).is_some()
+}
+
+/// Reads what a client asks for. The request inside an open is checked and cleaned like one from outside.
+///
+/// # Errors
+///
+/// What is wrong with it, or what the token does not allow.
+pub(crate) fn read(parts: &Parts, auth: &Auth, access: &Access, origin: &Origin) -> Result<Asked, Problem> {
+    let get = |name: &str| parts.headers.get(name).and_then(|value| value.to_str().ok());
+    if let Some(session) = session(parts.uri.path()) {
+        return ResumeRequest::decode(session, get).map(Asked::Resume);
+    }
+    let mut request = OpenRequest::decode(get)?;
+    request.head = inner_head(&request.head, auth, access, origin)?;
+    Ok(Asked::Open(request))
+}
+
+/// Asks the instance for the link, and answers the client with what it said.
+///
+/// # Errors
+///
+/// What the client is answered instead, by us or by the far end.
+pub(crate) async fn open(
+    gateway: &Arc<Gateway>,
+    entry: Arc<Entry>,
+    access: Arc<Access>,
+    asked: &Asked,
+    record: &mut Record,
+) -> Result<(Response<Body>, Relayed), NoLink> {
+    let news = entry.news();
+    let link = first::link(gateway, &entry, asked, gateway.config.route_deadline(), record).await?;
+    record.generation = Some(link.generation);
+    let head = match link.granted {
+        Granted::Opened(answer) => answer.encode(),
+        Granted::Resumed(received) => resume_answer(received),
+    };
+    let mut response = answer::empty(StatusCode::SWITCHING_PROTOCOLS);
+    *response.headers_mut() = headers::from_head(&head.headers);
+    let relayed = Relayed {
+        gateway: Arc::clone(gateway),
+        upstream: link.socket,
+        generation: link.generation,
+        entry,
+        news,
+        access,
+    };
+    Ok((response, relayed))
+}
+
+impl Relayed {
+    /// Copies until either side ends, or the link must be given up.
+    pub(crate) async fn run(mut self, client: Option<Socket>, mut record: Box<Record>) {
+        let Some(client) = client else {
+            record.cause = Some(ErrorCode::ClientLost);
+            return;
+        };
+        record.links = 1;
+        let mut client = Counted::new(client);
+        record.cause = tokio::select! {
+            biased;
+            code = self.access.ended(self.gateway.config.end_sessions_at_expiry) => Some(code),
+            // Told at once and not at the deadline: these clients lose nothing, and have elsewhere to go.
+            () = self.gateway.drain.begun.cancelled() => Some(ErrorCode::GatewayDraining),
+            code = left_behind(&mut self.news, self.generation) => Some(code),
+            Copied { ended_by, .. } = copy_both(&mut client, &mut self.upstream) => match ended_by {
+                Ended::Clean => None,
+                Ended::First(_) => Some(ErrorCode::ClientLost),
+                Ended::Second(_) => Some(ErrorCode::UpstreamLost),
+            },
+        };
+        tracing::trace!(instance = %self.entry.id(), cause = ?record.cause, "link ended");
+        let (up, down) = client.counts();
+        record.up.store(up, Ordering::Relaxed);
+        record.down = down;
+    }
+}
+
+/// Waits until the instance has ended, or lives on elsewhere.
+async fn left_behind(news: &mut watch::Receiver<Presence>, generation: Generation) -> ErrorCode {
+    let gone = |presence: &Presence| match *presence {
+        Presence::Ended(_) => true,
+        Presence::Here(newest) => newest > generation,
+        Presence::Between(_) | Presence::Unknown => false,
+    };
+    let seen = news.wait_for(gone).await.map(|presence| *presence);
+    match seen {
+        Ok(Presence::Ended(code)) => code,
+        Ok(_) => ErrorCode::NodeStaleGeneration,
+        // The entry that is held keeps the sender.
+        Err(_) => std::future::pending().await,
+    }
+}
+
+/// The session in the path of a resume.
+fn session(path: &str) -> Option<&str> {
+    path.strip_prefix(first::PATH)?.strip_prefix('/').filter(|session| !session.contains('/'))
+}
+
+/// The request inside an open, as the agent is to see it.
+fn inner_head(head: &RequestHead, auth: &Auth, access: &Access, origin: &Origin) -> Result<RequestHead, Problem> {
+    let mut uri = place::inner(&head.target)?;
+    access.check_path(uri.path())?;
+    let mut inner = headers::from_head(&head.headers);
+    auth.remove(&mut inner, &mut uri);
+    let upgrade = headers::upgrade(&inner).map(str::to_owned);
+    origin.mark(&mut inner);
+    let mut lines = headers::to_head(&inner);
+    if let Some(upgrade) = upgrade {
+        lines.push("Connection", "Upgrade");
+        lines.push("Upgrade", upgrade);
+    }
+    Ok(RequestHead { method: head.method.clone(), target: uri.to_string(), headers: lines })
+}

@@ -1,0 +1,98 @@
+//! Finding the instance for one request: look, park while it is between places, go on after a refusal.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use landfast_core::route::{Lookup, Route};
+use landfast_core::{ErrorCode, InstanceId, Problem, Retry};
+use landfast_net::random;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use crate::attempts::{Attempts, Next};
+use crate::routes::{Entry, Routes};
+
+/// The search for one request's instance.
+#[derive(Debug)]
+pub(crate) struct Search<'a> {
+    routes: &'a Routes,
+    entry: Arc<Entry>,
+    attempts: Attempts,
+    deadline: Instant,
+}
+
+impl<'a> Search<'a> {
+    /// Begins a search that ends `within` this time.
+    ///
+    /// # Errors
+    ///
+    /// `registry.unavailable` if nobody can tell anything.
+    pub(crate) async fn new(routes: &'a Routes, id: InstanceId, within: Duration) -> Result<Self, Problem> {
+        let deadline = Instant::now() + within;
+        Ok(Self { routes, entry: routes.look(id).await?, attempts: Attempts::default(), deadline })
+    }
+
+    /// The route to try next; waits for one while the instance is between places.
+    ///
+    /// # Errors
+    ///
+    /// Why there is none, and will be none before the deadline.
+    pub(crate) async fn route(&mut self) -> Result<Route, Problem> {
+        let mut news = None;
+        loop {
+            let passes = match &*self.entry.state() {
+                Lookup::Known(route) => match route.ready() {
+                    Ok(()) => return Ok(route.clone()),
+                    Err(code) if code.retry() == Retry::Safe => code,
+                    Err(code) => return Err(code.into()),
+                },
+                Lookup::Ended(code) => return Err((*code).into()),
+                Lookup::Unknown => return Err(ErrorCode::InstanceUnknown.into()),
+                Lookup::Unavailable => return Err(ErrorCode::RegistryUnavailable.into()),
+                Lookup::Asking => ErrorCode::RegistryUnavailable,
+            };
+            if passes == ErrorCode::RegistryUnavailable {
+                self.entry = self.routes.look(self.entry.id()).await?;
+                news = None;
+                continue;
+            }
+            // Subscribed before the look that counts, so that no news falls in between.
+            let Some(heard) = &mut news else {
+                news = Some(self.entry.news());
+                continue;
+            };
+            if timeout_at(self.deadline, heard.changed()).await.is_err() {
+                return Err(passes.into());
+            }
+        }
+    }
+
+    /// A try was refused or failed before anything was started: waits until the next one is due.
+    ///
+    /// # Errors
+    ///
+    /// The refusal, if it was the last.
+    pub(crate) async fn refused(&mut self, code: ErrorCode, route: &Route) -> Result<(), Problem> {
+        self.entry = self.routes.look(self.entry.id()).await?;
+        let mut news = self.entry.news();
+        let state = self.entry.state();
+        let now = match &*state {
+            Lookup::Known(route) => Some(route),
+            Lookup::Asking | Lookup::Ended(_) | Lookup::Unknown | Lookup::Unavailable => None,
+        };
+        // Somebody who knows has spoken: the next look tells.
+        if now.is_none() {
+            return Ok(());
+        }
+        match self.attempts.handle_refused(code, route, now, random::bits()) {
+            Next::End(code) => Err(code.into()),
+            Next::Again(wait) if Instant::now() + wait > self.deadline => Err(code.into()),
+            Next::Again(wait) => {
+                tokio::select! {
+                    () = sleep(wait) => {}
+                    _ = news.changed(), if !wait.is_zero() => {}
+                }
+                Ok(())
+            }
+        }
+    }
+}
