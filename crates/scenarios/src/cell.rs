@@ -57,6 +57,15 @@ pub struct Node {
     pub network: FaultRelay,
 }
 
+/// An access token.
+#[derive(Clone, Debug)]
+pub struct Token {
+    /// Its id, by which it is taken back.
+    pub id: String,
+    /// What is sent.
+    pub text: String,
+}
+
 /// A cell to be: what to change before it starts.
 #[derive(Clone, Debug, Default)]
 pub struct Plan {
@@ -172,10 +181,22 @@ impl Cell {
     ///
     /// There are not two nodes.
     pub async fn place_of(&self, instance: &Instance) -> (&'static str, &'static str) {
-        let record = instance.record().await;
-        let address = record["address"].as_str().expect("it runs somewhere");
-        let [one, other] = &self.nodes[..] else { panic!("two nodes") };
-        if one.is_at(address) { (one.name, other.name) } else { (other.name, one.name) }
+        let here = self.node_of(instance).await.name;
+        let there = self.nodes.iter().find(|node| node.name != here).expect("two nodes");
+        (here, there.name)
+    }
+
+    /// The node an instance is at.
+    ///
+    /// # Panics
+    ///
+    /// It is at none of ours.
+    pub async fn node_of(&self, instance: &Instance) -> &Node {
+        let id = instance.record().await["node"].clone();
+        let nodes = self.operator.demand("GET", "/v1/nodes", None).await;
+        let found = nodes["items"].as_array().and_then(|nodes| nodes.iter().find(|node| node["id"] == id));
+        let name = found.unwrap_or_else(|| panic!("no node {id} in {nodes}"))["name"].clone();
+        self.nodes.iter().find(|node| name == node.name).expect("a node of ours")
     }
 
     /// The nodes that an instance comes by in so many moves to and fro.
@@ -220,7 +241,7 @@ impl Cell {
     pub async fn create_unawaited(&self, wish: &Value) -> Instance {
         let created = self.operator.demand("POST", "/v1/instances", Some(wish)).await;
         let id = created["id"].as_str().expect("an instance has an id").to_owned();
-        let token = self.operator.token(&id, &json!({})).await;
+        let token = self.operator.token(&id, &json!({})).await.text;
         Instance { operator: self.operator.clone(), id, token }
     }
 }
@@ -247,21 +268,19 @@ impl Operator {
     /// # Panics
     ///
     /// None is given.
-    pub async fn token(&self, instance: &str, wish: &Value) -> String {
+    pub async fn token(&self, instance: &str, wish: &Value) -> Token {
         let answer = self.demand("POST", &format!("/v1/instances/{instance}/tokens"), Some(wish)).await;
-        answer["token"].as_str().expect("a token").to_owned()
+        let field = |name: &str| answer[name].as_str().expect("a token has an id and a text").to_owned();
+        Token { id: field("id"), text: field("token") }
     }
-}
 
-impl Operator {
     /// Takes a token back.
     ///
     /// # Panics
     ///
     /// It is refused.
-    pub async fn revokes(&self, instance: &str, token: &str) {
-        let target = format!("/v1/instances/{instance}/tokens/revoke");
-        self.demand("POST", &target, Some(&json!({"token": token}))).await;
+    pub async fn revokes(&self, token: &Token) {
+        self.demand("DELETE", &format!("/v1/tokens/{}", token.id), None).await;
     }
 }
 
@@ -284,11 +303,6 @@ impl Drop for Cell {
 }
 
 impl Node {
-    /// Whether this is the address under which gateways reach it.
-    pub fn is_at(&self, address: &str) -> bool {
-        address == self.network.address().to_string() || address == self.role.address().to_string()
-    }
-
     /// Kills the node and starts it again. Its agents live on.
     pub async fn restart(&mut self) {
         self.role.kill().await;

@@ -14,8 +14,7 @@ use crate::plain::PlainClient;
 /// The relay or the agent refuses.
 pub async fn attach(cell: &Cell, process: &Process, query: &str) -> Attached {
     let record = process.instance.record().await;
-    let address = record["address"].as_str().expect("it runs somewhere");
-    let node = cell.nodes.iter().find(|node| node.is_at(address)).expect("a node of ours");
+    let node = cell.node_of(&process.instance).await;
     let key = std::fs::read_to_string(cell.dir().join("cell.key")).expect("a cell has a key");
     let generation = record["generation"].as_u64().expect("a generation");
     let socket = http::connect(node.role.address(), None).await;

@@ -54,13 +54,9 @@ impl Instance {
 
     /// Moves it to a node and waits until that one has it.
     pub async fn moves_to(&self, node: &str) {
-        let generation = self.record().await["generation"].as_u64();
-        self.demand("move", &json!({"to": node})).await;
-        eventually("the instance has moved", async || {
-            let record = self.record().await;
-            (record["phase"] == "running" && record["generation"].as_u64() > generation).then_some(())
-        })
-        .await;
+        let before = self.record().await["generation"].as_u64();
+        let moved = self.demand("move?wait=30", &json!({"node": node})).await;
+        assert!(moved["phase"] == "running" && moved["generation"].as_u64() > before, "{moved}");
     }
 
     /// Stops it.

@@ -89,7 +89,7 @@ impl Storm {
             Fault::Move => {
                 let instance = &instances[self.random.random_range(0..instances.len())];
                 let target = format!("/v1/instances/{}/move", instance.id);
-                let answer = instance.operator.ask("POST", &target, Some(&json!({"to": struck.name}))).await;
+                let answer = instance.operator.ask("POST", &target, Some(&json!({"node": struck.name}))).await;
                 // It may be there already, or just be moving.
                 return answer.status / 100 == 2;
             }

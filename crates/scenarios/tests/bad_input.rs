@@ -57,7 +57,7 @@ async fn a_token_that_does_not_open_this_door_is_refused_with_its_reason() {
     let cell = Cell::start().await;
     let (instance, other) = (cell.create().await, cell.create().await);
     let process = instance.command("cat").await;
-    let short = cell.operator.token(&instance.id, &json!({"ttl": 1})).await;
+    let short = cell.operator.token(&instance.id, &json!({"ttl_seconds": 1})).await.text;
     sleep(Duration::from_millis(2100)).await;
     let forged = instance.token.replace('.', ".e");
     let cases = [
@@ -208,7 +208,8 @@ async fn a_full_disk_is_said_to_be_full_and_loses_nothing_that_was_acknowledged(
     let (address, key) = ready_with_key(&mut api, path).await;
     let mut ids = Vec::new();
     let full = loop {
-        let body = json!({"labels": {"filler": "x".repeat(20_000)}});
+        let filler = (0..60).map(|number| (format!("filler-{number}"), json!("x".repeat(250))));
+        let body = json!({"labels": filler.collect::<serde_json::Map<_, _>>()});
         let answer = http::ask(address, "POST", "/v1/instances", Some(&key), Some(&body)).await;
         if answer.status != 201 {
             break answer;

@@ -163,9 +163,9 @@ async fn a_revoked_token_closes_its_sessions_with_1008_and_no_others() {
     let mut other = process.attach("now").await;
     let second = cell.operator.token(&instance.id, &json!({})).await;
     let mut upgrade = process.upgrade("from=now");
-    upgrade.token = Some(second.clone());
+    upgrade.token = Some(second.text.clone());
     let mut viewer = PlainClient::open(&upgrade).await.expect("attached");
-    cell.operator.revokes(&instance.id, &second).await;
+    cell.operator.revokes(&second).await;
     viewer.expect_close(1008, "auth.revoked").await;
     let refusal = PlainClient::open(&upgrade).await.expect_err("the token is revoked");
     assert_eq!(refusal.refusal(), (403, "auth.revoked".to_owned()));
@@ -179,7 +179,7 @@ async fn a_token_that_expires_closes_its_sessions_with_1008_where_that_is_asked_
     let instance = cell.create().await;
     let process = instance.command("cat").await;
     let mut upgrade = process.upgrade("from=now");
-    upgrade.token = Some(cell.operator.token(&instance.id, &json!({"ttl": 2})).await);
+    upgrade.token = Some(cell.operator.token(&instance.id, &json!({"ttl_seconds": 2})).await.text);
     let mut viewer = PlainClient::open(&upgrade).await.expect("attached");
     viewer.expect_close(1008, "auth.expired").await;
 }
