@@ -1,7 +1,10 @@
 //! The store contract and its stores, the scheduler, the public API and access tokens.
 
+pub mod api;
 pub mod api_key;
 pub mod cell;
+mod keeper;
 pub mod records;
 pub mod store;
+mod sweep;
 pub mod token;

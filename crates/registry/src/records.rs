@@ -140,7 +140,8 @@ pub fn encode<T: Serialize>(record: &T) -> Result<Bytes, StoreError> {
     serde_json::to_vec(record).map(Bytes::from).map_err(|error| StoreError::Invalid(error.to_string()))
 }
 
-fn readable<T: DeserializeOwned>(entries: Vec<Entry>) -> Vec<(T, Revision)> {
+/// Reads what can be understood of a list; the rest is left out and logged.
+pub(crate) fn readable<T: DeserializeOwned>(entries: Vec<Entry>) -> Vec<(T, Revision)> {
     let read = |entry: Entry| match decode(&entry.key, &entry.value) {
         Ok(record) => Some((record, entry.revision)),
         Err(error) => {

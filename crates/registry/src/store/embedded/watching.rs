@@ -21,6 +21,8 @@ pub(super) struct Tail {
     prefix: String,
     /// Everything up to here has been told; `None` when a snapshot is to be told next.
     told: Option<Revision>,
+    /// Whether the log had nothing more when it was read last, and the ear has heard nothing since.
+    idle: bool,
     failed: bool,
 }
 
@@ -28,17 +30,20 @@ impl Tail {
     /// A tail that begins with a snapshot, or after a revision.
     pub(super) fn new(shared: Arc<Shared>, prefix: &str, from: Option<Revision>) -> Self {
         let ear = shared.bell.ear(prefix);
-        Self { shared, ear, prefix: prefix.to_owned(), told: from, failed: false }
+        Self { shared, ear, prefix: prefix.to_owned(), told: from, idle: false, failed: false }
     }
 
     async fn wait(&mut self) -> Result<WatchEvent, StoreError> {
         check_key(&self.prefix)?;
         loop {
-            // What was read last may already be old, so the log is read before the first wait.
-            if let Some(event) = self.read().await? {
-                return Ok(event);
+            if !self.idle {
+                if let Some(event) = self.read().await? {
+                    return Ok(event);
+                }
+                self.idle = true;
             }
             self.ear.listen().await;
+            self.idle = false;
         }
     }
 

@@ -1,0 +1,148 @@
+//! The public API: what people and programs ask of a cell.
+//!
+//! It writes what should be into the store and reads what is; nodes and the keeper do the rest. So any number of API
+//! servers may run, and one may die in the middle of a request: what it had acknowledged stands, and a repeated request
+//! finds it. Every refusal, down to the wrong method on a wrong path, is a row of the error table.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use axum::Router;
+use axum::middleware::{from_fn, from_fn_with_state};
+use landfast_core::Problem;
+use landfast_net::role::{self, CancellationToken, Running};
+use serde::Deserialize;
+use tokio::task::JoinSet;
+use utoipa::openapi::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::cell::Cell;
+use crate::keeper;
+use crate::store::Store;
+
+mod access;
+mod describe;
+mod forward;
+mod health;
+mod idempotency;
+mod input;
+mod instances;
+mod moves;
+mod nodes;
+mod refusal;
+mod registration;
+mod serve;
+#[cfg(test)]
+mod tests;
+mod tokens;
+mod view;
+mod wait;
+
+pub(crate) use idempotency::Claim;
+
+/// Settings of an API server.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Where it listens. Gateways find it in the store, so any free port of this machine does.
+    pub listen: SocketAddr,
+    /// The `host:port` it tells gateways, where that is not what it listens on.
+    pub advertise: Option<String>,
+    /// The URL under which clients reach the cell, such as `https://cell.example`; without it, what the request says.
+    pub public_url: Option<String>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { listen: (Ipv4Addr::LOCALHOST, 0).into(), advertise: None, public_url: None }
+    }
+}
+
+/// What handlers share.
+struct Api {
+    cell: Arc<Cell>,
+    store: Arc<dyn Store>,
+    public_url: Option<String>,
+    stop: CancellationToken,
+}
+
+/// Starts an API server and its keeper: makes the cell's keys known, listens, and tells the gateways where.
+///
+/// # Errors
+///
+/// The address is taken or not ours, or the store cannot be used.
+pub async fn start(
+    config: Config,
+    cell: Arc<Cell>,
+    store: Arc<dyn Store>,
+    stop: CancellationToken,
+) -> Result<Running, Problem> {
+    let listener = role::listen(config.listen, false)?;
+    let address = listener.local_addr().map_err(|_| landfast_core::ErrorCode::Internal)?;
+    cell.signer().publish(&*store).await?;
+    cell.api_key().publish(&*store).await?;
+    let advertised = config.advertise.unwrap_or_else(|| address.to_string());
+    let lease = registration::register(&*store, &advertised).await?;
+
+    let public_url = config.public_url.map(|url| url.trim_end_matches('/').to_owned());
+    let api = Arc::new(Api { cell, store: store.clone(), public_url, stop: stop.clone() });
+    let mut tasks = JoinSet::new();
+    tasks.spawn(serve::serve(listener, router(api), stop.clone()));
+    tasks.spawn(registration::keep(store.clone(), advertised, lease, stop.clone()));
+    tasks.spawn(keeper::run(store, stop));
+    let done = tokio::spawn(async move {
+        while let Some(ended) = tasks.join_next().await {
+            if let Err(error) = ended {
+                tracing::error!(%error, "a task of the API server ended badly");
+            }
+        }
+    });
+    Ok(Running { address, done })
+}
+
+/// The description of the API, as `docs/reference/openapi.json` has it.
+pub fn openapi() -> String {
+    let mut text = described().to_pretty_json().unwrap_or_default();
+    text.push('\n');
+    text
+}
+
+fn described() -> OpenApi {
+    let (_, mut paths) = open().split_for_parts();
+    let (_, with_key) = protected().split_for_parts();
+    paths.merge(with_key);
+    describe::finish(paths)
+}
+
+fn router(api: Arc<Api>) -> Router {
+    let (protected, _) = protected().split_for_parts();
+    let protected = protected.route_layer(from_fn_with_state(api.clone(), access::require_key));
+    let (open, _) = open().split_for_parts();
+    open.merge(protected)
+        .fallback(refusal::unknown_path)
+        .method_not_allowed_fallback(refusal::wrong_method)
+        .layer(from_fn(refusal::guard))
+        .with_state(api)
+}
+
+fn open() -> OpenApiRouter<Arc<Api>> {
+    OpenApiRouter::default()
+        .routes(routes!(health::live))
+        .routes(routes!(health::ready))
+        .routes(routes!(health::description))
+}
+
+fn protected() -> OpenApiRouter<Arc<Api>> {
+    OpenApiRouter::default()
+        .routes(routes!(instances::create, instances::list))
+        .routes(routes!(instances::read, instances::delete))
+        .routes(routes!(instances::stop))
+        .routes(routes!(moves::begin))
+        .routes(routes!(tokens::create))
+        .routes(routes!(tokens::revoke))
+        .routes(routes!(nodes::list))
+        .routes(routes!(forward::processes))
+        .routes(routes!(forward::process))
+        .routes(routes!(forward::exec))
+}

@@ -1,0 +1,191 @@
+//! Calls to an instance's agent by way of the control plane, for clients that hold an API key and no access token.
+//!
+//! The data plane (`/i/{instance}/…`) is the way for anything that streams or lasts; here a call and its answer are whole
+//! and bounded. The call is sent at most once: only refusals that prove that nothing was started are tried again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Request, State};
+use axum::http::header::{ACCEPT, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, TRANSFER_ENCODING, UPGRADE};
+use axum::http::request::Parts;
+use axum::http::uri::PathAndQuery;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use http_body_util::Full;
+use landfast_core::lifecycle::{end_code, will_restart};
+use landfast_core::record::{Instance, MoveStep, Phase};
+use landfast_core::{ErrorCode, InstanceId, Problem};
+use landfast_net::http::{CallError, call};
+use landfast_net::relay::{Route, Target, dial};
+use landfast_net::socket::Socket;
+use tokio::time::sleep;
+
+use super::input::{Id, invalid, read_body};
+use super::refusal::Refusal;
+use super::{Api, wait};
+
+/// The largest body that is forwarded.
+const BODY_MAX: usize = 16 * 1024 * 1024;
+
+/// How long to wait for an instance that starts, moves or comes back.
+const PLACE_DEADLINE: Duration = Duration::from_secs(30);
+
+/// How long one dial may take: the relay answers at once or not at all.
+const DIAL_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Dials, and the first pause between two, which doubles: together well under a second for an instance that has just
+/// gone elsewhere.
+const DIALS: u32 = 4;
+const DIAL_AGAIN_AFTER: Duration = Duration::from_millis(100);
+
+/// How long the agent may take to answer. What takes longer is started as a process and followed on the data plane.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(300);
+
+/// The processes of an instance: list them, or start one.
+///
+/// Forwarded to the instance's agent.
+#[utoipa::path(
+    method(get, post), path = "/v1/instances/{id}/processes", operation_id = "forward_processes", tag = "processes",
+    params(("id" = String, Path, description = "The instance's id.")),
+    responses((status = 200, description = "What the agent answers."), (status = 201, description = "What the agent answers.")),
+)]
+pub(super) async fn processes(
+    State(api): State<Arc<Api>>,
+    Id(id): Id<InstanceId>,
+    request: Request,
+) -> Result<Response, Refusal> {
+    forward(&api, id, request).await
+}
+
+/// One process of an instance: read it, end it, signal it, write to it, read its output.
+///
+/// Forwarded to the instance's agent. Attaching and following are for the data plane.
+#[utoipa::path(
+    method(get, post, delete), path = "/v1/instances/{id}/processes/{*rest}", operation_id = "forward_process", tag = "processes",
+    params(
+        ("id" = String, Path, description = "The instance's id."),
+        ("rest" = String, Path, description = "The process's id, and what of it."),
+    ),
+    responses((status = 200, description = "What the agent answers."), (status = 204, description = "What the agent answers.")),
+)]
+pub(super) async fn process(
+    State(api): State<Arc<Api>>,
+    Id(id): Id<InstanceId>,
+    request: Request,
+) -> Result<Response, Refusal> {
+    forward(&api, id, request).await
+}
+
+/// Runs a command in an instance and answers with its exit and output.
+///
+/// Forwarded to the instance's agent.
+#[utoipa::path(
+    post, path = "/v1/instances/{id}/exec", operation_id = "forward_exec", tag = "processes",
+    params(("id" = String, Path, description = "The instance's id.")),
+    responses((status = 200, description = "What the agent answers.")),
+)]
+pub(super) async fn exec(
+    State(api): State<Arc<Api>>,
+    Id(id): Id<InstanceId>,
+    request: Request,
+) -> Result<Response, Refusal> {
+    forward(&api, id, request).await
+}
+
+async fn forward(api: &Api, id: InstanceId, request: Request) -> Result<Response, Refusal> {
+    let (parts, body) = request.into_parts();
+    let target = agent_target(&parts, id)?;
+    let body = read_body(body, BODY_MAX).await?;
+    let socket = reach(api, id).await?;
+    let answer =
+        call(socket, agent_request(&parts, &target, body), ANSWER_DEADLINE).await.map_err(|error| lost(&error))?;
+    let (mut head, body) = answer.into_parts();
+    for name in [CONNECTION, TRANSFER_ENCODING, CONTENT_LENGTH, UPGRADE] {
+        head.headers.remove(name);
+    }
+    let mut response = (head.status, body).into_response();
+    response.headers_mut().extend(head.headers);
+    Ok(response)
+}
+
+/// The agent's own path, with the caller's query.
+fn agent_target(parts: &Parts, id: InstanceId) -> Result<String, Problem> {
+    if parts.headers.contains_key(UPGRADE) {
+        return Err(invalid(format!("There are no upgrades here; attach at /i/{id}/processes/….")));
+    }
+    let query = parts.uri.query().unwrap_or_default();
+    if query.split('&').any(|pair| pair.starts_with("follow=") && pair != "follow=false") {
+        return Err(invalid(format!("Output is followed at /i/{id}/processes/….")));
+    }
+    let all = parts.uri.path_and_query().map_or("", PathAndQuery::as_str);
+    let prefix = format!("/v1/instances/{id}");
+    all.strip_prefix(&prefix).map(ToOwned::to_owned).ok_or_else(|| invalid("The path is written in an unusual way."))
+}
+
+fn agent_request(parts: &Parts, target: &str, body: Bytes) -> http::Request<Full<Bytes>> {
+    let mut request = http::Request::new(Full::new(body));
+    *request.method_mut() = parts.method.clone();
+    *request.uri_mut() = target.parse().unwrap_or_default();
+    for name in [CONTENT_TYPE, ACCEPT] {
+        if let Some(value) = parts.headers.get(&name) {
+            request.headers_mut().insert(name, value.clone());
+        }
+    }
+    request.headers_mut().insert(HOST, http::HeaderValue::from_static("agent"));
+    request
+}
+
+/// Connects to the agent wherever the instance is by then. Whoever refuses has started nothing, so this may try again.
+async fn reach(api: &Api, id: InstanceId) -> Result<Socket, Refusal> {
+    let mut pause = DIAL_AGAIN_AFTER;
+    let mut dials = 1;
+    loop {
+        let route = route(api, id).await?;
+        match dial(&route, Target::Agent, api.cell.key(), DIAL_DEADLINE).await {
+            Ok(socket) => return Ok(socket),
+            Err(error) if dials < DIALS => tracing::debug!(%error, instance = %id, "dialling again"),
+            Err(error) => return Err(error.code().into()),
+        }
+        sleep(pause).await;
+        pause *= 2;
+        dials += 1;
+    }
+}
+
+/// Waits until the instance is somewhere.
+async fn route(api: &Api, id: InstanceId) -> Result<Route, Refusal> {
+    let (place, instance) = wait::until(api, id, PLACE_DEADLINE, place).await?;
+    match place {
+        Some(place) => Ok(place?),
+        None => Err(match instance.phase {
+            Phase::Moving => ErrorCode::InstanceMoving.into(),
+            Phase::Pending | Phase::Starting | Phase::Running => ErrorCode::InstanceStarting.into(),
+            Phase::Stopped | Phase::Failed | Phase::Lost | Phase::Deleted => {
+                end_code(instance.phase).unwrap_or(ErrorCode::Internal).into()
+            }
+        }),
+    }
+}
+
+/// Where the instance serves, or why it never will; nothing while that may change by itself.
+fn place(instance: &Instance) -> Option<Result<Route, ErrorCode>> {
+    if let Some(code) = end_code(instance.phase) {
+        return (!will_restart(instance)).then_some(Err(code));
+    }
+    let serves = match (instance.phase, &instance.moving) {
+        (Phase::Running, _) => true,
+        (_, Some(moving)) => moving.step == MoveStep::Preparing,
+        (_, None) => false,
+    };
+    let address = instance.address.clone().filter(|_| serves)?;
+    Some(Ok(Route { instance: instance.id, generation: instance.generation, address }))
+}
+
+fn lost(error: &CallError) -> Problem {
+    let code = match error {
+        CallError::Timeout => ErrorCode::UpstreamTimeout,
+        CallError::Connection(_) | CallError::Body(_) => ErrorCode::UpstreamLost,
+    };
+    Problem::new(code, format!("The instance's agent: {error}."))
+}
