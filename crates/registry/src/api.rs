@@ -90,15 +90,20 @@ pub async fn start(
     let mut tasks = JoinSet::new();
     tasks.spawn(serve::serve(listener, router(api), stop.clone()));
     tasks.spawn(registration::keep(store.clone(), advertised, lease, stop.clone()));
-    tasks.spawn(keeper::run(store, stop));
-    let done = tokio::spawn(async move {
-        while let Some(ended) = tasks.join_next().await {
-            if let Err(error) = ended {
-                tracing::error!(%error, "a task of the API server ended badly");
-            }
-        }
-    });
+    tasks.spawn(keeper::run(store, stop.clone()));
+    let done = tokio::spawn(wait_for(tasks, stop));
     Ok(Running { address, done })
+}
+
+/// Waits for the server's tasks. None of them ends before the stop, and without one of them the others are no server: then
+/// all end, so that whoever started the server learns of it.
+async fn wait_for(mut tasks: JoinSet<()>, stop: CancellationToken) {
+    while let Some(ended) = tasks.join_next().await {
+        if !stop.is_cancelled() {
+            tracing::error!(?ended, "a task of the API server ended by itself; the server ends");
+            return;
+        }
+    }
 }
 
 /// The description of the API, as `docs/reference/openapi.json` has it.

@@ -112,10 +112,13 @@ fn refusals(operation: &str) -> &'static [ErrorCode] {
             &[ErrorCode::RequestInvalid, ErrorCode::RequestConflict, ErrorCode::RequestKeyReused, ErrorCode::LimitBody]
         }
         "list_instances" => &[ErrorCode::RequestInvalid],
-        "read_instance" => &[ErrorCode::InstanceUnknown],
-        "delete_instance" | "stop_instance" => {
-            &[ErrorCode::InstanceUnknown, ErrorCode::InstanceGone, ErrorCode::RequestConflict]
-        }
+        "read_instance" => &[ErrorCode::RequestInvalid, ErrorCode::InstanceUnknown],
+        "delete_instance" | "stop_instance" => &[
+            ErrorCode::RequestInvalid,
+            ErrorCode::RequestConflict,
+            ErrorCode::InstanceUnknown,
+            ErrorCode::InstanceGone,
+        ],
         "move_instance" => &[
             ErrorCode::RequestInvalid,
             ErrorCode::RequestConflict,

@@ -51,6 +51,7 @@ macro_rules! conformance_tests {
             a_watch_tells_every_change_of_its_prefix_in_order
             a_watch_from_a_revision_tells_exactly_what_followed
             a_watch_misses_nothing_while_two_processes_write
+            a_watch_far_behind_still_tells_every_change
             a_dropped_wait_loses_no_change
             a_watch_behind_forgotten_history_is_told_to_resync
         }
@@ -319,6 +320,25 @@ pub(crate) async fn a_watch_misses_nothing_while_two_processes_write(place: &dyn
     };
     tokio::join!(writing, watching);
     assert!(child.wait().unwrap().success());
+}
+
+pub(crate) async fn a_watch_far_behind_still_tells_every_change(place: &dyn Place) {
+    let store = place.open();
+    let mut watch = store.watch("n/", None);
+    snapshot(&mut watch).await;
+    let expected: Vec<u64> = (0..1000).collect();
+    for group in expected.chunks(50) {
+        join_all(group.iter().map(|number| {
+            let key = format!("n/{number}");
+            let store = store.clone();
+            async move { put(&*store, &key, Expect::Absent, &number.to_string()).await }
+        }))
+        .await;
+    }
+    let mut told: Vec<u64> =
+        values(changes(&mut watch, 1000).await).iter().map(|value| value.parse().unwrap()).collect();
+    told.sort_unstable();
+    assert_eq!(told, expected);
 }
 
 pub(crate) async fn a_dropped_wait_loses_no_change(place: &dyn Place) {

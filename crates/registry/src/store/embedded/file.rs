@@ -154,8 +154,11 @@ impl Db {
         let result = act(self)
             .and_then(|result| self.conn.execute_batch("COMMIT").map(|()| result).map_err(|e| self.explain(&e)));
         // Some errors end the transaction by themselves, others leave it open.
-        if result.is_err() && !self.conn.is_autocommit() {
-            self.conn.execute_batch("ROLLBACK").map_err(|error| self.explain(&error))?;
+        if result.is_err()
+            && !self.conn.is_autocommit()
+            && let Err(error) = self.conn.execute_batch("ROLLBACK")
+        {
+            tracing::error!(%error, path = %self.file.path.display(), "cannot roll back");
         }
         result
     }
@@ -224,7 +227,13 @@ fn make_schema(file: &File) -> Result<(), StoreError> {
     let (id, version, schema) = (pragma("application_id")?, pragma("user_version")?, pragma("schema_version")?);
     match (id, version) {
         (0, 0) if schema == 0 => {
-            conn.pragma_update(None, "journal_mode", "WAL").map_err(said)?;
+            let mode: String =
+                conn.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0)).map_err(said)?;
+            if mode != "wal" {
+                return Err(
+                    file.unavailable("this file system cannot share a store between processes; use a local disk")
+                );
+            }
             let marks = format!("PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION};");
             conn.execute_batch(&format!("BEGIN IMMEDIATE; {SCHEMA} {marks} COMMIT;")).map_err(said)
         }
@@ -266,6 +275,11 @@ fn lock(bell: &std::fs::File) -> io::Result<()> {
         match rustix::fs::flock(bell, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => return Ok(()),
             Err(rustix::io::Errno::WOULDBLOCK) if since.elapsed() < LOCK_MAX => thread::sleep(LOCK_LOOK),
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                return Err(io::Error::other(
+                    "another process has been opening the store for too long; is it stopped?",
+                ));
+            }
             Err(error) => return Err(error.into()),
         }
     }

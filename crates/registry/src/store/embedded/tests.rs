@@ -292,11 +292,51 @@ fn many_who_open_a_new_store_at_once_share_one() {
 }
 
 #[tokio::test]
-async fn the_history_stays_within_its_bound() {
+async fn the_history_stays_within_its_bound_and_is_whole_up_to_it() {
     let place = Fresh::new();
     place.forget_history().await;
     let kept: i64 = place.raw().query_row("SELECT count(*) FROM changes", [], |row| row.get(0)).unwrap();
     assert_eq!(kept, HISTORY_KEPT);
+    let store = place.open();
+    let newest = store.list("").await.unwrap().revision;
+    let oldest_watchable = newest - HISTORY_KEPT as u64;
+    let WatchEvent::Changes(changes) = soon(store.watch("", Some(oldest_watchable)).next()).await.unwrap() else {
+        panic!("all that followed is kept");
+    };
+    assert_eq!(changes[0].revision, oldest_watchable + 1);
+    let event = soon(store.watch("", Some(oldest_watchable - 1)).next()).await.unwrap();
+    assert_eq!(event, WatchEvent::Resync);
+}
+
+#[tokio::test]
+async fn an_opener_that_hangs_makes_others_fail_and_not_hang() {
+    let place = Fresh::new();
+    let bell = fs::File::create(place.dir.path().join("cell.db.bell")).unwrap();
+    rustix::fs::flock(&bell, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let error = place.try_open().err().unwrap();
+    assert!(error.code() == ErrorCode::RegistryUnavailable && error.to_string().contains("stopped"), "{error}");
+    drop(bell);
+    assert!(place.try_open().is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_writer_of_another_process_that_hangs_stops_writes_for_a_while_and_reads_not_at_all() {
+    let place = Fresh::new();
+    let store = place.open();
+    set(&*store, "a", "x").await;
+    let other = place.raw();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let write = store.put("b", Expect::Absent, "x".into(), None);
+    let reads = async {
+        let since = Instant::now();
+        assert!(store.get("a").await.unwrap().is_some());
+        since.elapsed()
+    };
+    let (written, read_after) = tokio::join!(write, reads);
+    assert_eq!(written.unwrap_err().code(), ErrorCode::RegistryUnavailable);
+    assert!(read_after < Duration::from_secs(4), "a read waited {read_after:?} for a writer");
+    other.execute_batch("ROLLBACK").unwrap();
+    store.put("b", Expect::Absent, "x".into(), None).await.unwrap();
 }
 
 /// Loose, because the machine that runs tests is busy; `examples/watch_latency.rs` gives the figures.

@@ -1,0 +1,142 @@
+//! Calls to the agent: at most once, and none that cannot end well.
+
+use super::*;
+
+/// A relay that answers each connection as told: with a refusal, or as the agent.
+struct Peer {
+    listener: TcpListener,
+    cell: Arc<Cell>,
+}
+
+impl Peer {
+    /// Puts an instance where this peer is.
+    async fn with_instance(api: &Api) -> (Self, Instance) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        api.add_node("a", "h", &listener.local_addr().unwrap().to_string()).await;
+        let instance = api.create_running(json!({})).await;
+        (Self { listener, cell: api.cell.clone() }, instance)
+    }
+
+    /// Takes the next connection to the agent of an instance.
+    async fn accept(&self, instance: &Instance) -> Socket {
+        let mut socket = Socket::tcp(soon(self.listener.accept()).await.unwrap().0);
+        let connect = relay::read_connect(&mut socket).await.unwrap();
+        assert!(connect.key == *self.cell.key() && connect.target == Target::Agent && connect.instance == instance.id);
+        assert_eq!(connect.generation, instance.generation);
+        socket
+    }
+
+    /// Answers the next call as an agent, and returns the call's head.
+    async fn answer(&self, instance: &Instance, answer: &str) -> head::RequestHead {
+        let mut socket = self.accept(instance).await;
+        relay::accept(&mut socket).await.unwrap();
+        let head = head::read_request(&mut socket, 65_536).await.unwrap();
+        socket.write_all(answer.as_bytes()).await.unwrap();
+        head
+    }
+}
+
+#[tokio::test]
+async fn a_call_is_forwarded_to_the_agent_and_its_answer_comes_back() {
+    let api = Api::start().await;
+    let (peer, instance) = Peer::with_instance(&api).await;
+    let target = format!("/v1/instances/{}/processes/prc_1/output?from=4", instance.id);
+    let answer = "HTTP/1.1 200 OK\r\ncontent-type: application/octet-stream\r\ncontent-length: 5\r\n\r\nhello";
+    let headers = [("accept", "application/octet-stream"), ("landfast-cell-key", "guess")];
+    let (got, sent) =
+        tokio::join!(api.ask_with("GET", &target, &headers, String::new()), peer.answer(&instance, answer));
+    assert_eq!((got.status, &got.body), (200, &json!("hello")));
+    assert_eq!(got.headers["content-type"], "application/octet-stream");
+    assert_eq!((sent.method.as_str(), sent.target.as_str()), ("GET", "/processes/prc_1/output?from=4"));
+    assert_eq!(sent.headers.get("accept"), Some("application/octet-stream"));
+    for secret in ["authorization", "landfast-cell-key"] {
+        assert_eq!(sent.headers.get(secret), None, "the instance does not get {secret}");
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_of_the_agent_comes_back_as_it_is() {
+    let api = Api::start().await;
+    let (peer, instance) = Peer::with_instance(&api).await;
+    let body = serde_json::to_string(&Problem::from(ErrorCode::ProcessUnknown).body()).unwrap();
+    let answer = format!(
+        "HTTP/1.1 404 Not Found\r\nlandfast-error: process.unknown\r\ncontent-type: application/problem+json\r\n\
+         content-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let target = format!("/v1/instances/{}/processes/prc_1", instance.id);
+    let (got, _) = tokio::join!(api.ask("DELETE", &target, Value::Null), peer.answer(&instance, &answer));
+    got.refuses(ErrorCode::ProcessUnknown);
+}
+
+#[tokio::test]
+async fn a_relay_that_refuses_has_started_nothing_and_is_asked_again() {
+    let api = Api::start().await;
+    let (peer, instance) = Peer::with_instance(&api).await;
+    let target = format!("/v1/instances/{}/exec", instance.id);
+    let refusing_first = async {
+        let mut socket = peer.accept(&instance).await;
+        relay::refuse(&mut socket, ErrorCode::InstanceStarting, None).await.unwrap();
+        peer.answer(&instance, "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").await
+    };
+    let (got, sent) = tokio::join!(api.post(&target, json!({"argv": ["true"]})), refusing_first);
+    assert_eq!((got.status, sent.target.as_str()), (200, "/exec"));
+    let refusing = async {
+        for _ in 0..4 {
+            let mut socket = peer.accept(&instance).await;
+            relay::refuse(&mut socket, ErrorCode::NodeNotHere, None).await.unwrap();
+        }
+    };
+    let (got, ()) = tokio::join!(api.post(&target, json!({"argv": ["true"]})), refusing);
+    got.refuses(ErrorCode::NodeNotHere);
+}
+
+#[tokio::test]
+async fn a_call_that_may_have_run_is_not_sent_again() {
+    let api = Api::start().await;
+    let (peer, instance) = Peer::with_instance(&api).await;
+    let target = format!("/v1/instances/{}/exec", instance.id);
+    let dying = peer.answer(&instance, "");
+    let (got, _) = tokio::join!(api.post(&target, json!({"argv": ["true"]})), dying);
+    got.refuses(ErrorCode::UpstreamLost);
+    let nobody = tokio::time::timeout(Duration::from_millis(500), peer.listener.accept()).await;
+    assert!(nobody.is_err(), "it was sent again");
+}
+
+#[tokio::test]
+async fn a_call_to_an_instance_that_starts_waits_for_it() {
+    let api = Api::start().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    api.add_node("a", "h", &listener.local_addr().unwrap().to_string()).await;
+    let peer = Peer { listener, cell: api.cell.clone() };
+    let id = api.create(json!({})).await;
+    let target = format!("/v1/instances/{id}/processes");
+    let starting = async {
+        let instance = api.bring_up(id).await;
+        peer.answer(&instance, "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n[]").await
+    };
+    let (got, sent) = tokio::join!(api.get(&target), starting);
+    assert_eq!((got.status, sent.target.as_str()), (200, "/processes"));
+}
+
+#[tokio::test]
+async fn what_cannot_be_forwarded_is_refused_before_it_is_sent() {
+    let api = Api::start().await;
+    let (peer, instance) = Peer::with_instance(&api).await;
+    let path = format!("/v1/instances/{}", instance.id);
+    let upgrade = [("connection", "upgrade"), ("upgrade", "websocket")];
+    let attach = api.ask_with("GET", &format!("{path}/processes/prc_1/attach"), &upgrade, String::new()).await;
+    assert!(attach.refuses(ErrorCode::RequestInvalid).contains("/i/"));
+    let follow = api.get(&format!("{path}/processes/prc_1/output?from=0&follow=true")).await;
+    assert!(follow.refuses(ErrorCode::RequestInvalid).contains("/i/"));
+    let large = "x".repeat(16 * 1024 * 1024 + 1);
+    let answer = api.ask_with("POST", &format!("{path}/processes/prc_1/stdin"), &[], large).await;
+    answer.refuses(ErrorCode::LimitBody);
+    drop(peer);
+    api.post(&format!("{path}/exec"), json!({})).await.refuses(ErrorCode::NodeUnreachable);
+    let fail = |record: &mut Instance| {
+        Ok(lifecycle::failed(record, record.node.unwrap(), Generation(1), "x", clock::unix_millis())?)
+    };
+    api.step(instance.id, fail).await;
+    api.post(&format!("{path}/exec"), json!({})).await.refuses(ErrorCode::InstanceFailed);
+}
