@@ -84,16 +84,18 @@ impl Held {
         record.up.store(up, Ordering::Relaxed);
         record.down = down;
         record.cause = Some(close.code);
+        // The far end is answered even if it was the one to end it: until then it keeps the session for another link.
+        let left = self.holder.leave(close.clone());
         match cause {
-            Cause::FarEnd(close) => drop(tap.end(close.code, &close.reason).await),
-            Cause::ClientClosed | Cause::ClientLost => self.holder.leave(close).await,
-            Cause::Instance(..)
+            Cause::ClientClosed | Cause::ClientLost => left.await,
+            Cause::FarEnd(_)
+            | Cause::Instance(..)
             | Cause::TokenRevoked
             | Cause::TokenExpired
             | Cause::SlowClient
             | Cause::GatewayDraining
             | Cause::Redial(_) => {
-                tokio::join!(self.holder.leave(close.clone()), tap.end(close.code, &close.reason));
+                tokio::join!(left, tap.end(close.code, &close.reason));
             }
         }
     }
