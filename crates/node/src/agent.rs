@@ -200,6 +200,19 @@ impl Agent {
         self.call(Method::PUT, "/generation", body.into()).await.map(drop)
     }
 
+    /// Has it cut every connection that was handed to it, and take none until it is told a generation.
+    ///
+    /// # Errors
+    ///
+    /// [`AgentError`]; then connections may still stand.
+    pub(crate) async fn fence(&self) -> Result<(), AgentError> {
+        match self.call(Method::POST, "/fence", Bytes::new()).await {
+            // An agent that knows no fence was handed nothing.
+            Ok(_) | Err(AgentError::Said(404)) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Ends it and everything it runs: asks, waits a bounded time, then kills.
     ///
     /// # Errors

@@ -43,8 +43,11 @@ pub(crate) struct Board {
     tasks: JoinSet<(InstanceId, Revision)>,
     /// Who waits for a record to be read.
     asked: HashMap<InstanceId, Vec<oneshot::Sender<Option<Instance>>>>,
-    reads: JoinSet<(InstanceId, Result<Option<(Instance, Revision)>, StoreError>)>,
+    reads: JoinSet<(InstanceId, Reading)>,
 }
+
+/// What came of reading one record.
+type Reading = Result<Option<(Instance, Revision)>, StoreError>;
 
 impl Board {
     pub(crate) fn new(ctx: Arc<Context>, tenure: CancellationToken) -> Self {
@@ -168,7 +171,7 @@ impl Board {
     }
 
     /// Without an answer the askers' own deadline passes no slower than an error would be told: dropping tells them.
-    fn handle_read(&mut self, id: InstanceId, read: Result<Option<(Instance, Revision)>, StoreError>) {
+    fn handle_read(&mut self, id: InstanceId, read: Reading) {
         let waiting = self.asked.remove(&id).unwrap_or_default();
         let record = match read {
             Ok(Some((record, revision))) => {
@@ -201,9 +204,12 @@ impl Board {
     fn tell(&mut self, record: Instance, revision: Revision) -> Option<oneshot::Receiver<()>> {
         match self.live.entry(record.id) {
             MapEntry::Occupied(live) => {
+                let fence = &self.ctx.fence;
                 live.get().send_if_modified(|known| {
                     let newer = revision > known.revision;
                     if newer {
+                        // At once, and not when the task comes to it: the relay may have asked for this record.
+                        fence.learn(&record);
                         *known = Known { revision, record: Some(record) };
                     }
                     newer

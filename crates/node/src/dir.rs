@@ -21,6 +21,9 @@ use tokio::time::timeout;
 /// The agent's data socket, which relays reach.
 pub(crate) const AGENT_SOCKET: &str = "agent.sock";
 
+/// The socket on which the agent takes connections over.
+pub(crate) const HANDOFF_SOCKET: &str = "handoff.sock";
+
 /// The agent's control socket, which only this daemon reaches.
 pub(crate) const CONTROL_SOCKET: &str = "control.sock";
 
@@ -101,7 +104,7 @@ impl InstanceDir {
 
     /// Takes away the sockets of an agent that has ended, so that nobody waits for it.
     pub(crate) fn clear_sockets(&self) -> io::Result<()> {
-        for name in [AGENT_SOCKET, CONTROL_SOCKET] {
+        for name in [AGENT_SOCKET, HANDOFF_SOCKET, CONTROL_SOCKET] {
             absent_is_fine(fs::remove_file(self.run().join(name)))?;
         }
         Ok(())
@@ -236,7 +239,7 @@ mod tests {
         let locked = dir.home().join("locked");
         fs::create_dir_all(locked.join("inner")).unwrap();
         fs::write(locked.join("inner/file"), "x").unwrap();
-        fs::set_permissions(&locked, Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(&locked, Permissions::from_mode(0o000)).unwrap();
         dir.remove().await.unwrap();
         assert!(!dir.exists());
         dir.remove().await.unwrap();

@@ -33,6 +33,8 @@ pub(crate) struct Fence {
     places: Mutex<HashMap<InstanceId, Arc<Place>>>,
     /// Nanoseconds of the monotonic clock until which the lease is held.
     holds_until: AtomicU64,
+    /// Whether the lease is held as far as the timers know: what the instances' tasks are woken by.
+    holding: watch::Sender<bool>,
 }
 
 /// One instance's door.
@@ -99,12 +101,19 @@ pub(crate) enum Admission {
 
 impl Fence {
     pub(crate) fn new(me: NodeId) -> Self {
-        Self { me, places: Mutex::default(), holds_until: AtomicU64::new(0) }
+        Self { me, places: Mutex::default(), holds_until: AtomicU64::new(0), holding: watch::Sender::new(false) }
     }
 
     /// The node holds its lease until then.
     pub(crate) fn hold_until(&self, until: Instant) {
         self.holds_until.store(until.as_nanos(), Ordering::Release);
+        let holds = until > Instant::ZERO;
+        self.holding.send_if_modified(|holding| std::mem::replace(holding, holds) != holds);
+    }
+
+    /// Tells when the lease is lost and held again.
+    pub(crate) fn holding(&self) -> watch::Receiver<bool> {
+        self.holding.subscribe()
     }
 
     /// The lease is over: nothing is admitted, and everything inside is cut and gone when this returns.
@@ -113,7 +122,7 @@ impl Fence {
     ///
     /// The number of connections that would not go.
     pub(crate) async fn shut_all(&self) -> Result<(), usize> {
-        self.holds_until.store(0, Ordering::Release);
+        self.hold_until(Instant::ZERO);
         let places: Vec<_> = self.lock().values().cloned().collect();
         for place in &places {
             place.cut();
@@ -130,6 +139,14 @@ impl Fence {
         match self.lock().entry(record.id) {
             Entry::Occupied(place) => place.get().clone(),
             Entry::Vacant(vacant) => vacant.insert(Arc::new(Place::new(record.clone()))).clone(),
+        }
+    }
+
+    /// The instance's record as the node knows it now.
+    pub(crate) fn learn(&self, record: &Instance) {
+        let place = self.lock().get(&record.id).cloned();
+        if let Some(place) = place {
+            place.learn(record);
         }
     }
 
@@ -203,6 +220,11 @@ impl Place {
         self.state.send_modify(|state| state.door = Door::Shut(code));
         self.cut();
         self.drained().await
+    }
+
+    /// Lets nobody in for the moment; whoever comes waits. What is inside is not touched.
+    pub(crate) fn close(&self) {
+        self.state.send_modify(|state| state.door = Door::Closed);
     }
 
     /// Whether connections of this generation are let in.

@@ -59,6 +59,8 @@ pub(crate) struct Task {
     failure: Option<String>,
     /// The record was removed from the store.
     is_forgotten: bool,
+    /// Whether the node's lease lets it carry.
+    holding: watch::Receiver<bool>,
     pause: Duration,
     /// Dropped when the first step is done.
     settling: Option<oneshot::Sender<()>>,
@@ -81,6 +83,7 @@ impl Task {
     pub(crate) fn new(ctx: Arc<Context>, record: &Instance, settling: oneshot::Sender<()>) -> Self {
         let place = ctx.fence.enter(record);
         let life = Life::new(ctx.me, &ctx.host, record.clone(), clock::now());
+        let holding = ctx.fence.holding();
         Self {
             ctx,
             life,
@@ -88,6 +91,7 @@ impl Task {
             agent: None,
             failure: None,
             is_forgotten: false,
+            holding,
             pause: FIRST_PAUSE,
             settling: Some(settling),
         }
@@ -146,6 +150,8 @@ impl Task {
             // The sender outlives the tasks; when it does not, the daemon ends.
             _ = records.changed() => self.hear(records),
             death = death => self.lose_agent(&death),
+            // The fence lives in the context, so this never ends.
+            _ = self.holding.changed() => {}
             () = clock::sleep_until(deadline) => {}
         }
     }
@@ -216,10 +222,33 @@ impl Task {
             let (me, address) = (self.ctx.me, self.ctx.address.clone());
             return self.write(|instance| lifecycle::readdress(instance, me, generation, &address)).await;
         }
-        if !self.place.is_open(generation) {
-            return self.open(generation).await;
+        let holds = *self.holding.borrow_and_update();
+        match (holds, self.place.is_open(generation)) {
+            (true, true) | (false, false) => Next::Watch,
+            (true, false) => self.open(generation).await,
+            (false, true) => self.suspend().await,
         }
-        Next::Watch
+    }
+
+    /// The lease is not held for now. The relay has cut what it carries itself; the agent cuts the rest.
+    async fn suspend(&mut self) -> Next {
+        let next = self.fence_agent().await;
+        if next == Next::Watch {
+            self.place.close();
+        }
+        next
+    }
+
+    /// Has the agent cut what was handed to it.
+    pub(crate) async fn fence_agent(&self) -> Next {
+        let Some(agent) = &self.agent else { return Next::Watch };
+        match agent.fence().await {
+            Ok(()) => Next::Watch,
+            Err(error) => {
+                error!(instance = %self.record().id, %error, "the agent does not cut its connections");
+                Next::Retry
+            }
+        }
     }
 
     /// The agent learns its generation first: it must never carry for an older one what is meant for this.

@@ -144,7 +144,7 @@ impl Sandbox {
             // Only until setpriv has used them, below.
             line.add(["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]);
         }
-        line.add(["--chdir", HOME, "--"]);
+        line.add(["--chdir", "/", "--"]);
         self.add_program(&mut line, user, program);
         Ok(line.0)
     }
@@ -183,6 +183,7 @@ impl Sandbox {
 
     /// What belongs to this instance.
     fn add_own(&self, line: &mut Line, dir: &InstanceDir, user: u32, program: &[OsString]) -> io::Result<()> {
+        line.add(["--perms", "0755", "--dir", OURS]);
         line.add(["--bind"]).add([dir.home()]).add([HOME]);
         line.add(["--bind"]).add([dir.run()]).add([format!("{OURS}/run")]);
         line.add(["--bind"]).add([dir.state()]).add([format!("{OURS}/state")]);

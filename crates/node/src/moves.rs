@@ -54,6 +54,9 @@ impl Task {
             warn!(instance = %self.record().id, stuck, "a move waits for connections to end");
             return Next::Retry;
         }
+        if self.fence_agent().await == Next::Retry {
+            return Next::Retry;
+        }
         let (id, me, generation) = (self.record().id, self.ctx.me, self.record().generation);
         let next = self.write(|instance| lifecycle::commit_move(instance, me, generation, &target)).await;
         if next == Next::Again {

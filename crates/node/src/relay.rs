@@ -14,16 +14,17 @@ use landfast_core::lifecycle::may_serve;
 use landfast_core::record::{Instance, Network};
 use landfast_core::{ErrorCode, InstanceId, NodeId, Problem};
 use landfast_net::copy::{Ended, copy_both};
+use landfast_net::handoff;
 use landfast_net::relay::{self, CellKey, Connect, Target};
 use landfast_net::role::CancellationToken;
 use landfast_net::socket::Socket;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::{debug, error, warn};
 
-use crate::dir::{AGENT_SOCKET, InstanceDir, nobody_listens};
+use crate::dir::{AGENT_SOCKET, HANDOFF_SOCKET, InstanceDir, nobody_listens};
 use crate::fence::{Admission, Fence, Pass, Refusal};
 
 /// Threads: copying saturates a network card long before it saturates this many cores.
@@ -47,6 +48,11 @@ const REFUSE_DEADLINE: Duration = Duration::from_secs(5);
 
 /// How long to wait after an accept that failed because something has run out, mostly descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// A silent peer is asked after 30 s, and given up after three unanswered questions 10 s apart: within a minute.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEPALIVE_PROBES: u32 = 3;
 
 /// Everything that a connection needs.
 #[derive(Debug)]
@@ -109,42 +115,69 @@ impl Relay {
         Self { me, data, key, fence, records, strangers, carried }
     }
 
-    /// Serves one connection to its end.
+    /// Serves one connection: to its end, or until the agent has it.
     async fn serve(&self, stream: TcpStream, stranger: OwnedSemaphorePermit) {
+        keep_alive(&stream);
         let mut socket = Socket::tcp(stream);
-        match self.let_in(&mut socket, stranger).await {
-            Ok(Some((pass, upstream, _permit))) => carry(socket, upstream, pass).await,
-            Ok(None) => {}
-            Err(refusal) => {
-                let said = relay::refuse(&mut socket, refusal.code, refusal.generation);
-                if !matches!(timeout(REFUSE_DEADLINE, said).await, Ok(Ok(()))) {
-                    debug!(code = %refusal.code, "a refused peer did not wait for its answer");
-                }
+        let refused = match self.let_in(&mut socket, stranger).await {
+            Ok((connect, pass, permit)) => self.lead(socket, &connect, pass, permit).await.err(),
+            Err(refusal) => Some((socket, refusal)),
+        };
+        if let Some((mut socket, refusal)) = refused {
+            let said = relay::refuse(&mut socket, refusal.code, refusal.generation);
+            if !matches!(timeout(REFUSE_DEADLINE, said).await, Ok(Ok(()))) {
+                debug!(code = %refusal.code, "a refused peer did not wait for its answer");
             }
         }
     }
 
-    /// Everything before the first copied byte. `None` if the peer was gone or never said anything.
+    /// Reads who asks for what, and decides.
     async fn let_in(
         &self,
         socket: &mut Socket,
         stranger: OwnedSemaphorePermit,
-    ) -> Result<Option<(Pass, Socket, OwnedSemaphorePermit)>, Refusal> {
+    ) -> Result<(Connect, Pass, OwnedSemaphorePermit), Refusal> {
         let connect = self.read_connect(socket).await?;
         let permit = self.carried.clone().try_acquire_owned().map_err(|_| refuse(ErrorCode::LimitInFlight))?;
         drop(stranger);
         let pass = self.admit(&connect).await?;
+        Ok((connect, pass, permit))
+    }
+
+    /// Takes the connection to where it wants to go.
+    async fn lead(
+        &self,
+        mut socket: Socket,
+        connect: &Connect,
+        pass: Pass,
+        _permit: OwnedSemaphorePermit,
+    ) -> Result<(), (Socket, Refusal)> {
+        if connect.target == Target::Agent {
+            match InstanceDir::new(&self.data, connect.instance).connect(HANDOFF_SOCKET).await {
+                Ok(agent) => return hand_over(socket, connect, agent, &pass).await,
+                Err(error) if nobody_listens(&error) => {}
+                Err(error) => return Err((socket, refuse(unusable(connect.instance, &error)))),
+            }
+        }
         let dialled = tokio::select! {
             biased;
             () = pass.cut() => None,
-            dialled = self.dial(&connect, &pass) => Some(dialled?),
+            dialled = self.dial(connect, &pass) => Some(dialled),
         };
-        let Some(upstream) = dialled else {
-            // The door that was open is shut: asking again tells why.
-            drop(pass);
-            return Err(self.admit(&connect).await.err().unwrap_or(refuse(ErrorCode::InstanceStarting)));
+        let upstream = match dialled {
+            Some(Ok(upstream)) => upstream,
+            Some(Err(refusal)) => return Err((socket, refusal)),
+            None => {
+                // The door that was open is shut: asking again tells why.
+                drop(pass);
+                let refusal = self.admit(connect).await.err();
+                return Err((socket, refusal.unwrap_or(refuse(ErrorCode::InstanceStarting))));
+            }
         };
-        Ok(relay::accept(socket).await.is_ok().then_some((pass, upstream, permit)))
+        if relay::accept(&mut socket).await.is_ok() {
+            carry(socket, upstream, pass).await;
+        }
+        Ok(())
     }
 
     async fn read_connect(&self, socket: &mut Socket) -> Result<Connect, Refusal> {
@@ -194,12 +227,28 @@ impl Relay {
             // It has ended, and its instance's task is about to say so in the record: whoever waits for that hears the
             // true reason.
             Err(error) if nobody_listens(&error) => Err(ErrorCode::InstanceStarting),
-            Err(error) => {
-                warn!(%instance, %error, "the agent's socket cannot be used");
-                Err(ErrorCode::UpstreamRefused)
-            }
+            Err(error) => Err(unusable(instance, &error)),
         }
     }
+}
+
+fn unusable(instance: InstanceId, error: &io::Error) -> ErrorCode {
+    warn!(%instance, %error, "the agent's socket cannot be used");
+    ErrorCode::UpstreamRefused
+}
+
+/// Gives the connection to the agent. The door is held open until the agent has it or has not; from then on the agent is
+/// its fence.
+async fn hand_over(
+    socket: Socket,
+    connect: &Connect,
+    mut agent: UnixStream,
+    _pass: &Pass,
+) -> Result<(), (Socket, Refusal)> {
+    handoff::send(&mut agent, connect.generation, socket).await.map_err(|(socket, error)| {
+        warn!(instance = %connect.instance, %error, "the agent does not take a connection over");
+        (socket, refuse(ErrorCode::InstanceStarting))
+    })
 }
 
 /// Listens with all workers until told to stop; then every connection ends. Returns when the last thread has.
@@ -291,6 +340,19 @@ async fn dial_port(instance: InstanceId, port: u16, network: Network) -> Result<
             Ok(stream) => Ok(Socket::tcp(stream)),
             Err(_) => Err(ErrorCode::UpstreamRefused),
         },
+    }
+}
+
+/// Finds out about a gateway whose machine has gone without a word, and about one that has closed what its far end
+/// keeps open: either would hold a connection here for ever.
+fn keep_alive(stream: &TcpStream) {
+    use rustix::net::sockopt::{set_socket_keepalive, set_tcp_keepcnt, set_tcp_keepidle, set_tcp_keepintvl};
+    let set = set_socket_keepalive(stream, true)
+        .and_then(|()| set_tcp_keepidle(stream, KEEPALIVE_IDLE))
+        .and_then(|()| set_tcp_keepintvl(stream, KEEPALIVE_INTERVAL))
+        .and_then(|()| set_tcp_keepcnt(stream, KEEPALIVE_PROBES));
+    if let Err(error) = set {
+        debug!(%error, "a connection is not watched by the kernel");
     }
 }
 
