@@ -1,1 +1,156 @@
-//! The process beside the instance: it owns the processes and what they have said.
+//! The process beside the instance: it owns the instance's processes and what they have said.
+//!
+//! Everything between a client and this agent may die and be rebuilt; what must not be lost is here. A process has one
+//! task that drains it into a log ([`mod@log`]), and any number of viewers that read the log at their own pace
+//! ([`attach`]). A viewer's connection is a stream of bytes that a session carries over any number of links
+//! (`landfast_net::far`), so nothing here knows about links that were cut.
+//!
+//! The agent is made for a runtime of one thread. It outlives its node: it needs no inherited descriptor, and the node
+//! starts it in a session of its own.
+
+mod api;
+mod attach;
+mod config;
+mod exit;
+mod file;
+mod frames;
+mod input;
+mod kill;
+mod log;
+mod process;
+mod pty;
+mod reaper;
+mod record;
+mod runner;
+mod scan;
+mod screen;
+mod sessions;
+mod spawn;
+mod table;
+mod upgrade;
+mod wake;
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use landfast_core::record::Generation;
+use landfast_core::{ErrorCode, Problem};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use api::Door;
+pub use config::{Config, Limits};
+use sessions::Sessions;
+use table::Processes;
+
+/// How long the last answers may take once everything has ended.
+const GOODBYE: Duration = Duration::from_millis(500);
+
+/// What every part of an agent reaches.
+struct Agent {
+    config: Config,
+    generation: AtomicU64,
+    processes: Arc<Processes>,
+    sessions: Arc<Sessions>,
+    /// Cancelled when the agent is to end: sessions and connections are cut at once.
+    stop: CancellationToken,
+    /// Cancelled when everything else has ended.
+    ended: CancellationToken,
+    tasks: TaskTracker,
+}
+
+/// Runs an agent until `stop` is cancelled, or the node shuts it down, then ends what it runs.
+///
+/// Sessions are cut without a word: why the instance ends is for the registry to say.
+///
+/// # Errors
+///
+/// [`ErrorCode::ListenInUse`] if an agent runs there already, [`ErrorCode::ConfigInvalid`] if its directories cannot be
+/// used.
+pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Problem> {
+    let control = api::listen(&config.run.join("control.sock"))?;
+    let processes = Processes::load(&config).map(Arc::new).map_err(|error| {
+        Problem::new(ErrorCode::ConfigInvalid, format!("{} cannot be used: {error}.", config.state.display()))
+    })?;
+    let listener = api::listen(&config.run.join("agent.sock"))?;
+    let agent = Arc::new(Agent {
+        generation: AtomicU64::new(config.generation.0),
+        sessions: Sessions::new(config.limits.sessions),
+        processes,
+        stop,
+        ended: CancellationToken::new(),
+        tasks: TaskTracker::new(),
+        config,
+    });
+    if agent.config.is_alone {
+        agent.until_stopped(reap(agent.processes.clone()));
+        agent.until_stopped(obey_signals(agent.stop.clone())?);
+    }
+    agent.tasks.spawn(api::serve(agent.clone(), listener, Door::Agent, agent.stop.clone()));
+    agent.tasks.spawn(api::serve(agent.clone(), control, Door::Control, agent.ended.clone()));
+    tracing::info!(instance = %agent.config.instance, generation = %agent.generation(), "agent started");
+    agent.stop.cancelled().await;
+    agent.processes.end_all().await;
+    agent.ended.cancel();
+    agent.tasks.close();
+    if timeout(GOODBYE, agent.tasks.wait()).await.is_err() {
+        tracing::debug!("a connection did not end in time");
+    }
+    tracing::info!(instance = %agent.config.instance, "agent ended");
+    Ok(())
+}
+
+impl Agent {
+    fn generation(&self) -> Generation {
+        Generation(self.generation.load(Ordering::Relaxed))
+    }
+
+    /// Takes a generation that is not lower than the present one, or returns that.
+    fn raise_generation(&self, wanted: Generation) -> Result<(), Generation> {
+        let before = self.generation.fetch_max(wanted.0, Ordering::Relaxed);
+        if before <= wanted.0 { Ok(()) } else { Err(Generation(before)) }
+    }
+
+    /// Spawns a task that is dropped when the agent stops.
+    fn until_stopped(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = task => {}
+            }
+        });
+    }
+}
+
+async fn reap(processes: Arc<Processes>) {
+    if let Err(error) = reaper::run(processes).await {
+        tracing::error!(%error, "orphans are not taken in");
+    }
+}
+
+/// A hang-up means nothing to an agent; SIGTERM and SIGINT end it. Handlers instead of ignoring: what is ignored would
+/// be ignored by every process that the agent starts.
+fn obey_signals(stop: CancellationToken) -> Result<impl Future<Output = ()> + Send, Problem> {
+    let listen = |kind| {
+        signal(kind).map_err(|error| {
+            tracing::error!(%error, "signals cannot be heard");
+            Problem::from(ErrorCode::Internal)
+        })
+    };
+    let mut hangup = listen(SignalKind::hangup())?;
+    let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+    Ok(async move {
+        loop {
+            tokio::select! {
+                _ = hangup.recv() => {}
+                _ = terminate.recv() => stop.cancel(),
+                _ = interrupt.recv() => stop.cancel(),
+            }
+        }
+    })
+}

@@ -1,0 +1,108 @@
+//! Answers, and refusals that say what is wrong and what to do.
+
+use std::io;
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, StatusCode, header};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use landfast_core::{ErrorCode, Problem};
+use landfast_net::head::ResponseHead;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// The most bytes of a JSON body: what the kernel takes as arguments and environment, twice.
+const JSON_MAX: usize = 4 << 20;
+
+/// An answer's body.
+pub(crate) type Body = UnsyncBoxBody<Bytes, io::Error>;
+
+/// A refusal on its way out.
+#[derive(Debug)]
+pub(crate) struct Refused {
+    problem: Problem,
+    /// The methods that the path takes, where another was used.
+    allow: Option<&'static str>,
+}
+
+impl Refused {
+    /// A path that takes only these methods.
+    pub(crate) fn method(allow: &'static str) -> Self {
+        let problem = Problem::new(ErrorCode::RequestMethod, format!("This path takes {allow}."));
+        Self { problem, allow: Some(allow) }
+    }
+
+    /// The answer.
+    pub(crate) fn into_response(self) -> Response<Body> {
+        let mut response = json(status(self.problem.code.status_or_500()), &self.problem.body());
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert("landfast-error", HeaderValue::from_static(self.problem.code.as_str()));
+        if let Some(allow) = self.allow {
+            headers.insert(header::ALLOW, HeaderValue::from_static(allow));
+        }
+        response
+    }
+}
+
+impl From<Problem> for Refused {
+    fn from(problem: Problem) -> Self {
+        Self { problem, allow: None }
+    }
+}
+
+impl From<ErrorCode> for Refused {
+    fn from(code: ErrorCode) -> Self {
+        Problem::from(code).into()
+    }
+}
+
+/// A JSON answer.
+pub(crate) fn json(status: StatusCode, value: &impl Serialize) -> Response<Body> {
+    let bytes = serde_json::to_vec(value).expect("our own types are JSON");
+    let mut response = Response::new(body(bytes));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// An answer without a body.
+pub(crate) fn empty(status: StatusCode) -> Response<Body> {
+    let mut response = Response::new(body(Bytes::new()));
+    *response.status_mut() = status;
+    response
+}
+
+/// An answer that is only a head, such as a 101.
+pub(crate) fn head(head: &ResponseHead) -> Response<Body> {
+    let mut response = empty(status(head.status));
+    for (name, value) in head.headers.iter() {
+        let name = header::HeaderName::try_from(name).expect("our own heads are well formed");
+        response.headers_mut().append(name, HeaderValue::from_bytes(value).expect("our own heads are well formed"));
+    }
+    response
+}
+
+/// Reads a JSON body.
+///
+/// # Errors
+///
+/// [`ErrorCode::LimitBody`], [`ErrorCode::RequestInvalid`] with where and why.
+pub(crate) async fn read_json<T: DeserializeOwned>(request: Request<Incoming>) -> Result<T, Problem> {
+    let invalid = |detail: String| Problem::new(ErrorCode::RequestInvalid, detail);
+    let read = Limited::new(request.into_body(), JSON_MAX).collect().await;
+    let bytes = read.map_err(|error| match error.is::<LengthLimitError>() {
+        true => Problem::new(ErrorCode::LimitBody, format!("A body here has at most {JSON_MAX} bytes.")),
+        false => invalid("The body broke off.".to_owned()),
+    })?;
+    serde_json::from_slice(&bytes.to_bytes()).map_err(|error| invalid(format!("The body: {error}.")))
+}
+
+fn body(bytes: impl Into<Bytes>) -> Body {
+    Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
+}
+
+fn status(status: u16) -> StatusCode {
+    StatusCode::from_u16(status).expect("the error table and our heads hold statuses")
+}

@@ -1,0 +1,78 @@
+//! `control.sock`: what the node asks and tells.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::stream;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, StreamBody};
+use hyper::body::{Frame, Incoming};
+use landfast_core::record::Generation;
+use landfast_core::{ErrorCode, InstanceId, Problem};
+use serde::{Deserialize, Serialize};
+
+use super::answer::{Body, Refused, empty, json, read_json};
+use crate::Agent;
+
+#[derive(Serialize)]
+struct Health {
+    instance: InstanceId,
+    generation: Generation,
+    pid: u32,
+    processes: usize,
+    sessions: usize,
+}
+
+pub(super) async fn route(agent: &Arc<Agent>, request: Request<Incoming>) -> Result<Response<Body>, Refused> {
+    match (request.uri().path(), request.method()) {
+        ("/healthz", &Method::GET) => Ok(health(agent)),
+        ("/generation", &Method::PUT) => put_generation(agent, request).await,
+        ("/shutdown", &Method::POST) => {
+            agent.stop.cancel();
+            Ok(empty(StatusCode::ACCEPTED))
+        }
+        ("/alive", &Method::GET) => Ok(alive(agent)),
+        ("/healthz" | "/alive", _) => Err(Refused::method("GET")),
+        ("/generation", _) => Err(Refused::method("PUT")),
+        ("/shutdown", _) => Err(Refused::method("POST")),
+        _ => Err(ErrorCode::RequestNotFound.into()),
+    }
+}
+
+fn health(agent: &Agent) -> Response<Body> {
+    let health = Health {
+        instance: agent.config.instance,
+        generation: agent.generation(),
+        pid: std::process::id(),
+        processes: agent.processes.list().len(),
+        sessions: agent.sessions.count(),
+    };
+    json(StatusCode::OK, &health)
+}
+
+/// `PUT /generation`: only upwards. The same once more is no fault: the node may not have heard the answer.
+async fn put_generation(agent: &Agent, request: Request<Incoming>) -> Result<Response<Body>, Refused> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Wanted {
+        generation: Generation,
+    }
+    let wanted: Wanted = read_json(request).await?;
+    match agent.raise_generation(wanted.generation) {
+        Ok(()) => Ok(empty(StatusCode::NO_CONTENT)),
+        Err(has) => {
+            let detail = format!("The agent has generation {has}, and it never decreases.");
+            Err(Problem::new(ErrorCode::RequestConflict, detail).into())
+        }
+    }
+}
+
+/// `GET /alive`: an answer that says nothing and ends with the agent.
+fn alive(agent: &Agent) -> Response<Body> {
+    let ended = agent.ended.clone();
+    let silence = stream::once(async move {
+        ended.cancelled().await;
+        Ok(Frame::data(Bytes::new()))
+    });
+    Response::new(StreamBody::new(silence).boxed_unsync())
+}

@@ -1,0 +1,95 @@
+//! The two ways to a process's far end: a WebSocket that dies with its connection, and a session over links.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderMap, Request, Response};
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+use landfast_core::session::WINDOW;
+use landfast_net::copy::copy_both;
+use landfast_net::far::{LINGER, serve};
+use landfast_net::head::{Headers, RequestHead};
+use landfast_net::link::{OpenAnswer, OpenRequest, ResumeRequest, resume_answer};
+use landfast_net::socket::{Socket, from_upgraded};
+use tokio::time::{sleep, timeout};
+
+use super::answer::{Body, Refused, head};
+use crate::Agent;
+use crate::attach::Attachment;
+use crate::upgrade;
+
+/// How long a client may take to receive its 101.
+const UPGRADE_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How long a client may take to end its side after the last close frame.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// `GET /processes/{id}/attach`.
+pub(super) fn attach(agent: &Arc<Agent>, mut request: Request<Incoming>) -> Result<Response<Body>, Refused> {
+    let (answer, attachment) = upgrade::open(&agent.processes, &request_head(&request))?;
+    let upgraded = hyper::upgrade::on(&mut request);
+    agent.until_stopped(carry(attachment, upgraded));
+    Ok(head(&answer))
+}
+
+/// `GET /links`.
+pub(super) fn open(agent: &Arc<Agent>, mut request: Request<Incoming>) -> Result<Response<Body>, Refused> {
+    let asked = OpenRequest::decode(|name| text(request.headers(), name))?;
+    let (answer, attachment) = upgrade::open(&agent.processes, &asked.head)?;
+    let (place, commands) = agent.sessions.open()?;
+    let opened = OpenAnswer { session: place.id, secret: place.secret.clone(), window: WINDOW, head: answer };
+    let upgraded = hyper::upgrade::on(&mut request);
+    agent.until_stopped(async move {
+        let Some(link) = socket(upgraded).await else { return };
+        let ended = serve(attachment, asked.window, link, commands, LINGER).await;
+        tracing::debug!(session = %place.id, ?ended, "session ended");
+    });
+    Ok(head(&opened.encode()))
+}
+
+/// `GET /links/{session}`.
+pub(super) async fn resume(
+    agent: &Arc<Agent>,
+    session: &str,
+    mut request: Request<Incoming>,
+) -> Result<Response<Body>, Refused> {
+    let asked = ResumeRequest::decode(session, |name| text(request.headers(), name))?;
+    let resumed = agent.sessions.resume(&asked).await?;
+    let upgraded = hyper::upgrade::on(&mut request);
+    agent.until_stopped(async move {
+        if let Some(link) = socket(upgraded).await {
+            resumed.handle.attach(asked.link, asked.received, link).await;
+        }
+    });
+    Ok(head(&resume_answer(resumed.received)))
+}
+
+/// Carries an attachment over its one connection.
+async fn carry(mut attachment: Attachment, upgraded: OnUpgrade) {
+    let Some(mut socket) = socket(upgraded).await else { return };
+    let over = attachment.over();
+    tokio::select! {
+        copied = copy_both(&mut socket, &mut attachment) => tracing::debug!(?copied, "an attachment ended"),
+        () = async { over.cancelled().await; sleep(FAREWELL).await } => tracing::debug!("a client did not hang up"),
+    }
+}
+
+/// The connection beneath an upgrade, once the 101 is out; `None` if the client is gone.
+async fn socket(upgraded: OnUpgrade) -> Option<Socket> {
+    let upgraded = timeout(UPGRADE_DEADLINE, upgraded).await.ok()?.ok()?;
+    from_upgraded(upgraded).inspect_err(|error| tracing::error!(%error, "an upgraded connection was not taken")).ok()
+}
+
+fn request_head(request: &Request<Incoming>) -> RequestHead {
+    let mut headers = Headers::new();
+    for (name, value) in request.headers() {
+        headers.push(name.as_str(), value.as_bytes());
+    }
+    let target = request.uri().path_and_query().map_or("/", |target| target.as_str()).to_owned();
+    RequestHead { method: request.method().to_string(), target, headers }
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name).and_then(|value| value.to_str().ok())
+}

@@ -1,0 +1,164 @@
+//! The agent's two sockets: `agent.sock`, where anyone the relay lets through asks about processes, and `control.sock`,
+//! where only the node speaks.
+
+mod answer;
+mod control;
+mod exec;
+mod links;
+mod output;
+mod processes;
+
+use std::convert::Infallible;
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixStream as StdStream;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Method, Request, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use landfast_core::{ErrorCode, Problem};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use crate::Agent;
+use answer::{Body, Refused};
+
+/// How long a request's head may take, as at the gateway.
+const HEAD_DEADLINE: Duration = Duration::from_secs(10);
+
+/// The most bytes of a request's head, as at the gateway.
+const HEAD_MAX: usize = 64 * 1024;
+
+/// How long to wait when the kernel has no descriptor for a further connection.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Which of the two sockets a connection came in by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Door {
+    /// `agent.sock`.
+    Agent,
+    /// `control.sock`.
+    Control,
+}
+
+/// Listens on a socket's path. What an agent that died left there is replaced.
+///
+/// # Errors
+///
+/// [`ErrorCode::ListenInUse`] if a living one listens there, [`ErrorCode::ConfigInvalid`] if the path cannot be bound.
+pub(crate) fn listen(path: &Path) -> Result<UnixListener, Problem> {
+    if StdStream::connect(path).is_ok() {
+        return Err(Problem::new(ErrorCode::ListenInUse, format!("Another agent listens on {}.", path.display())));
+    }
+    bind(path).map_err(|error| {
+        Problem::new(ErrorCode::ConfigInvalid, format!("Cannot listen on {}: {error}.", path.display()))
+    })
+}
+
+fn bind(path: &Path) -> io::Result<UnixListener> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// Accepts connections until told to stop.
+pub(crate) async fn serve(agent: Arc<Agent>, listener: UnixListener, door: Door, stop: CancellationToken) {
+    let room = Arc::new(Semaphore::new(agent.config.limits.connections));
+    loop {
+        let accepted = tokio::select! {
+            () = stop.cancelled() => return,
+            accepted = accept(&listener, &room) => accepted,
+        };
+        let Ok((stream, permit)) = accepted else { continue };
+        let (owner, stop) = (agent.clone(), stop.clone());
+        agent.tasks.spawn(async move {
+            serve_connection(owner, stream, door, stop).await;
+            drop(permit);
+        });
+    }
+}
+
+async fn accept(
+    listener: &UnixListener,
+    room: &Arc<Semaphore>,
+) -> io::Result<(UnixStream, tokio::sync::OwnedSemaphorePermit)> {
+    let permit = room.clone().acquire_owned().await.map_err(io::Error::other)?;
+    match listener.accept().await {
+        Ok((stream, _)) => Ok((stream, permit)),
+        Err(error) => {
+            tracing::warn!(%error, "a connection could not be accepted");
+            sleep(ACCEPT_PAUSE).await;
+            Err(error)
+        }
+    }
+}
+
+/// Serves one connection. Told to stop, the node's door still answers what was asked; the others' connections are cut,
+/// so that the cause of the end is told by those who know it.
+async fn serve_connection(agent: Arc<Agent>, stream: UnixStream, door: Door, stop: CancellationToken) {
+    let service = service_fn(|request| answer(agent.clone(), door, request));
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(HEAD_DEADLINE).max_buf_size(HEAD_MAX);
+    let connection = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
+    let mut connection = std::pin::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = stop.cancelled() => match door {
+            Door::Agent => return,
+            Door::Control => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        },
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection broke");
+    }
+}
+
+async fn answer(agent: Arc<Agent>, door: Door, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+    let answered = match door {
+        Door::Agent => route(&agent, request).await,
+        Door::Control => control::route(&agent, request).await,
+    };
+    Ok(answered.unwrap_or_else(Refused::into_response))
+}
+
+async fn route(agent: &Arc<Agent>, request: Request<Incoming>) -> Result<Response<Body>, Refused> {
+    let path = request.uri().path().to_owned();
+    let segments: Vec<&str> = path.split('/').skip(1).collect();
+    let process = |id: &str| agent.processes.get(id);
+    match (segments.as_slice(), request.method()) {
+        (["processes"], &Method::GET) => Ok(processes::list(agent)),
+        (["processes"], &Method::POST) => processes::start(agent, request).await,
+        (["processes"], _) => Err(Refused::method("GET, POST")),
+        (["processes", id], &Method::GET) => Ok(processes::get(&*process(id)?)),
+        (["processes", id], &Method::DELETE) => processes::delete(agent, process(id)?).await,
+        (["processes", _], _) => Err(Refused::method("GET, DELETE")),
+        (["processes", id, "signal"], &Method::POST) => processes::signal(&*process(id)?, request).await,
+        (["processes", id, "resize"], &Method::POST) => processes::resize(&*process(id)?, request).await,
+        (["processes", id, "stdin"], &Method::POST) => processes::stdin(process(id)?, request).await,
+        (["processes", id, "eof"], &Method::POST) => processes::end_input(&*process(id)?),
+        (["processes", _, "signal" | "resize" | "stdin" | "eof"], _) => Err(Refused::method("POST")),
+        (["processes", id, "output"], &Method::GET) => output::get(process(id)?, &request),
+        (["processes", _, "attach"], &Method::GET) => links::attach(agent, request),
+        (["processes", _, "output" | "attach"], _) => Err(Refused::method("GET")),
+        (["exec"], &Method::POST) => exec::post(agent, request).await,
+        (["exec"], _) => Err(Refused::method("POST")),
+        (["links"], &Method::GET) => links::open(agent, request),
+        (["links", session], &Method::GET) => links::resume(agent, session, request).await,
+        (["links"] | ["links", _], _) => Err(Refused::method("GET")),
+        _ => Err(ErrorCode::RequestNotFound.into()),
+    }
+}

@@ -1,0 +1,128 @@
+//! What an agent is told when it is started.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use landfast_core::record::Generation;
+use landfast_core::{ErrorCode, InstanceId, Problem};
+
+/// An agent's configuration. Its node makes it; no person does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The instance it stands beside.
+    pub instance: InstanceId,
+    /// The generation it is started for.
+    pub generation: Generation,
+    /// Where its sockets go: `agent.sock` and `control.sock`.
+    pub run: PathBuf,
+    /// Where it keeps its records of processes.
+    pub state: PathBuf,
+    /// The home of the instance's user, in which processes start.
+    pub home: PathBuf,
+    /// The environment of every process, over the agent's own and beneath the process's.
+    pub env: BTreeMap<String, String>,
+    /// What it holds at most.
+    pub limits: Limits,
+    /// Whether the agent has its process to itself. It then takes in the instance's orphans, which means waiting for every
+    /// child that it did not start, and obeys signals.
+    pub is_alone: bool,
+}
+
+/// What an agent holds at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Processes that run or are remembered. 256: more than people look at, and with full logs a gigabyte.
+    pub processes: usize,
+    /// Sessions. 1,000: each may hold a megabyte in each direction while its link is down.
+    pub sessions: usize,
+    /// Connections to each of its sockets. 2,048: a session, a resume of it, and some requests.
+    pub connections: usize,
+    /// Bytes of output kept for each process. 4 MiB: some 50,000 lines.
+    pub log: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { processes: 256, sessions: 1_000, connections: 2_048, log: 4 << 20 }
+    }
+}
+
+impl Config {
+    /// Reads the arguments that a node passes: `--instance`, `--generation`, `--run`, `--state`, `--home` once each, and
+    /// `--env NAME=VALUE` any number of times.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorCode::ConfigInvalid`], naming the argument.
+    pub fn from_arguments(arguments: impl IntoIterator<Item = String>) -> Result<Self, Problem> {
+        let (mut single, mut env) = (BTreeMap::new(), BTreeMap::new());
+        let mut arguments = arguments.into_iter();
+        while let Some(name) = arguments.next() {
+            let value = arguments.next().ok_or_else(|| invalid(format!("{name} has no value.")))?;
+            if name == "--env" {
+                let pair = value.split_once('=').ok_or_else(|| invalid(format!("--env {value}: it has no =.")))?;
+                env.insert(pair.0.to_owned(), pair.1.to_owned());
+            } else if single.insert(name.clone(), value).is_some() {
+                return Err(invalid(format!("{name} stands twice.")));
+            }
+        }
+        let mut take = |name: &str| single.remove(name).ok_or_else(|| invalid(format!("{name} is missing.")));
+        let instance = take("--instance")?;
+        let instance = instance.parse().map_err(|error| invalid(format!("--instance {instance}: {error}.")))?;
+        let generation = take("--generation")?;
+        let generation = generation.parse().map_err(|error| invalid(format!("--generation {generation}: {error}.")))?;
+        let config = Self {
+            instance,
+            generation: Generation(generation),
+            run: take("--run")?.into(),
+            state: take("--state")?.into(),
+            home: take("--home")?.into(),
+            env,
+            limits: Limits::default(),
+            is_alone: true,
+        };
+        match single.keys().next() {
+            None => Ok(config),
+            Some(name) => Err(invalid(format!("{name} is no argument of an agent."))),
+        }
+    }
+}
+
+fn invalid(detail: String) -> Problem {
+    Problem::new(ErrorCode::ConfigInvalid, detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(line: &str) -> Result<Config, String> {
+        Config::from_arguments(line.split(' ').map(str::to_owned)).map_err(|problem| problem.detail)
+    }
+
+    #[test]
+    fn what_a_node_passes_is_read() {
+        let id = InstanceId::new(1, 2);
+        let config =
+            read(&format!("--instance {id} --generation 3 --run /r --state /s --home /h --env A=1 --env B=x=y"));
+        let config = config.unwrap();
+        assert_eq!((config.instance, config.generation, config.home), (id, Generation(3), "/h".into()));
+        assert_eq!(config.env.into_iter().collect::<Vec<_>>(), [("A".into(), "1".into()), ("B".into(), "x=y".into())]);
+    }
+
+    #[test]
+    fn what_is_missing_wrong_or_unknown_is_named() {
+        let good = format!("--instance {} --generation 3 --run /r --state /s --home /h", InstanceId::new(1, 2));
+        for (line, named) in [
+            (good.replace("--home /h", "--env A=1"), "--home"),
+            (good.replace(" 3", " three"), "--generation"),
+            (format!("{good} --hom /h"), "--hom"),
+            (format!("{good} --run /other"), "--run"),
+            (format!("{good} --env A"), "--env"),
+            (format!("{good} --env"), "--env"),
+        ] {
+            let said = read(&line).unwrap_err();
+            assert!(said.contains(named), "{line}: {said}");
+        }
+    }
+}
