@@ -5,7 +5,8 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::process::{Command, Stdio};
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ use super::{KEY_MAX, VALUE_MAX};
 pub(crate) trait Place: Sync {
     /// Opens one more handle on the same store, as another process would.
     fn open(&self) -> Arc<dyn Store>;
-    /// A command that opens the same store in another process and runs [`child`] there.
+    /// A command that opens the same store in another process and runs [`do_job`] there.
     fn child(&self, job: &str) -> Command;
     /// Makes the store forget the history up to now.
     fn forget_history(&self) -> BoxFuture<'_, ()>;
@@ -64,6 +65,39 @@ macro_rules! conformance_tests {
     )*};
 }
 
+/// A process that does not outlive its test.
+pub(crate) struct Running(Child);
+
+impl Running {
+    /// Starts a command.
+    pub(crate) fn start(command: &mut Command) -> Self {
+        Self(command.stdout(Stdio::piped()).spawn().unwrap())
+    }
+
+    /// What it says, line by line. Can be taken once.
+    pub(crate) fn lines(&mut self) -> impl Iterator<Item = String> + Send + use<> {
+        BufReader::new(self.0.stdout.take().unwrap()).lines().map(Result::unwrap)
+    }
+
+    /// Waits for its end, which must be a success.
+    pub(crate) fn succeeds(mut self) {
+        assert!(self.0.wait().unwrap().success());
+    }
+
+    /// Kills it at once.
+    pub(crate) fn kill(&mut self) {
+        // It may have ended by itself; then there is nothing to kill.
+        let _ = self.0.kill();
+        self.0.wait().unwrap();
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
 /// Far longer than any store needs; only a broken one takes as long.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -71,7 +105,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const ROUNDS: u64 = 40;
 
 /// What [`Place::child`] runs.
-pub(crate) async fn child(store: &dyn Store, job: &str) {
+pub(crate) async fn do_job(store: &dyn Store, job: &str) {
     match job.split_once(' ') {
         Some(("increment", key)) => increment(store, key, ROUNDS).await,
         Some(("acknowledge", prefix)) => acknowledge(store, prefix).await,
@@ -169,10 +203,10 @@ pub(crate) async fn pages_follow_each_other_without_a_gap(place: &dyn Place) {
 }
 
 pub(crate) async fn no_increment_is_lost_among_writers_in_two_processes(place: &dyn Place) {
-    let mut child = place.child("increment counter").stdout(Stdio::null()).spawn().unwrap();
+    let child = Running::start(&mut place.child("increment counter"));
     let stores: Vec<_> = (0..4).map(|_| place.open()).collect();
     join_all((0..8).map(|i| increment(&*stores[i % 4], "counter", ROUNDS))).await;
-    assert!(child.wait().unwrap().success());
+    child.succeeds();
     assert_eq!(number(&stores[0].get("counter").await.unwrap().unwrap().value), 9 * ROUNDS);
 }
 
@@ -295,7 +329,7 @@ pub(crate) async fn a_watch_from_a_revision_tells_exactly_what_followed(place: &
 
 pub(crate) async fn a_watch_misses_nothing_while_two_processes_write(place: &dyn Place) {
     let stores: Vec<_> = (0..3).map(|_| place.open()).collect();
-    let mut child = place.child("increment n/0").stdout(Stdio::null()).spawn().unwrap();
+    let child = Running::start(&mut place.child("increment n/0"));
     let writing = join_all((1..3).map(|i| {
         let store = stores[i].clone();
         async move { increment(&*store, &format!("n/{i}"), ROUNDS).await }
@@ -319,7 +353,7 @@ pub(crate) async fn a_watch_misses_nothing_while_two_processes_write(place: &dyn
         }
     };
     tokio::join!(writing, watching);
-    assert!(child.wait().unwrap().success());
+    child.succeeds();
 }
 
 pub(crate) async fn a_watch_far_behind_still_tells_every_change(place: &dyn Place) {

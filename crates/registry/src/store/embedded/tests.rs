@@ -1,10 +1,9 @@
 //! What only the embedded store promises: it survives its writers' deaths, full disks, damage and strangers.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,7 +17,7 @@ use tempfile::TempDir;
 use super::EmbeddedStore;
 use super::file::{Db, File};
 use super::writing::HISTORY_KEPT;
-use crate::store::conformance::{self, Place, changes, set, snapshot, soon};
+use crate::store::conformance::{self, Place, Running, changes, set, snapshot, soon};
 use crate::store::{Expect, Store, StoreError, Swap, WatchEvent};
 
 /// A store in a directory of its own.
@@ -88,7 +87,7 @@ fn child_of_another_test() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let store = EmbeddedStore::open(path.as_ref()).unwrap();
     runtime.block_on(async {
-        if job == "fill the disk" { fill_the_disk(&store).await } else { conformance::child(&store, &job).await }
+        if job == "fill the disk" { fill_the_disk(&store).await } else { conformance::do_job(&store, &job).await }
     });
 }
 
@@ -99,7 +98,7 @@ async fn a_writer_killed_at_any_moment_loses_nothing_acknowledged() {
     println!("seed {seed}");
     for round in 0..12 {
         let prefix = format!("{round}/");
-        let mut child = place.child(&format!("acknowledge {prefix}")).stdout(Stdio::piped()).spawn().unwrap();
+        let mut child = Running::start(&mut place.child(&format!("acknowledge {prefix}")));
         let acknowledged = read_then_kill(&mut child, Duration::from_micros(seed.rotate_left(round * 5) % 40_000));
         let store = place.open();
         let kept: Vec<String> = store.list(&prefix).await.unwrap().entries.into_iter().map(|entry| entry.key).collect();
@@ -116,13 +115,12 @@ async fn a_writer_killed_at_any_moment_loses_nothing_acknowledged() {
 }
 
 /// Reads the numbers that a child acknowledges, and kills it a while after the first.
-fn read_then_kill(child: &mut Child, after: Duration) -> Vec<u64> {
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+fn read_then_kill(child: &mut Running, after: Duration) -> Vec<u64> {
+    let mut lines = child.lines();
     let first = lines.by_ref().find_map(|line| line.parse().ok()).unwrap();
     let reading = std::thread::spawn(move || lines.filter_map(|line| line.parse().ok()).collect::<Vec<u64>>());
     std::thread::sleep(after);
-    child.kill().unwrap();
-    child.wait().unwrap();
+    child.kill();
     let mut acknowledged = reading.join().unwrap();
     acknowledged.push(first);
     acknowledged
@@ -346,15 +344,13 @@ async fn changes_reach_another_process_without_waiting_for_the_fallback_look() {
     let store = place.open();
     let mut watch = store.watch("pong/", None);
     snapshot(&mut watch).await;
-    let mut child = place.child("echo ping/").stdout(Stdio::null()).spawn().unwrap();
+    let _child = Running::start(&mut place.child("echo ping/"));
     assert_eq!(changes(&mut watch, 1).await[0].1.as_deref(), Some("ready"));
     let since = Instant::now();
     for number in 0..20 {
         set(&*store, "ping/", &number.to_string()).await;
         assert_eq!(changes(&mut watch, 1).await[0].1, Some(number.to_string()));
     }
-    child.kill().unwrap();
-    child.wait().unwrap();
     // By the look each of these 40 ways would take half a second on average.
     assert!(since.elapsed() < Duration::from_secs(10), "{:?}", since.elapsed());
 }
