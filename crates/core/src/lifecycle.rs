@@ -218,6 +218,22 @@ pub fn started(instance: &mut Instance, by: NodeId, generation: Generation) -> R
     Ok(())
 }
 
+/// The owner begins anew under another lease: its daemon was started again, and its relay may have another address.
+///
+/// Whoever saw the earlier lease lapse may be about to call the instance lost; the next generation makes that step
+/// stale. An owner must therefore claim what it was given under an earlier lease before it serves it.
+///
+/// # Errors
+///
+/// Unless it is the owner of a live instance.
+pub fn claim(instance: &mut Instance, by: NodeId, generation: Generation, address: &str) -> Result<(), StepError> {
+    in_phase(instance, OWNED)?;
+    owned_by(instance, by, generation)?;
+    instance.generation = generation.next();
+    instance.address = Some(address.to_owned());
+    Ok(())
+}
+
 /// The owner's relay has a new address: its daemon was started anew.
 ///
 /// # Errors

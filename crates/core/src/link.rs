@@ -5,7 +5,7 @@
 //! | 0x01 DATA | 1 to 65,536 bytes | the next bytes of the session in this direction |
 //! | 0x02 ACK | u64 | every byte before this offset was handed to the next reliable owner |
 //! | 0x03 PING / 0x04 PONG | u64 | liveness; a pong carries its ping's number |
-//! | 0x05 CLOSE | u8 length, code, reason (UTF-8, at most 123 bytes) | nothing follows in this direction; after it the session ends |
+//! | 0x05 CLOSE | u8 length, code, reason (UTF-8, at most 123 bytes) | no data follows in this direction; after it the session ends |
 //!
 //! Integers are big-endian. Anything else is a protocol error.
 
@@ -69,7 +69,7 @@ pub enum ProtocolError {
     BadAck,
     /// A CLOSE that could not be read.
     BadClose,
-    /// A record after CLOSE.
+    /// Data, or another CLOSE, after CLOSE.
     AfterClose,
 }
 
@@ -94,7 +94,7 @@ impl std::fmt::Display for ProtocolError {
             Self::PastWindow => f.write_str("DATA past the window"),
             Self::BadAck => f.write_str("ACK of bytes that were never sent"),
             Self::BadClose => f.write_str("a CLOSE that cannot be read"),
-            Self::AfterClose => f.write_str("a record after CLOSE"),
+            Self::AfterClose => f.write_str("data after CLOSE"),
         }
     }
 }

@@ -73,6 +73,8 @@ pub struct Redial {
     state: State,
     presence: Presence,
     breaker: Breaker,
+    /// How far the session was known to have come.
+    reached: u64,
     /// The owner was told to drop the link or to end, and need not be told again.
     told: bool,
     resume_window: Duration,
@@ -80,10 +82,9 @@ pub struct Redial {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// A link carries the session; `progress` is what the session had achieved when it came up.
+    /// A link carries the session.
     Linked {
         generation: Generation,
-        progress: u64,
     },
     /// The next dial is due at `at`.
     Waiting {
@@ -122,6 +123,7 @@ impl Redial {
             state,
             presence: Presence::Unknown,
             breaker: Breaker::default(),
+            reached: 0,
             told: false,
             resume_window: RESUME_WINDOW,
         };
@@ -155,23 +157,23 @@ impl Redial {
         }
     }
 
-    /// A link stands, to the instance at `generation`; `progress` is [`crate::session::Session::progress`].
-    pub fn handle_linked(&mut self, generation: Generation, progress: u64, now: Instant) {
+    /// A link stands, to the instance at `generation`; `reached` is [`crate::session::Session::reached`].
+    pub fn handle_linked(&mut self, generation: Generation, reached: u64, now: Instant) {
         if matches!(self.state, State::Ended(_)) {
             return;
         }
-        self.state = State::Linked { generation, progress };
+        // What the link before brought across may only be known now that the peer has said what it has.
+        self.note_progress(reached);
+        self.state = State::Linked { generation };
         self.told = false;
         self.handle_presence(self.presence, now);
     }
 
     /// The link is lost, by itself or because [`Effect::DropLink`] said so.
-    pub fn handle_link_lost(&mut self, progress: u64, now: Instant) {
-        let State::Linked { generation, progress: before } = self.state else { return };
+    pub fn handle_link_lost(&mut self, reached: u64, now: Instant) {
+        let State::Linked { generation } = self.state else { return };
         let planned = self.is_newer_than(generation) || matches!(self.presence, Presence::Between(_));
-        if progress > before {
-            self.breaker.reset();
-        } else if !planned && self.breaker.trips(now) {
+        if !self.note_progress(reached) && !planned && self.breaker.trips(now) {
             self.state = State::Ended(ErrorCode::UpstreamFlapping);
             self.told = false;
             return;
@@ -226,7 +228,7 @@ impl Redial {
     /// What to do now. Call until it returns `None`.
     pub fn poll(&mut self, now: Instant) -> Option<Effect> {
         match self.state {
-            State::Linked { generation, .. } => {
+            State::Linked { generation } => {
                 (self.is_newer_than(generation) && !std::mem::replace(&mut self.told, true)).then_some(Effect::DropLink)
             }
             State::Ended(code) => (!std::mem::replace(&mut self.told, true)).then_some(Effect::End(code)),
@@ -263,6 +265,16 @@ impl Redial {
         if let (Presence::Between(code), State::Waiting { attempt, .. }) = (self.presence, self.state) {
             self.state = State::Parked { since: now, attempt, at: None, last: code };
         }
+    }
+
+    /// Forgets the losses if anything got through since; whether it did.
+    fn note_progress(&mut self, reached: u64) -> bool {
+        let grew = reached > self.reached;
+        if grew {
+            self.breaker.reset();
+            self.reached = reached;
+        }
+        grew
     }
 
     const fn is_here(&self) -> bool {
@@ -450,6 +462,16 @@ mod tests {
             redial.handle_link_lost(20, now);
             assert_eq!(redial.poll(now), Some(Effect::Dial));
             redial.handle_linked(Generation(1), 20, now);
+        }
+    }
+
+    #[test]
+    fn progress_that_shows_only_when_the_next_link_stands_counts() {
+        let mut redial = linked();
+        for loss in 1..=20 {
+            redial.handle_link_lost(loss - 1, at(loss * 100));
+            assert_eq!(redial.poll(at(loss * 100)), Some(Effect::Dial));
+            redial.handle_linked(Generation(1), loss, at(loss * 100));
         }
     }
 

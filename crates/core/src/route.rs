@@ -255,6 +255,7 @@ impl RouteView {
     pub fn handle_answer(&mut self, id: InstanceId, answer: Option<(&Instance, u64)>, now: Instant) {
         let asked = self.asks.remove(id).is_some();
         match answer {
+            Some((instance, _)) if self.knows_better_in_vain(instance) => drop(self.known.remove(&id)),
             Some((instance, revision)) => self.learn(instance, revision, now),
             // An answer that came too late may be older than what was learnt since.
             None if asked => self.handle_no_record(id, now),
@@ -309,8 +310,8 @@ impl RouteView {
         if revision < entry.revision || entry.outlives(&route) {
             return;
         }
-        // A store that was turned back may name an earlier life: only the node that runs it can tell.
-        if route.generation < entry.route.generation && entry.trust != Trust::Disproved {
+        // A store that was turned back may name an earlier life. It is believed only where nothing better is known.
+        if route.generation < entry.route.generation {
             entry.doubt(now);
             self.sweep_at.get_or_insert(now + DOUBT_FOR);
             return;
@@ -320,6 +321,15 @@ impl RouteView {
         if is_news {
             self.changed(id);
         }
+    }
+
+    /// Whether the registry was turned back to an earlier life, and the later one that was known has been disproved by
+    /// its node. What was known is forgotten then, and the registry asked once more: this answer may be an old one.
+    fn knows_better_in_vain(&self, instance: &Instance) -> bool {
+        self.known.get(&instance.id).is_some_and(|entry| {
+            let was_turned_back = entry.revision == 0 && instance.generation < entry.route.generation;
+            was_turned_back && entry.trust == Trust::Disproved
+        })
     }
 
     fn handle_removed(&mut self, id: InstanceId, revision: u64, now: Instant) {
@@ -605,6 +615,18 @@ mod tests {
         assert_eq!(generation(&mut view, at(5)), Some(3));
         view.handle_change(id(1), Some(&running(1, 4)), 6, at(6));
         assert_eq!(generation(&mut view, at(6)), Some(4));
+    }
+
+    #[test]
+    fn a_store_that_was_turned_back_for_good_is_believed_once_the_node_has_disproved_what_was_known() {
+        let mut view = knowing(3);
+        view.handle_snapshot([(&running(1, 2), 4)], 5, at(5));
+        view.handle_refused(id(1), Generation(3));
+        for _ in 0..2 {
+            assert_eq!(view.lookup(id(1), at(6)), Lookup::Asking);
+            view.handle_answer(id(1), Some((&running(1, 2), 4)), at(6));
+        }
+        assert_eq!(generation(&mut view, at(7)), Some(2));
     }
 
     #[test]

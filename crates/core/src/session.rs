@@ -82,6 +82,8 @@ pub struct Session {
     close_in: Option<Close>,
     link: Option<Link>,
     link_number: u64,
+    /// The most of ours that the peer has said to have, by an ACK or on a new link.
+    peer_has: u64,
     last_data: Instant,
 }
 
@@ -134,6 +136,7 @@ impl Session {
             close_in: None,
             link: None,
             link_number: 0,
+            peer_has: 0,
             last_data: now,
         }
     }
@@ -165,6 +168,12 @@ impl Session {
         self.inbox.end() + self.out.start()
     }
 
+    /// Grows with every byte received, and every byte of ours that the peer is known to have, acknowledged or not: a
+    /// link that brought anything across has grown it by the time the next one stands.
+    pub const fn reached(&self) -> u64 {
+        self.inbox.end() + self.peer_has
+    }
+
     /// A new link stands; `peer_received` is what the peer has of ours.
     ///
     /// # Errors
@@ -173,6 +182,7 @@ impl Session {
     pub fn handle_link(&mut self, number: u64, peer_received: u64, now: Instant) -> Result<(), ResumeError> {
         self.check_resume(number, peer_received)?;
         self.link_number = number;
+        self.peer_has = self.peer_has.max(peer_received);
         self.link = Some(Link::new(peer_received, self.inbox.start(), now));
         Ok(())
     }
@@ -418,7 +428,8 @@ impl Session {
         let bytes = bytes.try_into().expect("a header was gathered");
         link.partial.clear();
         let header = Header::decode(bytes)?;
-        if self.close_in.is_some() {
+        // The peer still answers our pings and acknowledges what it got; only its stream is over.
+        if self.close_in.is_some() && matches!(header.kind, Kind::Data | Kind::Close) {
             return Err(ProtocolError::AfterClose);
         }
         if header.kind == Kind::Data && self.inbox.end() + header.len as u64 > self.inbox.start() + self.window_in {
@@ -440,6 +451,7 @@ impl Session {
                     return Err(ProtocolError::BadAck);
                 }
                 self.out.drop_before(acked);
+                self.peer_has = self.peer_has.max(acked);
             }
             Kind::Ping => link.pong_due = Some(number()),
             Kind::Pong => {}
@@ -731,12 +743,26 @@ mod tests {
     }
 
     #[test]
-    fn nothing_may_follow_a_close() {
+    fn no_data_may_follow_a_close_but_signs_of_life_may() {
         let mut records = Vec::new();
         Close::new(ErrorCode::ProcessExited, "").encode(&mut records);
-        assert!(fed(&records).unwrap().peer_close().is_some());
         records.extend_from_slice(&encode_number(Kind::Ping, 1));
+        records.extend_from_slice(&encode_number(Kind::Ack, 0));
+        assert!(fed(&records).unwrap().peer_close().is_some());
+        records.extend_from_slice(&[1, 0, 0, 1, 0]);
         assert_eq!(fed(&records).unwrap_err(), ProtocolError::AfterClose);
+    }
+
+    #[test]
+    fn what_a_link_brought_across_is_known_by_the_next_link_at_the_latest() {
+        let mut pair = Pair::new(1000);
+        pair.say(0, 10);
+        pair.send(0, usize::MAX);
+        pair.deliver(0, usize::MAX, 0);
+        assert_eq!(pair.ends[0].reached(), 0, "nothing was acknowledged");
+        pair.cut();
+        pair.relink();
+        assert_eq!((pair.ends[0].reached(), pair.ends[0].progress()), (10, 0));
     }
 
     #[test]
