@@ -1,3 +1,7 @@
-//! The `landfast` binary.
+//! The `landfast` program.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    landfast::main()
+}

@@ -8,11 +8,11 @@ use landfast_core::ws::{FrameError, HEADER_MAX, Header, Opcode, apply_mask, deco
 
 /// The most bytes a message may have. An agent sends output in pieces of 64 KiB and a screen's redraw in less; more than
 /// sixteen times that is no agent.
-pub(crate) const MESSAGE_MAX: u64 = 1 << 20;
+pub const MESSAGE_MAX: u64 = 1 << 20;
 
 /// What the server said.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Message {
+pub enum Message {
     /// UTF-8 text.
     Text(String),
     /// Bytes.
@@ -25,7 +25,7 @@ pub(crate) enum Message {
 
 /// How the server broke the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Broken {
+pub enum Broken {
     /// A frame that RFC 6455 does not allow.
     Frame(FrameError),
     /// A masked frame, or one with extension bits that nobody agreed on.
@@ -50,6 +50,8 @@ impl std::fmt::Display for Broken {
     }
 }
 
+impl std::error::Error for Broken {}
+
 impl From<FrameError> for Broken {
     fn from(error: FrameError) -> Self {
         Self::Frame(error)
@@ -57,7 +59,7 @@ impl From<FrameError> for Broken {
 }
 
 /// Appends one whole frame with its payload, the parts in order, masked.
-pub(crate) fn encode(opcode: Opcode, parts: &[&[u8]], mask: [u8; 4], out: &mut Vec<u8>) {
+pub fn encode(opcode: Opcode, parts: &[&[u8]], mask: [u8; 4], out: &mut Vec<u8>) {
     let len = parts.iter().map(|part| part.len() as u64).sum();
     let mut header = [0; HEADER_MAX];
     let header_len = Header { fin: true, rsv: 0, opcode, mask: Some(mask), len }.encode(&mut header);
@@ -71,13 +73,13 @@ pub(crate) fn encode(opcode: Opcode, parts: &[&[u8]], mask: [u8; 4], out: &mut V
 }
 
 /// Appends a close frame.
-pub(crate) fn encode_close(code: u16, reason: &str, mask: [u8; 4], out: &mut Vec<u8>) {
+pub fn encode_close(code: u16, reason: &str, mask: [u8; 4], out: &mut Vec<u8>) {
     encode(Opcode::Close, &[&code.to_be_bytes(), reason.as_bytes()], mask, out);
 }
 
 /// Turns bytes into messages, however they were cut.
 #[derive(Debug, Default)]
-pub(crate) struct Decoder {
+pub struct Decoder {
     /// Received and not yet decoded: less than one frame after [`Self::next`] returned `None`.
     bytes: Vec<u8>,
     /// How much of `bytes` was decoded.
@@ -88,14 +90,19 @@ pub(crate) struct Decoder {
 
 impl Decoder {
     /// Takes what arrived.
-    pub(crate) fn push(&mut self, bytes: &[u8]) {
+    pub fn push(&mut self, bytes: &[u8]) {
         self.bytes.drain(..self.at);
         self.at = 0;
         self.bytes.extend_from_slice(bytes);
     }
 
     /// The next whole message, or `None` until more arrives. Pongs are dropped: we ask nothing.
-    pub(crate) fn next(&mut self) -> Result<Option<Message>, Broken> {
+    ///
+    /// # Errors
+    ///
+    /// [`Broken`]; there is no going on after it.
+    #[expect(clippy::should_implement_trait, reason = "more may follow a `None`")]
+    pub fn next(&mut self) -> Result<Option<Message>, Broken> {
         while let Some((header, len)) = Header::decode(&self.bytes[self.at..])? {
             self.check(&header)?;
             let (start, size) = (self.at + len, header.len as usize);

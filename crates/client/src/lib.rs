@@ -24,7 +24,7 @@ mod client;
 mod control;
 mod conversation;
 mod error;
-mod frames;
+pub mod frames;
 mod keeper;
 mod origin;
 mod process;

@@ -163,7 +163,12 @@ impl Client {
     ///
     /// [`Error`].
     pub async fn processes(&self, instance: InstanceId) -> Result<Vec<Process>, Error> {
-        self.data(instance, &call(instance, Method::GET, "/processes")).await
+        #[derive(Deserialize)]
+        struct List {
+            processes: Vec<Process>,
+        }
+        let list: List = self.data(instance, &call(instance, Method::GET, "/processes")).await?;
+        Ok(list.processes)
     }
 
     /// Looks at a process.

@@ -1,0 +1,501 @@
+//! What can be said on the command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use landfast_client::From;
+use landfast_core::{InstanceId, ProcessId, TokenId};
+
+/// Keeps clients attached to instances that move.
+#[derive(Debug, Parser)]
+#[command(
+    name = "landfast",
+    version,
+    about,
+    max_term_width = 100,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
+pub struct Cli {
+    /// What holds for every command.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What holds for every command.
+#[derive(Clone, Debug, Args)]
+pub struct Global {
+    /// The data directory, shared by all Landfast processes of the machine [default: ~/.local/share/landfast]
+    #[arg(
+        long,
+        global = true,
+        env = "LANDFAST_DATA",
+        hide_env_values = true,
+        value_name = "DIR",
+        help_heading = "Global options"
+    )]
+    pub data: Option<PathBuf>,
+    /// Where the cell is [default: where `landfast up` listens]
+    #[arg(
+        long,
+        global = true,
+        env = "LANDFAST_URL",
+        hide_env_values = true,
+        value_name = "URL",
+        help_heading = "Global options"
+    )]
+    pub url: Option<String>,
+    /// The API key [default: the one in the data directory]
+    #[arg(
+        long,
+        global = true,
+        env = "LANDFAST_API_KEY",
+        hide_env_values = true,
+        value_name = "KEY",
+        help_heading = "Global options"
+    )]
+    pub api_key: Option<String>,
+    /// Use no colours [also: NO_COLOR]
+    #[arg(long, global = true, help_heading = "Global options")]
+    pub no_color: bool,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a whole cell in this process
+    Up(Up),
+    /// Run an API server
+    Api(Api),
+    /// Run a gateway
+    Gateway(Gateway),
+    /// Run a node
+    Node(NodeArgs),
+    /// Run the process beside an instance; nodes do
+    #[command(hide = true)]
+    Agent(Agent),
+
+    /// Create an instance and wait until it runs
+    Create(Create),
+    /// List instances
+    Ls(Ls),
+    /// Show an instance
+    Get(Get),
+    /// Run a command in an instance
+    Exec(Exec),
+    /// Attach to a process that runs
+    Attach(AttachArgs),
+    /// Move an instance to another node
+    Move(Move),
+    /// Delete instances
+    Rm(Rm),
+    /// Stop instances and keep their records
+    Stop(Stop),
+    /// Make and take back access tokens
+    #[command(subcommand)]
+    Token(Token),
+    /// Show how the cell is
+    Status(Status),
+    /// Cut, kill and move a small cell under load, and count what is lost
+    Demo(Demo),
+    /// The program that the demo runs in its instance
+    #[command(hide = true)]
+    DemoPeer(DemoPeer),
+    /// Print a completion script
+    Completion {
+        /// The shell it is for
+        shell: clap_complete::Shell,
+    },
+}
+
+/// How answers are printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// The choice of a format.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct Output {
+    /// How to print the answer
+    #[arg(short = 'o', long = "output", value_name = "FORMAT", default_value = "text")]
+    pub format: Format,
+}
+
+/// `landfast up`.
+#[derive(Debug, Args)]
+pub struct Up {
+    /// Where clients connect; port 0 takes any free one [default: 127.0.0.1:7070]
+    #[arg(long, value_name = "ADDRESS")]
+    pub listen: Option<SocketAddr>,
+    /// A TOML file with the sections [api], [gateway] and [node]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// `landfast api`.
+#[derive(Debug, Args)]
+pub struct Api {
+    /// Where it listens
+    #[arg(long, value_name = "ADDRESS")]
+    pub listen: Option<SocketAddr>,
+    /// A TOML file; its section [api] counts
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// `landfast gateway`.
+#[derive(Debug, Args)]
+pub struct Gateway {
+    /// Where clients connect
+    #[arg(long, value_name = "ADDRESS")]
+    pub listen: Option<SocketAddr>,
+    /// A TOML file; its section [gateway] counts
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// `landfast node`, and the verbs about nodes.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct NodeArgs {
+    /// A verb about nodes; none runs one.
+    #[command(subcommand)]
+    pub verb: Option<NodeVerb>,
+    /// The node to run.
+    #[command(flatten)]
+    pub node: Node,
+}
+
+/// A verb about nodes.
+#[derive(Debug, Subcommand)]
+pub enum NodeVerb {
+    /// List the live nodes
+    Ls(Ls),
+}
+
+/// `landfast node`.
+#[derive(Debug, Args)]
+pub struct Node {
+    /// A short name, unique in the cell [default: the host name]
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Where its relay listens
+    #[arg(long, value_name = "ADDRESS")]
+    pub listen: Option<SocketAddr>,
+    /// The relay's address as gateways reach it
+    #[arg(long, value_name = "HOST:PORT")]
+    pub advertise: Option<String>,
+    /// How many instances it is willing to run
+    #[arg(long, value_name = "N")]
+    pub capacity: Option<u32>,
+    /// A label that instances may ask for; may be repeated
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = pair)]
+    pub labels: Vec<(String, String)>,
+    /// A TOML file; its section [node] counts
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// `landfast agent`.
+#[derive(Debug, Args)]
+pub struct Agent {
+    /// What the node says.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENT")]
+    pub arguments: Vec<String>,
+}
+
+/// `landfast create`.
+#[derive(Debug, Args)]
+pub struct Create {
+    /// What it is for
+    #[arg(default_value = "sandbox")]
+    pub kind: Kind,
+    /// A label; may be repeated
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = pair)]
+    pub labels: Vec<(String, String)>,
+    /// A variable of every process; may be repeated
+    #[arg(long = "env", short = 'e', value_name = "KEY=VALUE", value_parser = pair)]
+    pub env: Vec<(String, String)>,
+    /// A label its node must have; may be repeated
+    #[arg(long = "node-label", value_name = "KEY=VALUE", value_parser = pair)]
+    pub node_labels: Vec<(String, String)>,
+    /// Whether it is started anew after a failure or the loss of its node
+    #[arg(long, default_value = "never")]
+    pub restart: Restart,
+    /// Which network its processes see
+    #[arg(long, default_value = "host")]
+    pub network: Network,
+    /// How many seconds to wait until it runs; 0 does not wait
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
+    pub wait: Duration,
+    /// How to print.
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// What an instance is for.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Kind {
+    /// Processes and terminals on request.
+    Sandbox,
+}
+
+/// Whether an instance is started anew.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Restart {
+    /// It stays ended.
+    Never,
+    /// It is placed again, its memory lost.
+    Always,
+}
+
+/// Which network an instance sees.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Network {
+    /// The node's own.
+    Host,
+    /// Only a loopback of its own.
+    None,
+}
+
+/// `landfast ls` and `landfast node ls`.
+#[derive(Debug, Args)]
+pub struct Ls {
+    /// How to print.
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// `landfast get`.
+#[derive(Debug, Args)]
+pub struct Get {
+    /// The instance
+    pub id: InstanceId,
+    /// How to print.
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// `landfast exec`.
+#[derive(Debug, Args)]
+pub struct Exec {
+    /// Pass standard input on
+    #[arg(short, long)]
+    pub interactive: bool,
+    /// Give the command a terminal; implies -i
+    #[arg(short, long)]
+    pub tty: bool,
+    /// A variable for the command; may be repeated
+    #[arg(long = "env", short = 'e', value_name = "KEY=VALUE", value_parser = pair)]
+    pub env: Vec<(String, String)>,
+    /// The directory it starts in
+    #[arg(long, short = 'w', value_name = "DIR")]
+    pub cwd: Option<String>,
+    /// The instance
+    pub id: InstanceId,
+    /// The command and its arguments; a login shell if there is none and -t
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    pub command: Vec<String>,
+}
+
+/// `landfast attach`.
+#[derive(Debug, Args)]
+pub struct AttachArgs {
+    /// The instance
+    pub id: InstanceId,
+    /// The process; without it the one that runs
+    pub process: Option<ProcessId>,
+    /// Where to begin: start, screen, now, or an offset [default: screen with a terminal, else start]
+    #[arg(long, value_parser = from)]
+    pub from: Option<From>,
+    /// Send nothing
+    #[arg(long)]
+    pub read_only: bool,
+}
+
+/// `landfast move`.
+#[derive(Debug, Args)]
+pub struct Move {
+    /// The instance
+    pub id: InstanceId,
+    /// The node, by name or id
+    pub node: String,
+    /// How to print.
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// `landfast rm`.
+#[derive(Debug, Args)]
+pub struct Rm {
+    /// The instances
+    #[arg(required = true, value_name = "ID")]
+    pub ids: Vec<InstanceId>,
+}
+
+/// `landfast stop`.
+#[derive(Debug, Args)]
+pub struct Stop {
+    /// The instances
+    #[arg(required = true, value_name = "ID")]
+    pub ids: Vec<InstanceId>,
+}
+
+/// `landfast token`.
+#[derive(Debug, Subcommand)]
+pub enum Token {
+    /// Make a token for one instance
+    Create {
+        /// The instance
+        id: InstanceId,
+        /// How many seconds it is valid [default: the cell's]
+        #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+        ttl: Option<Duration>,
+        /// What it allows; may be repeated [default: all]
+        #[arg(long, value_name = "SCOPE")]
+        scope: Vec<Scope>,
+        /// How to print.
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Take a token back; sessions that use it end
+    Revoke {
+        /// The token's id
+        id: TokenId,
+    },
+}
+
+/// What a token allows.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Scope {
+    /// Everything in the instance.
+    All,
+    /// Its processes.
+    Process,
+}
+
+/// `landfast status`.
+#[derive(Debug, Args)]
+pub struct Status {
+    /// How to print.
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// `landfast demo`.
+#[derive(Debug, Args)]
+pub struct Demo {
+    /// How long to make trouble; starting and counting take a few seconds more
+    #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u64).range(4..=3600))]
+    pub seconds: u64,
+    /// Repeat a run's numbers and order of faults [default: a new one, printed]
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// How to print.
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// `landfast demo-peer`.
+#[derive(Debug, Args)]
+pub struct DemoPeer {
+    /// Which numbers to say; it expects those of the next seed
+    #[arg(long)]
+    pub seed: u64,
+    /// How fast
+    #[arg(long)]
+    pub bytes_per_second: u64,
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("write KEY=VALUE".to_owned()),
+    }
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    text.parse().map(Duration::from_secs).map_err(|_| "write a whole number of seconds".to_owned())
+}
+
+fn from(text: &str) -> Result<From, String> {
+    match text {
+        "start" => Ok(From::Start),
+        "screen" => Ok(From::Screen),
+        "now" => Ok(From::Now),
+        offset => offset.parse().map(From::Offset).map_err(|_| "write start, screen, now, or an offset".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    const ID: &str = "ins_00000000000000000000000000";
+
+    fn parse(line: &str) -> Result<Command, clap::Error> {
+        Cli::try_parse_from(line.split_whitespace().map(|word| if word == "ID" { ID } else { word }))
+            .map(|cli| cli.command)
+    }
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_commands_own_flags_reach_it_with_and_without_dashes() {
+        for line in ["landfast exec -i ID ls -l --color", "landfast exec -i ID -- ls -l --color"] {
+            let Ok(Command::Exec(exec)) = parse(line) else { panic!("{line}") };
+            assert_eq!((exec.interactive, exec.command.join(" ").as_str()), (true, "ls -l --color"));
+        }
+    }
+
+    #[test]
+    fn what_a_node_tells_an_agent_reaches_it_as_it_is() {
+        let line = "landfast agent --instance ID --generation 3 --env A=--b";
+        let Ok(Command::Agent(agent)) = parse(line) else { panic!("{line}") };
+        assert_eq!(agent.arguments.len(), 6);
+    }
+
+    #[test]
+    fn node_runs_one_and_node_ls_lists_them() {
+        let Ok(Command::Node(node)) = parse("landfast node --name a --label zone=x") else { panic!() };
+        assert_eq!((node.node.name.as_deref(), node.verb.is_none()), (Some("a"), true));
+        let listed = parse("landfast node ls -o json").unwrap();
+        assert!(matches!(listed, Command::Node(NodeArgs { verb: Some(_), .. })), "{listed:?}");
+    }
+
+    #[test]
+    fn global_flags_stand_anywhere() {
+        for line in ["landfast --url http://x ls", "landfast ls --url http://x"] {
+            assert_eq!(Cli::try_parse_from(line.split(' ')).unwrap().global.url.as_deref(), Some("http://x"));
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_says_what_to_write_and_exits_with_2() {
+        for (line, hint) in [
+            ("landfast get nod_1", "ins_"),
+            ("landfast create --label x", "KEY=VALUE"),
+            ("landfast attach ID --from end", "an offset"),
+            ("landfast create browser", "sandbox"),
+            ("landfast lst", "ls"),
+        ] {
+            let error = parse(line).unwrap_err();
+            assert!(error.to_string().contains(hint) && error.exit_code() == 2, "{line}: {error}");
+        }
+    }
+}
