@@ -44,7 +44,7 @@ const LABEL_MAX: usize = 256;
 #[schema(as = NewInstance)]
 pub(super) struct Wish {
     /// The preset: `sandbox` if not said.
-    #[schema(value_type = schema::Kind)]
+    #[schema(value_type = Option<schema::Kind>)]
     kind: Option<Kind>,
     /// How it is to be.
     #[schema(value_type = schema::InstanceSpec)]
