@@ -1,7 +1,9 @@
 //! A whole cell as a user has it: API, gateway and nodes as processes of the program that is in the tree, with a network
 //! between client and gateway, and between gateway and node, that fails on command.
 
+use std::fs::Permissions;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -102,7 +104,7 @@ impl Plan {
     ///
     /// It does not start.
     pub async fn start(self) -> Cell {
-        let dir = tempfile::Builder::new().prefix("lf-").tempdir().expect("a temporary directory");
+        let dir = data_directory();
         let api = Role::start("api", "0", dir.path(), listening(Settings::new())).await;
         let gateway = Role::start("gateway", "0", dir.path(), listening(self.gateway)).await;
         let downstream = FaultRelay::start().await.expect("a free port");
@@ -228,9 +230,9 @@ impl Cell {
     ///
     /// It does not come up.
     pub async fn create_with(&self, wish: &Value) -> Instance {
-        let instance = self.create_unawaited(wish).await;
-        instance.comes_to("running").await;
-        instance
+        let created = self.operator.demand("POST", "/v1/instances?wait=60", Some(wish)).await;
+        assert_eq!(created["phase"], "running", "{created}");
+        self.instance(&created)
     }
 
     /// Creates an instance from a request.
@@ -239,10 +241,12 @@ impl Cell {
     ///
     /// It is refused.
     pub async fn create_unawaited(&self, wish: &Value) -> Instance {
-        let created = self.operator.demand("POST", "/v1/instances", Some(wish)).await;
-        let id = created["id"].as_str().expect("an instance has an id").to_owned();
-        let token = self.operator.token(&id, &json!({})).await.text;
-        Instance { operator: self.operator.clone(), id, token }
+        self.instance(&self.operator.demand("POST", "/v1/instances", Some(wish)).await)
+    }
+
+    fn instance(&self, record: &Value) -> Instance {
+        let field = |name: &str| record[name].as_str().expect("a live instance has an id and a token").to_owned();
+        Instance { operator: self.operator.clone(), id: field("id"), token: field("token") }
     }
 }
 
@@ -328,8 +332,18 @@ pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>)
             return found;
         }
         assert!(Instant::now() < deadline, "never: {what}");
-        sleep(Duration::from_millis(20)).await;
+        sleep(Duration::from_millis(50)).await;
     }
+}
+
+/// A fresh data directory, closed to others.
+///
+/// # Panics
+///
+/// None can be made.
+pub fn data_directory() -> TempDir {
+    let closed = Permissions::from_mode(0o700);
+    tempfile::Builder::new().prefix("lf-").permissions(closed).tempdir().expect("a temporary directory")
 }
 
 fn listening(mut settings: Settings) -> Settings {

@@ -137,7 +137,10 @@ impl Instance {
     /// It cannot be copied.
     pub fn brings(&self, program: &str) -> PathBuf {
         let home = self.operator.dir.join("instances").join(&self.id).join("home");
-        std::fs::copy(crate::role::program(program), home.join(program)).expect("the home takes files");
+        // A program that runs cannot be written over.
+        if !home.join(program).exists() {
+            std::fs::copy(crate::role::program(program), home.join(program)).expect("the home takes files");
+        }
         PathBuf::from(format!("./{program}"))
     }
 

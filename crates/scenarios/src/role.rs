@@ -128,7 +128,7 @@ impl Role {
     pub fn log(&self) -> String {
         let log = std::fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<&str> = log.lines().collect();
-        lines[lines.len().saturating_sub(60)..].join("\n")
+        lines[lines.len().saturating_sub(30)..].join("\n")
     }
 
     /// What it holds once that has stopped changing.

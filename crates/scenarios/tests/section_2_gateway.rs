@@ -27,6 +27,7 @@ async fn a_client_that_closes_hears_its_own_close_and_leaves_nothing_behind() {
     viewer.socket.send_close(1000, "enough").await;
     assert!(matches!(viewer.next().await, Said::Close(1000, _)));
     assert_eq!(viewer.socket.next().await, Event::Ended(None));
+    drop(viewer);
     returns_to(cell.gateway.pid(), before, FREED).await;
     assert_eq!(process.record().await["state"], "running", "closing a view ends no process");
 }
@@ -50,7 +51,7 @@ async fn a_client_that_is_lost_only_detaches() {
 async fn a_client_that_reads_nothing_costs_bounded_memory_and_is_told_why_it_is_closed() {
     let cell = Plan::default().gateway("slow_client_timeout_ms", "2000").start().await;
     let instance = cell.create().await;
-    let process = instance.command("head -c 40000000 /dev/zero; echo END").await;
+    let process = instance.command("head -c 40000000 /dev/zero; echo END; sleep 3; cat /dev/zero").await;
     let before = Footprint::of(cell.gateway.pid());
     let mut upgrade = process.upgrade("from=start");
     upgrade.receive_buffer = Some(4096);
@@ -145,7 +146,7 @@ async fn a_failed_instance_closes_with_1011() {
 
 #[tokio::test]
 async fn a_lost_instance_closes_with_1011() {
-    let mut cell = Plan::default().node("lease_ttl_ms", "1000").start().await;
+    let mut cell = Cell::start().await;
     let instance = cell.create().await;
     let mut viewer = instance.command("sleep 100").await.attach("now").await;
     viewer.goes_live().await;

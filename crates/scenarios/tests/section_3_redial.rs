@@ -117,13 +117,13 @@ async fn a_deleted_instance_ends_the_wait_for_it_at_once() {
 }
 
 #[tokio::test]
-async fn an_instance_that_was_started_anew_knows_the_session_no_more_and_says_so() {
+async fn an_instance_that_was_started_anew_ends_its_sessions_and_says_so() {
     let cell = Cell::start().await;
     let instance = cell.create_with(&json!({"spec": {"restart": "always"}})).await;
     let mut viewer = instance.command("cat").await.attach("now").await;
     viewer.goes_live().await;
     instance.kill_agent();
-    viewer.socket.expect_close(4404, "session.unknown").await;
+    viewer.socket.expect_close(1011, "instance.failed").await;
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use clap::Parser;
+use clap::{Command, CommandFactory, Parser};
 use landfast_core::ErrorCode;
 
 #[derive(Parser)]
@@ -48,7 +48,12 @@ fn main() -> Result<ExitCode> {
 }
 
 fn documents() -> Vec<Document> {
-    vec![Document { name: "errors.md", text: errors() }]
+    vec![
+        Document { name: "errors.md", text: errors() },
+        Document { name: "openapi.json", text: landfast_registry::api::openapi() },
+        Document { name: "cli.md", text: commands() },
+        Document { name: "config.md", text: settings() },
+    ]
 }
 
 /// Every row of the error table, under the heading of its code's first word.
@@ -83,4 +88,62 @@ fn errors() -> String {
         .expect("a string takes text");
     }
     text
+}
+
+/// Every command's help, as it prints it.
+fn commands() -> String {
+    let mut text = String::from(
+        "<!-- Made from crates/cli/src/args.rs by `cargo xtask docs`. -->\n\n# Command line\n\nWhat `landfast --help` says, and \
+         the help of every command.\n",
+    );
+    // The width is fixed, or the document would depend on the terminal it was made in.
+    let mut program = landfast::args::Cli::command().term_width(100);
+    program.build();
+    describe(&mut program, "landfast", &mut text);
+    text
+}
+
+fn describe(command: &mut Command, line: &str, text: &mut String) {
+    let help = command.render_long_help().to_string();
+    let help: Vec<&str> = help.lines().map(str::trim_end).collect();
+    write!(text, "\n## `{line}`\n\n```text\n{}\n```\n", help.join("\n").trim_end()).expect("a string takes text");
+    for inner in command.get_subcommands_mut().filter(|inner| !inner.is_hide_set() && inner.get_name() != "help") {
+        let line = format!("{line} {}", inner.get_name());
+        describe(inner, &line, text);
+    }
+}
+
+/// The settings of each role, with what its source says of them.
+fn settings() -> String {
+    let roles = [
+        ("api", include_str!("../../../registry/src/api.rs")),
+        ("gateway", include_str!("../../../gateway/src/config.rs")),
+        ("node", include_str!("../../../node/src/config.rs")),
+    ];
+    let mut text = String::from(
+        "<!-- Made from the roles' `Config` structs by `cargo xtask docs`. -->\n\n# Settings\n\nA setting comes from, later wins: \
+         its default, the role's section of the TOML file given with `--config`,\nthe variable `LANDFAST_<ROLE>_<KEY>`, a \
+         flag. A key that a role does not know stops it from starting, and so does a value\nthat cannot be.\n",
+    );
+    for (role, source) in roles {
+        write!(text, "\n## [{role}]\n\n| key | what it says |\n|---|---|\n").expect("a string takes text");
+        for (key, about) in fields(source) {
+            writeln!(text, "| `{key}` | {about} |").expect("a string takes text");
+        }
+    }
+    text
+}
+
+/// The fields of the struct `Config` and their doc comments, from its source.
+fn fields(source: &str) -> Vec<(String, String)> {
+    let body = source.split("pub struct Config {").nth(1).and_then(|rest| rest.split("\n}").next()).expect("a Config");
+    let (mut fields, mut about) = (Vec::new(), Vec::new());
+    for line in body.lines().map(str::trim) {
+        if let Some(doc) = line.strip_prefix("/// ") {
+            about.push(doc);
+        } else if let Some((name, _)) = line.strip_prefix("pub ").and_then(|field| field.split_once(':')) {
+            fields.push((name.to_owned(), std::mem::take(&mut about).join(" ")));
+        }
+    }
+    fields
 }
