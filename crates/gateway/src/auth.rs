@@ -38,7 +38,7 @@ pub(crate) struct Access {
 /// The tokens of a cell, as this gateway knows them.
 #[derive(Debug, Default)]
 pub(crate) struct Auth {
-    /// The registry's keys have arrived: only then is a token that none of them signed no token.
+    /// The registry has said which keys there are.
     loaded: SetOnce<()>,
     trusted: ArcSwap<Trusted>,
     revocations: Mutex<Revocations>,
@@ -48,6 +48,8 @@ pub(crate) struct Auth {
 #[derive(Debug, Default)]
 struct Trusted {
     verifier: Verifier,
+    /// The cell has made its first key: before that nobody can tell what is a token.
+    has_keys: bool,
     remembered: papaya::HashMap<[u8; 32], Arc<Access>>,
 }
 
@@ -103,9 +105,15 @@ impl Auth {
 
     /// Follows a watch of [`keys::TOKEN_KEYS`].
     pub(crate) fn handle_keys(&self, event: &WatchEvent) {
-        let mut verifier = self.trusted.load().verifier.clone();
+        let before = self.trusted.load();
+        let mut verifier = before.verifier.clone();
         verifier.apply(event);
-        self.trusted.store(Arc::new(Trusted { verifier, ..Trusted::default() }));
+        let has_keys = match event {
+            WatchEvent::Snapshot(listing) => !listing.entries.is_empty(),
+            WatchEvent::Changes(_) => true,
+            WatchEvent::Resync => before.has_keys,
+        };
+        self.trusted.store(Arc::new(Trusted { verifier, has_keys, ..Trusted::default() }));
         // Set by the first event; the later ones find it so.
         let _ = self.loaded.set(());
     }
@@ -138,11 +146,11 @@ impl Auth {
     }
 
     fn check(&self, token: &str) -> Result<Arc<Access>, ErrorCode> {
-        if !self.is_loaded() {
+        let trusted = self.trusted.load();
+        if !trusted.has_keys {
             return Err(ErrorCode::RegistryUnavailable);
         }
         let hash: [u8; 32] = Sha256::digest(token).into();
-        let trusted = self.trusted.load();
         let remembered = trusted.remembered.pin().get(&hash).cloned();
         let access = match remembered {
             Some(access) if access.claims.exp <= unix_now() => {
@@ -255,4 +263,109 @@ fn better(a: Result<Arc<Access>, ErrorCode>, b: Result<Arc<Access>, ErrorCode>) 
 
 fn unix_now() -> u64 {
     clock::unix_millis() / 1000
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+    use landfast_net::random;
+    use landfast_registry::store::embedded::EmbeddedStore;
+    use landfast_registry::store::{Change, Entry, Listing, Store};
+    use landfast_registry::token::Signer;
+
+    use super::*;
+
+    struct Setting {
+        auth: Auth,
+        signer: Signer,
+        instance: InstanceId,
+    }
+
+    impl Setting {
+        /// An `Auth` that knows the cell's one key.
+        async fn new() -> Self {
+            let signer = Signer::from_pem(&Signer::generate_pem()).unwrap();
+            let dir = tempfile::tempdir().unwrap();
+            let store = EmbeddedStore::open(&dir.path().join("cell.db")).unwrap();
+            signer.publish(&store).await.unwrap();
+            let auth = Auth::default();
+            auth.handle_keys(&WatchEvent::Snapshot(store.list(keys::TOKEN_KEYS).await.unwrap()));
+            Self { auth, signer, instance: random::instance_id() }
+        }
+
+        fn token(&self) -> (TokenId, String) {
+            let (jti, now) = (random::token_id(), unix_now());
+            let claims = Claims { jti, ins: self.instance, scopes: vec![Scope::All], exp: now + 60, iat: now };
+            (jti, self.signer.sign(&claims))
+        }
+
+        fn admit(&self, token: &str) -> Result<Arc<Access>, ErrorCode> {
+            let mut headers = HeaderMap::new();
+            headers.insert("authorization", HeaderValue::from_str(&format!("Bearer {token}")).unwrap());
+            let admitted = self.auth.admit(&mut headers, &mut Uri::from_static("/"), self.instance);
+            admitted.map_err(|problem| problem.code)
+        }
+    }
+
+    fn revocations(tokens: &[TokenId], expires_at: u64) -> WatchEvent {
+        let value = records::encode(&RevokedToken { expires_at }).unwrap();
+        let entry = |&token| Entry { key: keys::revoked(token), value: value.clone(), revision: 1 };
+        WatchEvent::Snapshot(Listing { entries: tokens.iter().map(entry).collect(), revision: 1 })
+    }
+
+    #[tokio::test]
+    async fn before_the_cell_has_a_key_nobody_is_called_a_forger() {
+        let setting = Setting { auth: Auth::default(), ..Setting::new().await };
+        assert_eq!(setting.admit(&setting.token().1).unwrap_err(), ErrorCode::RegistryUnavailable);
+        setting.auth.handle_keys(&WatchEvent::Snapshot(Listing::default()));
+        assert_eq!(setting.admit(&setting.token().1).unwrap_err(), ErrorCode::RegistryUnavailable);
+    }
+
+    #[tokio::test]
+    async fn a_revocation_reaches_tokens_in_use_and_is_not_taken_back_by_a_registry_that_forgot() {
+        let setting = Setting::new().await;
+        let ((used_id, used), (unused_id, unused)) = (setting.token(), setting.token());
+        let access = setting.admit(&used).unwrap();
+        setting.auth.handle_revoked(&revocations(&[used_id, unused_id], unix_now() + 60));
+        assert_eq!(access.ended(false).await, ErrorCode::AuthRevoked);
+        setting.auth.handle_revoked(&revocations(&[], 0));
+        for token in [used, unused] {
+            assert_eq!(setting.admit(&token).unwrap_err(), ErrorCode::AuthRevoked);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_revocation_is_kept_no_longer_than_its_token_would_have_lived() {
+        let setting = Setting::new().await;
+        setting.auth.handle_revoked(&revocations(&[random::token_id()], unix_now() - 1));
+        assert_eq!(setting.auth.revocations().revoked.len(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_key_that_is_taken_back_takes_what_it_vouched_for_along() {
+        let setting = Setting::new().await;
+        let token = setting.token().1;
+        assert!(setting.admit(&token).is_ok());
+        let gone = Change { key: format!("{}{}", keys::TOKEN_KEYS, setting.signer.kid()), value: None, revision: 9 };
+        setting.auth.handle_keys(&WatchEvent::Changes(vec![gone]));
+        assert_eq!(setting.admit(&token).unwrap_err(), ErrorCode::AuthInvalid);
+    }
+
+    #[tokio::test]
+    async fn what_is_remembered_is_bounded_and_forgotten_with_its_last_holder() {
+        let setting = Setting::new().await;
+        let (claims, signal) = (setting.token(), Arc::new(CancellationToken::new()));
+        let access = setting.admit(&claims.1).unwrap();
+        let trusted = setting.auth.trusted.load();
+        for number in 0..REMEMBERED_MAX + 10 {
+            let mut hash = [0; 32];
+            hash[..8].copy_from_slice(&number.to_be_bytes());
+            trusted.remember(hash, Access { claims: access.claims.clone(), revoked: Arc::clone(&signal) });
+        }
+        assert!(trusted.remembered.len() <= REMEMBERED_MAX);
+        for _ in 0..1000 {
+            setting.auth.revocations().signal(random::token_id());
+        }
+        assert!(setting.auth.revocations().live.len() <= 2 * 64);
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use futures_util::future::BoxFuture;
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Uri};
 use hyper::body::{Body as _, Incoming};
@@ -46,11 +47,12 @@ struct Reply {
 }
 
 impl Upgraded {
-    /// Goes on with the client's socket; without one, the client left before its 101.
-    pub(crate) async fn run(self, client: Option<Socket>) {
+    /// Goes on with the client's socket; without one, the client left before its 101. Boxed by itself, so that a session
+    /// costs what it needs and not what the largest of them would.
+    pub(crate) fn run(self, client: Option<Socket>) -> BoxFuture<'static, ()> {
         match self.kind {
-            Kind::Held(held) => held.run(client, self.record).await,
-            Kind::Relayed(relayed) => relayed.run(client, self.record).await,
+            Kind::Held(held) => Box::pin(held.run(client, self.record)),
+            Kind::Relayed(relayed) => Box::pin(relayed.run(client, self.record)),
         }
     }
 }
@@ -167,8 +169,7 @@ async fn websocket(
     record: &mut Record,
 ) -> Result<Reply, NoLink> {
     origin.mark(&mut parts.headers);
-    let entry = gateway.routes.hold(id).await?;
-    let (response, held) = hold::open(gateway, entry, access, &parts, record).await?;
+    let (response, held) = hold::open(gateway, id, access, &parts, record).await?;
     Ok(Reply { response, upgrade: Some(Kind::Held(Box::new(held))) })
 }
 
@@ -185,8 +186,7 @@ async fn link(
         return Err(Problem::new(ErrorCode::LinkProtocol, detail).into());
     }
     let asked = links::read(parts, &gateway.auth, &access, origin)?;
-    let entry = gateway.routes.hold(id).await?;
-    let (response, relayed) = links::open(gateway, entry, access, &asked, record).await?;
+    let (response, relayed) = links::open(gateway, id, access, &asked, record).await?;
     Ok(Reply { response, upgrade: Some(Kind::Relayed(Box::new(relayed))) })
 }
 

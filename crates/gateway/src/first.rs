@@ -1,13 +1,13 @@
 //! The first link of a session, dialled as every further one: parked while the instance is between places, tried again
 //! while its node cannot be reached, until the request's own deadline.
 
-use std::time::Duration;
+use std::sync::Arc;
 
 use http::Response;
 use landfast_core::record::Generation;
 use landfast_core::redial::{Effect, Presence, Redial};
 use landfast_core::route::{Lookup, Route};
-use landfast_core::{ErrorCode, Problem, Retry};
+use landfast_core::{ErrorCode, InstanceId, Problem, Retry};
 use landfast_net::link::{self, LinkError, OpenAnswer, OpenRequest, Refusal, ResumeRequest};
 use landfast_net::relay::Target;
 use landfast_net::socket::Socket;
@@ -50,6 +50,8 @@ pub(crate) struct Link {
     pub(crate) granted: Granted,
     /// The generation it leads to.
     pub(crate) generation: Generation,
+    /// The instance it leads to, held.
+    pub(crate) entry: Arc<Entry>,
 }
 
 /// Why there is no link.
@@ -100,19 +102,21 @@ impl NoLink {
     }
 }
 
-/// Opens or resumes a link to the instance of `entry`, within `within`.
+/// Opens or resumes a link to an instance.
 ///
 /// # Errors
 ///
 /// [`NoLink`]; no session of ours exists then.
 pub(crate) async fn link(
     gateway: &Gateway,
-    entry: &Entry,
+    id: InstanceId,
     asked: &Asked,
-    within: Duration,
     record: &mut Record,
 ) -> Result<Link, NoLink> {
+    let within = gateway.config.route_deadline();
     let deadline = Instant::now() + within;
+    let held = timeout_at(deadline, gateway.routes.hold(id)).await;
+    let entry = held.map_err(|_| ErrorCode::RegistryUnavailable)??;
     let mut news = entry.news();
     let mut redial = Redial::new(admission(&entry.state()), clock::now()).with_resume_window(within);
     let mut last = NoLink::from(ErrorCode::NodeUnreachable);
@@ -120,9 +124,12 @@ pub(crate) async fn link(
         match redial.poll(clock::now()) {
             Some(Effect::Dial) => {
                 record.attempts += 1;
-                let attempt = timeout_at(deadline, attempt(gateway, entry, asked)).await;
+                let attempt = timeout_at(deadline, attempt(gateway, &entry, asked)).await;
                 last = match attempt.unwrap_or(Err(last.code().into())) {
-                    Ok(link) => return Ok(link),
+                    Ok((route, socket, granted)) => {
+                        record.generation = Some(route.generation);
+                        return Ok(Link { socket, granted, generation: route.generation, entry });
+                    }
                     Err(NoLink::Lost) => return Err(NoLink::Lost),
                     Err(refused) => refused,
                 };
@@ -162,7 +169,7 @@ pub(crate) async fn route_now(entry: &Entry) -> Result<Route, ErrorCode> {
     }
 }
 
-async fn attempt(gateway: &Gateway, entry: &Entry, asked: &Asked) -> Result<Link, NoLink> {
+async fn attempt(gateway: &Gateway, entry: &Entry, asked: &Asked) -> Result<(Route, Socket, Granted), NoLink> {
     let route = route_now(entry).await?;
     let socket = gateway.dial(&route, Target::Agent).await?;
     let (socket, granted) = ask(socket, asked).await.map_err(|error| match error {
@@ -170,7 +177,7 @@ async fn attempt(gateway: &Gateway, entry: &Entry, asked: &Asked) -> Result<Link
         LinkError::Connection(_) if matches!(asked, Asked::Resume(_)) => NoLink::Lost,
         LinkError::Connection(_) => NoLink::from(ErrorCode::NodeUnreachable),
     })?;
-    Ok(Link { socket, granted, generation: route.generation })
+    Ok((route, socket, granted))
 }
 
 async fn ask(socket: Socket, asked: &Asked) -> Result<(Socket, Granted), LinkError> {

@@ -5,14 +5,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use http::header::{CONNECTION, HeaderValue, UPGRADE};
 use http::request::Parts;
 use http::{Response, StatusCode};
-use landfast_core::ErrorCode;
 use landfast_core::link::Close;
 use landfast_core::reason::Cause;
 use landfast_core::record::Generation;
 use landfast_core::redial::Presence;
+use landfast_core::{ErrorCode, InstanceId};
 use landfast_net::head::{RequestHead, ResponseHead};
 use landfast_net::hold::{Attempt, Dialer, Ending, Holder, Resumed};
 use landfast_net::link::{self, LinkError, OpenRequest, ResumeRequest};
@@ -52,52 +53,59 @@ pub(crate) struct Held {
 /// What the client is answered instead, by us or by the far end.
 pub(crate) async fn open(
     gateway: &Arc<Gateway>,
-    entry: Arc<Entry>,
+    id: InstanceId,
     access: Arc<Access>,
     parts: &Parts,
     record: &mut Record,
 ) -> Result<(Response<Body>, Held), NoLink> {
     let asked = Asked::Open(OpenRequest::new(request_head(parts)));
-    let news = entry.news();
-    let link = first::link(gateway, &entry, &asked, gateway.config.route_deadline(), record).await?;
-    record.generation = Some(link.generation);
+    let link = first::link(gateway, id, &asked, record).await?;
     let Granted::Opened(answer) = link.granted else { return Err(ErrorCode::Internal.into()) };
     let response = response(&answer.head);
     let holder = Holder::new(link.socket, &answer, link.generation);
-    let redialer = Redialer { gateway: Arc::clone(gateway), entry };
+    let news = link.entry.news();
+    let redialer = Redialer { gateway: Arc::clone(gateway), entry: link.entry };
     Ok((response, Held { gateway: Arc::clone(gateway), holder, redialer, news, access }))
 }
 
 impl Held {
     /// Holds the session until it ends, and tells both its ends why. Without a client its 101 never went out.
-    pub(crate) async fn run(mut self, client: Option<Socket>, mut record: Box<Record>) {
+    pub(crate) async fn run(mut self: Box<Self>, client: Option<Socket>, mut record: Box<Record>) {
         let Some(client) = client else {
             record.cause = Some(ErrorCode::ClientLost);
-            return self.holder.leave(Close::new(ErrorCode::ClientLost, "")).await;
+            return self.leave(Close::new(ErrorCode::ClientLost, "")).await;
         };
-        let mut tap = Tap::new(client, self.gateway.config.slow_client_timeout());
+        let mut tap = Box::new(Tap::new(client, self.gateway.config.slow_client_timeout()));
         let cause = self.wait(&mut tap).await;
-        let close = cause.close();
         let account = self.holder.account();
         (record.links, record.generation) = (account.links, Some(account.generation));
         let (up, down) = tap.bytes();
         record.up.store(up, Ordering::Relaxed);
         record.down = down;
-        record.cause = Some(close.code);
-        // The far end is answered even if it was the one to end it: until then it keeps the session for another link.
-        let left = self.holder.leave(close.clone());
+        record.cause = Some(cause.close().code);
+        self.end(tap, &cause).await;
+    }
+
+    /// Tells both ends. The far end is answered even if it was the one to end: until then it keeps the session for another
+    /// link.
+    fn end(self: Box<Self>, tap: Box<Tap<Socket>>, cause: &Cause) -> BoxFuture<'static, ()> {
+        let close = cause.close();
         match cause {
-            Cause::ClientClosed | Cause::ClientLost => left.await,
+            Cause::ClientClosed | Cause::ClientLost => self.leave(close),
             Cause::FarEnd(_)
             | Cause::Instance(..)
             | Cause::TokenRevoked
             | Cause::TokenExpired
             | Cause::SlowClient
             | Cause::GatewayDraining
-            | Cause::Redial(_) => {
-                tokio::join!(left, tap.end(close.code, &close.reason));
-            }
+            | Cause::Redial(_) => Box::pin(async move {
+                tokio::join!(self.leave(close.clone()), tap.end(close.code, &close.reason));
+            }),
         }
+    }
+
+    fn leave(self: Box<Self>, close: Close) -> BoxFuture<'static, ()> {
+        Box::pin(self.holder.leave(close))
     }
 
     async fn wait(&mut self, tap: &mut Tap<Socket>) -> Cause {

@@ -11,7 +11,7 @@ use http::request::Parts;
 use http::{Response, StatusCode};
 use landfast_core::record::Generation;
 use landfast_core::redial::Presence;
-use landfast_core::{ErrorCode, Problem};
+use landfast_core::{ErrorCode, InstanceId, Problem};
 use landfast_net::copy::{Copied, Ended, copy_both};
 use landfast_net::head::RequestHead;
 use landfast_net::link::{OpenRequest, ResumeRequest, resume_answer};
@@ -69,14 +69,12 @@ pub(crate) fn read(parts: &Parts, auth: &Auth, access: &Access, origin: &Origin)
 /// What the client is answered instead, by us or by the far end.
 pub(crate) async fn open(
     gateway: &Arc<Gateway>,
-    entry: Arc<Entry>,
+    id: InstanceId,
     access: Arc<Access>,
     asked: &Asked,
     record: &mut Record,
 ) -> Result<(Response<Body>, Relayed), NoLink> {
-    let news = entry.news();
-    let link = first::link(gateway, &entry, asked, gateway.config.route_deadline(), record).await?;
-    record.generation = Some(link.generation);
+    let link = first::link(gateway, id, asked, record).await?;
     let head = match link.granted {
         Granted::Opened(answer) => answer.encode(),
         Granted::Resumed(received) => resume_answer(received),
@@ -87,8 +85,8 @@ pub(crate) async fn open(
         gateway: Arc::clone(gateway),
         upstream: link.socket,
         generation: link.generation,
-        entry,
-        news,
+        news: link.entry.news(),
+        entry: link.entry,
         access,
     };
     Ok((response, relayed))
@@ -96,7 +94,7 @@ pub(crate) async fn open(
 
 impl Relayed {
     /// Copies until either side ends, or the link must be given up.
-    pub(crate) async fn run(mut self, client: Option<Socket>, mut record: Box<Record>) {
+    pub(crate) async fn run(mut self: Box<Self>, client: Option<Socket>, mut record: Box<Record>) {
         let Some(client) = client else {
             record.cause = Some(ErrorCode::ClientLost);
             return;

@@ -342,3 +342,119 @@ fn read(key: &str, value: &[u8]) -> Option<Instance> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use landfast_core::record::{Desired, InstanceSpec, Kind, Phase};
+    use landfast_net::random;
+    use landfast_registry::store::embedded::EmbeddedStore;
+    use tempfile::TempDir;
+
+    use super::*;
+
+    fn store() -> (Arc<dyn Store>, TempDir) {
+        let dir = tempfile::tempdir().unwrap();
+        (Arc::new(EmbeddedStore::open(&dir.path().join("cell.db")).unwrap()), dir)
+    }
+
+    fn running(generation: u64) -> Instance {
+        Instance {
+            id: random::instance_id(),
+            kind: Kind::Sandbox,
+            spec: InstanceSpec::default(),
+            desired: Desired::Running,
+            phase: Phase::Running,
+            generation: Generation(generation),
+            node: None,
+            host: None,
+            address: Some("127.0.0.1:1".into()),
+            moving: None,
+            reason: None,
+            labels: BTreeMap::new(),
+            created_at: 0,
+            ended_at: None,
+        }
+    }
+
+    fn generation(entry: &Entry) -> Option<u64> {
+        match &*entry.state() {
+            Lookup::Known(route) => Some(route.generation.0),
+            Lookup::Asking | Lookup::Ended(_) | Lookup::Unknown | Lookup::Unavailable => None,
+        }
+    }
+
+    #[tokio::test]
+    async fn who_holds_an_entry_hears_of_every_change() {
+        let (store, _dir) = store();
+        let (routes, owner) = Routes::new(Arc::clone(&store));
+        let instance = running(1);
+        records::create_instance(&*store, &instance).await.unwrap();
+        let heard = async {
+            let entry = routes.hold(instance.id).await.unwrap();
+            let mut news = entry.news();
+            assert_eq!(generation(&entry), Some(1));
+            let change = |instance: &mut Instance| {
+                instance.generation = Generation(2);
+                Ok(())
+            };
+            records::update_instance(&*store, instance.id, change).await.unwrap();
+            news.wait_for(|presence| *presence == Presence::Here(Generation(2))).await.unwrap();
+            assert_eq!(generation(&entry), Some(2));
+            let end = |instance: &mut Instance| {
+                instance.phase = Phase::Stopped;
+                Ok(())
+            };
+            records::update_instance(&*store, instance.id, end).await.unwrap();
+            news.wait_for(|presence| *presence == Presence::Ended(ErrorCode::InstanceStopped)).await.unwrap();
+        };
+        tokio::select! {
+            () = heard => {}
+            never = owner => match never {},
+        }
+    }
+
+    #[tokio::test]
+    async fn any_number_of_askers_is_one_question() {
+        let (store, _dir) = store();
+        let (routes, owner) = Routes::new(Arc::clone(&store));
+        let id = random::instance_id();
+        let asked = async {
+            let askers = (0..100).map(|_| routes.hold(id));
+            for entry in futures_util::future::join_all(askers).await {
+                assert_eq!(*entry.unwrap().state(), Lookup::Unknown);
+            }
+            assert_eq!(routes.shared.entries.len(), 1);
+        };
+        tokio::select! {
+            () = asked => {}
+            never = owner => match never {},
+        }
+    }
+
+    #[tokio::test]
+    async fn an_entry_that_nobody_uses_is_retired_and_one_that_is_held_stays() {
+        let (store, _dir) = store();
+        let shared = Arc::new(Shared::default());
+        let mut owner =
+            Owner { shared: Arc::clone(&shared), view: RouteView::new(), store, asks: FuturesUnordered::new() };
+        let ids = [random::instance_id(), random::instance_id()];
+        let look = |owner: &mut Owner, id| {
+            let (answer, mut answered) = oneshot::channel();
+            owner.handle_question(Question::Look(id, answer));
+            answered.try_recv().unwrap()
+        };
+        let held = look(&mut owner, ids[0]);
+        let unused = Arc::downgrade(&look(&mut owner, ids[1]));
+        for _ in 0..IDLE_TICKS {
+            owner.look_again();
+            assert_eq!(shared.entries.len(), 2);
+        }
+        owner.look_again();
+        assert!(shared.entries.pin().get(&ids[1]).is_none(), "it is retired");
+        assert!(shared.entries.pin().get(&ids[0]).is_some_and(|entry| Arc::ptr_eq(entry, &held)));
+        // Whoever got hold of it in that moment is told to look again.
+        assert!(unused.upgrade().is_none_or(|entry| *entry.state() == Lookup::Asking));
+    }
+}

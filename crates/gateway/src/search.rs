@@ -28,7 +28,8 @@ impl<'a> Search<'a> {
     /// `registry.unavailable` if nobody can tell anything.
     pub(crate) async fn new(routes: &'a Routes, id: InstanceId, within: Duration) -> Result<Self, Problem> {
         let deadline = Instant::now() + within;
-        Ok(Self { routes, entry: routes.look(id).await?, attempts: Attempts::default(), deadline })
+        let entry = timeout_at(deadline, routes.look(id)).await.map_err(|_| ErrorCode::RegistryUnavailable)??;
+        Ok(Self { routes, entry, attempts: Attempts::default(), deadline })
     }
 
     /// The route to try next; waits for one while the instance is between places.

@@ -5,12 +5,14 @@
 //! upstream, so that the path of a byte crosses no thread.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -82,7 +84,7 @@ async fn work(listener: std::net::TcpListener, gateway: Arc<Gateway>, connection
         let (stream, client, permit) = tokio::select! {
             biased;
             () = drain.begun.cancelled() => break,
-            accepted = accept(&listener, &connections) => accepted,
+            admitted = admit(&listener, &connections) => admitted,
         };
         tasks.spawn(connection(Arc::clone(&worker), stream, client, permit));
     }
@@ -99,32 +101,38 @@ async fn work(listener: std::net::TcpListener, gateway: Arc<Gateway>, connection
     sweeper.abort();
 }
 
-/// Accepts a connection as soon as there is room for one; until then the kernel's queue holds the others.
-async fn accept(listener: &TcpListener, connections: &Arc<Semaphore>) -> (TcpStream, SocketAddr, OwnedSemaphorePermit) {
-    let permit = Arc::clone(connections).acquire_owned().await.expect("the semaphore is never closed");
-    loop {
+/// Accepts a connection, and waits until there is room for it; meanwhile the kernel's queue holds the others. Room is not
+/// taken before, or idle workers would hold what a busy one needs.
+async fn admit(listener: &TcpListener, connections: &Arc<Semaphore>) -> (TcpStream, SocketAddr, OwnedSemaphorePermit) {
+    let (stream, client) = loop {
         match listener.accept().await {
-            Ok((stream, client)) => return (stream, client, permit),
+            Ok(accepted) => break accepted,
             Err(error) => {
                 tracing::warn!(%error, "accept");
                 sleep(ACCEPT_PAUSE).await;
             }
         }
-    }
+    };
+    let permit = Arc::clone(connections).acquire_owned().await.expect("the semaphore is never closed");
+    (stream, client, permit)
 }
 
 /// Serves one client: requests, and then maybe what an upgrade made of the connection.
 async fn connection(worker: Arc<Worker>, stream: TcpStream, client: SocketAddr, permit: OwnedSemaphorePermit) {
     configure(&stream, &worker.gateway);
     let slot = Slot::default();
-    // Boxed, so that a session's task does not go on carrying what served its request.
-    let served = Box::pin(serve_http(Arc::clone(&worker), stream, client, slot.clone())).await;
+    let served = boxed(serve_http(worker, stream, client, slot.clone())).await;
     let upgraded = slot.take();
-    drop((slot, worker));
+    drop(slot);
     if let Some(upgraded) = upgraded {
-        Box::pin(upgraded.run(served)).await;
+        upgraded.run(served).await;
     }
     drop(permit);
+}
+
+/// Boxed in a function of its own, so that a session's task does not go on carrying the room for what served its request.
+fn boxed<T>(future: impl Future<Output = T> + Send + 'static) -> BoxFuture<'static, T> {
+    Box::pin(future)
 }
 
 /// Serves requests until the connection ends, or becomes something else: then the socket is returned.
@@ -138,13 +146,17 @@ async fn serve_http(worker: Arc<Worker>, stream: TcpStream, client: SocketAddr, 
     builder.timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN).max_header_size(HEAD_MAX);
     let mut http = builder.serve_connection(TokioIo::new(stream), service);
     let drain = &worker.gateway.drain;
-    let result = tokio::select! {
+    let served = tokio::select! {
         biased;
-        result = std::future::poll_fn(|cx| http.poll_without_shutdown(cx)) => result,
-        () = drain.begun.cancelled() => {
+        result = poll_fn(|cx| http.poll_without_shutdown(cx)) => Some(result),
+        () = drain.begun.cancelled() => None,
+    };
+    let result = match served {
+        Some(result) => result,
+        None => {
             Pin::new(&mut http).graceful_shutdown();
             tokio::select! {
-                result = std::future::poll_fn(|cx| http.poll_without_shutdown(cx)) => result,
+                result = poll_fn(|cx| http.poll_without_shutdown(cx)) => result,
                 () = drain.over.cancelled() => return None,
             }
         }
@@ -163,7 +175,7 @@ async fn serve_http(worker: Arc<Worker>, stream: TcpStream, client: SocketAddr, 
     None
 }
 
-type Handled = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+type Handled = BoxFuture<'static, Result<Response<Body>, Infallible>>;
 
 /// Boxed, so that a connection between requests carries no room for one.
 fn handle(worker: Arc<Worker>, origin: Arc<Origin>, slot: Slot, request: Request<Incoming>) -> Handled {

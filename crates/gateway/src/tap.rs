@@ -129,9 +129,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Tap<S> {
         // Bytes that nobody has read make the kernel reset the connection, which takes away what the client has not
         // read yet: the close frame first of all.
         if self.fate.is_none() {
-            let _ = timeout(GOODBYE, drain(&mut self.socket)).await;
+            let _ = timeout(GOODBYE, self.drain()).await;
         }
         said
+    }
+
+    /// Reads until the client has answered with its own close frame, or ended its side.
+    async fn drain(&mut self) -> io::Result<()> {
+        let mut scratch = [0; 1024];
+        while !self.up.saw_close() {
+            match self.socket.read(&mut scratch).await? {
+                0 => break,
+                n => self.up.advance(&scratch[..n]),
+            }
+        }
+        Ok(())
     }
 
     async fn say_goodbye(&mut self, code: ErrorCode, detail: &str) -> Goodbye {
@@ -304,13 +316,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Tap<S> {
 /// What a close frame says: the code, with the detail after a space.
 fn reason(code: ErrorCode, detail: &str) -> String {
     if detail.is_empty() { code.as_str().to_owned() } else { format!("{code} {detail}") }
-}
-
-/// Reads until the peer has ended its side.
-async fn drain(socket: &mut (impl AsyncRead + Unpin)) -> io::Result<()> {
-    let mut scratch = [0; 1024];
-    while socket.read(&mut scratch).await? > 0 {}
-    Ok(())
 }
 
 #[cfg(test)]

@@ -235,3 +235,80 @@ impl HttpBody for Answer {
         self.incoming.size_hint()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+    use landfast_net::random;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    /// A server that answers every request on every connection with "ok".
+    async fn server() -> std::net::SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    let mut heard = [0; 4096];
+                    while stream.read(&mut heard).await.is_ok_and(|n| n > 0) {
+                        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await.unwrap();
+                    }
+                });
+            }
+        });
+        address
+    }
+
+    async fn open(pool: &Pool, key: &Key, address: std::net::SocketAddr) -> Connection {
+        pool.open(key.clone(), Socket::tcp(TcpStream::connect(address).await.unwrap())).await.unwrap()
+    }
+
+    /// Sends a request and reads its answer to the end.
+    async fn ask(connection: Connection) {
+        let answer = connection.send(Request::new(Upload::empty())).await.unwrap();
+        assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "ok");
+    }
+
+    #[tokio::test]
+    async fn a_kept_connection_serves_its_key_and_no_other_generation_or_place() {
+        let (pool, address, id) = (Pool::default(), server().await, random::instance_id());
+        let key = |generation, target| Key::Instance(id, Generation(generation), target);
+        ask(open(&pool, &key(1, Target::Agent), address).await).await;
+        assert!(pool.take(&key(2, Target::Agent)).is_none());
+        assert!(pool.take(&key(1, Target::Port(80))).is_none());
+        let kept = pool.take(&key(1, Target::Agent)).expect("kept");
+        assert!(kept.is_kept());
+        assert!(pool.take(&key(1, Target::Agent)).is_none(), "it is given to one at a time");
+        ask(kept).await;
+        assert!(pool.take(&key(1, Target::Agent)).is_some());
+    }
+
+    #[tokio::test]
+    async fn a_connection_whose_answer_was_not_read_is_not_kept() {
+        let (pool, address, key) = (Pool::default(), server().await, Key::Api("x".into()));
+        let answer = open(&pool, &key, address).await.send(Request::new(Upload::empty())).await.unwrap();
+        drop(answer);
+        assert!(pool.take(&key).is_none());
+    }
+
+    #[tokio::test]
+    async fn what_is_kept_is_bounded_and_grows_old() {
+        let (pool, address, key) = (Pool::default(), server().await, Key::Api("x".into()));
+        let mut connections = Vec::new();
+        for _ in 0..IDLE_PER_KEY + 5 {
+            connections.push(open(&pool, &key, address).await);
+        }
+        for connection in connections {
+            ask(connection).await;
+        }
+        let mut idle = pool.lock();
+        assert_eq!(idle.total, IDLE_PER_KEY);
+        idle.sweep(Instant::now());
+        assert_eq!(idle.total, IDLE_PER_KEY);
+        idle.sweep(Instant::now() + IDLE);
+        assert_eq!((idle.total, idle.by_key.len()), (0, 0));
+    }
+}

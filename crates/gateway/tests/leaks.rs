@@ -35,7 +35,7 @@ const GROWN_MAX: usize = 8 << 20;
 enum End {
     ClientCloses,
     ClientVanishes,
-    FarEnd,
+    ProcessExits,
     Refused,
 }
 
@@ -67,7 +67,7 @@ async fn run(world: &World, id: InstanceId, token: &str, count: usize) {
         if running.len() == AT_A_TIME {
             running.join_next().await.unwrap().unwrap();
         }
-        let end = [End::ClientCloses, End::ClientVanishes, End::FarEnd, End::Refused][number % 4];
+        let end = [End::ClientCloses, End::ClientVanishes, End::ProcessExits, End::Refused][number % 4];
         running.spawn(session(world.gateway, id, token.to_owned(), end));
     }
     while let Some(ended) = running.join_next().await {
@@ -80,9 +80,9 @@ async fn session(gateway: std::net::SocketAddr, id: InstanceId, token: String, e
     let opened = websocket(gateway, &format!("/i/{id}/{path}"), &[("Authorization", &token)]).await;
     let mut ws = match (end, opened) {
         (End::Refused, refused) => return assert_eq!(refused.unwrap_err().head.status, 404),
-        (End::ClientCloses | End::ClientVanishes | End::FarEnd, opened) => opened.unwrap(),
+        (End::ClientCloses | End::ClientVanishes | End::ProcessExits, opened) => opened.unwrap(),
     };
-    let word: &[u8] = if matches!(end, End::FarEnd) { b"end" } else { b"say" };
+    let word: &[u8] = if matches!(end, End::ProcessExits) { b"end" } else { b"say" };
     ws.send(Opcode::Text, word).await;
     assert_eq!(ws.next().await, Some(Frame::Data(b"ok".to_vec())));
     match end {
@@ -92,7 +92,7 @@ async fn session(gateway: std::net::SocketAddr, id: InstanceId, token: String, e
             assert_eq!(ws.next().await, None);
         }
         End::ClientVanishes | End::Refused => drop(ws),
-        End::FarEnd => assert_eq!(ws.closed().await, (1000, "process.exited".into())),
+        End::ProcessExits => assert_eq!(ws.closed().await, (1000, "process.exited".into())),
     }
 }
 

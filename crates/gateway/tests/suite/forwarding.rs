@@ -126,7 +126,7 @@ async fn a_request_that_reached_the_wrong_node_goes_on_to_the_right_one() {
     assert_eq!(get(&world, &target, &token).await.cause(), (200, None));
     for refusal in [ErrorCode::NodeNotHere, ErrorCode::NodeStaleGeneration] {
         old.cut();
-        old.from_now_on(Relay::Refuse(refusal, None));
+        old.answers(Relay::Refuse(refusal, None));
         world.moved(id, &new).await;
         let answer = post(&world, &target, &token, b"once").await;
         assert_eq!((answer.cause(), answer.body.as_slice()), ((200, None), &b"once"[..]));
@@ -138,21 +138,21 @@ async fn a_request_that_reached_the_wrong_node_goes_on_to_the_right_one() {
 #[tokio::test]
 async fn what_a_node_proves_is_believed_before_the_watch_tells() {
     // The watch is blind, so only asking the registry can help.
-    let (veil, blind) = Veil::new();
-    let world = World::over(veil, |_| ()).await;
+    let (over, blind) = veil();
+    let world = World::over(over, |_| ()).await;
     let (old, new) = (Node::start(world.cell.key()).await, Node::start(world.cell.key()).await);
     let id = world.instance_at(&old).await;
     let (target, token) = (format!("/i/{id}/x"), bearer(&world.token(id)));
     assert_eq!(get(&world, &target, &token).await.cause(), (200, None));
     blind.watches.store(true, Ordering::Relaxed);
     old.cut();
-    old.from_now_on(Relay::Refuse(ErrorCode::NodeNotHere, None));
+    old.answers(Relay::Refuse(ErrorCode::NodeNotHere, None));
     world.moved(id, &new).await;
     let answer = post(&world, &target, &token, b"once").await;
     assert_eq!((answer.cause(), answer.header("landfast-attempts")), ((200, None), Some("2")));
     assert_eq!(answer.header("landfast-generation"), Some("2"));
     new.cut();
-    new.from_now_on(Relay::Refuse(ErrorCode::NodeNotHere, None));
+    new.answers(Relay::Refuse(ErrorCode::NodeNotHere, None));
     world.phase(id, Phase::Deleted).await;
     let answer = get(&world, &target, &token).await;
     assert_eq!((answer.cause(), answer.header("landfast-attempts")), ((410, Some(ErrorCode::InstanceGone)), Some("1")));
@@ -166,14 +166,14 @@ async fn a_request_waits_while_its_instance_is_between_places() {
         world.phase(id, phase).await;
         // Until the gateway has heard of it, a kept connection may still answer.
         node.cut();
-        node.from_now_on(Relay::Refuse(ErrorCode::InstanceStarting, None));
+        node.answers(Relay::Refuse(ErrorCode::InstanceStarting, None));
         let answer = tokio::spawn({
             let (gateway, request) = (world.gateway, head("POST", &base, &[("Authorization", &token)]));
             async move { send(gateway, request, b"body").await }
         });
         tokio::time::sleep(Duration::from_millis(300)).await;
         assert!(!answer.is_finished(), "answered while {phase:?}");
-        node.from_now_on(Relay::Serve);
+        node.answers(Relay::Serve);
         world.phase(id, Phase::Running).await;
         let answer = soon("an answer", answer).await.unwrap();
         assert_eq!((answer.cause(), answer.body.as_slice()), ((200, None), &b"body"[..]));
@@ -255,7 +255,7 @@ async fn an_answer_that_breaks_off_breaks_off_for_the_client() {
 #[tokio::test]
 async fn a_client_that_leaves_takes_its_request_with_it() {
     let (world, node, base, token) = one().await;
-    node.from_now_on(Relay::Silence);
+    node.answers(Relay::Silence);
     let mut socket = connect(world.gateway).await;
     write_all(&mut socket, &head("GET", &base, &[("Authorization", &token)]).encode()).await.unwrap();
     until("the dial arrives", || node.connections() == 1).await;
@@ -297,8 +297,8 @@ async fn each_end_of_an_instance_is_told_by_its_name() {
 
 #[tokio::test]
 async fn a_registry_that_is_away_takes_no_known_route_along() {
-    let (veil, faults) = Veil::new();
-    let world = World::over(veil, |_| ()).await;
+    let (over, faults) = veil();
+    let world = World::over(over, |_| ()).await;
     let node = Node::start(world.cell.key()).await;
     let id = world.instance_at(&node).await;
     let token = bearer(&world.token(id));
@@ -407,13 +407,13 @@ struct Veil {
     faults: Arc<Faults>,
 }
 
-impl Veil {
-    #[expect(clippy::type_complexity, reason = "said once, and only here")]
-    fn new() -> (impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>, Arc<Faults>) {
-        let faults = Arc::new(Faults::default());
-        let given = Arc::clone(&faults);
-        (move |store| Arc::new(Self { store, faults: given }) as Arc<dyn Store>, faults)
-    }
+type Over = Box<dyn FnOnce(Arc<dyn Store>) -> Arc<dyn Store>>;
+
+/// Draws a veil over a store, and gives what makes it fail.
+fn veil() -> (Over, Arc<Faults>) {
+    let faults = Arc::new(Faults::default());
+    let given = Arc::clone(&faults);
+    (Box::new(move |store| Arc::new(Veil { store, faults: given })), faults)
 }
 
 fn away<T>() -> Result<T, StoreError> {

@@ -140,7 +140,7 @@ async fn a_newer_generation_ends_the_link_at_once() {
     let (mut link, answer) = setting.open(attach()).await.unwrap();
     let new = Node::start(setting.world.cell.key()).await;
     new.take_over(&setting.node);
-    setting.node.from_now_on(Relay::Silence);
+    setting.node.answers(Relay::Silence);
     setting.world.moved(setting.id, &new).await;
     ends(&mut link).await;
     assert!(setting.resume(&answer, 2).await.is_ok());

@@ -139,7 +139,7 @@ impl Node {
     }
 
     /// Answers dials with this from now on.
-    pub fn from_now_on(&self, answer: Answer) {
+    pub fn answers(&self, answer: Answer) {
         *self.shared.otherwise.lock().unwrap() = answer;
     }
 
@@ -283,7 +283,7 @@ fn open(shared: &Arc<Shared>, request: Request<Incoming>) -> Response<AnswerBody
     };
     shared.sessions.lock().unwrap().insert(answer.session, (handle, answer.secret.clone()));
     let _ = shared.far_ends.try_send(FarEnd { head: asked.head, pipe, close, ended });
-    upgraded(request, answer.encode(), move |socket| drop(first.send(socket)))
+    upgraded(request, &answer.encode(), move |socket| drop(first.send(socket)))
 }
 
 async fn resume(shared: &Arc<Shared>, session: &str, request: Request<Incoming>) -> Response<AnswerBody> {
@@ -296,14 +296,14 @@ async fn resume(shared: &Arc<Shared>, session: &str, request: Request<Incoming>)
         Ok(received) => received,
         Err(code) => return refusal(code),
     };
-    upgraded(request, resume_answer(received), move |socket| {
+    upgraded(request, &resume_answer(received), move |socket| {
         tokio::spawn(async move { handle.attach(asked.link, asked.received, socket).await });
     })
 }
 
 fn upgraded(
     mut request: Request<Incoming>,
-    head: ResponseHead,
+    head: &ResponseHead,
     then: impl FnOnce(Socket) + Send + 'static,
 ) -> Response<AnswerBody> {
     let upgrade = hyper::upgrade::on(&mut request);

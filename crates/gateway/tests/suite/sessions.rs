@@ -161,7 +161,7 @@ async fn an_upgrade_that_cannot_be_is_refused_before_its_101() {
         assert_eq!(refused.cause(), (status, Some(code)));
     }
     let id = world.instance_at(&node).await;
-    node.from_now_on(Relay::HangUp);
+    node.answers(Relay::HangUp);
     let refused = attach(&world, id, &bearer(&world.token(id))).await.unwrap_err();
     assert_eq!(refused.cause(), (503, Some(ErrorCode::NodeUnreachable)));
     let refused = attach(&world, id, "Bearer x").await.unwrap_err();
@@ -246,7 +246,7 @@ async fn the_registrys_word_ends_a_session_by_its_name() {
 async fn the_registrys_word_ends_the_wait_for_a_link_at_once() {
     let mut session = Session::start().await;
     session.works("alive").await;
-    session.node.from_now_on(Relay::HangUp);
+    session.node.answers(Relay::HangUp);
     session.node.cut();
     session.world.phase(session.id, Phase::Deleted).await;
     assert_eq!(session.client.closed().await.0, 4410);
@@ -388,7 +388,7 @@ async fn a_move_is_nothing_but_a_pause_even_if_the_old_side_goes_silent() {
     let new = Node::start(session.world.cell.key()).await;
     new.take_over(&session.node);
     // The old link stands and says nothing; only the newer generation tells.
-    session.node.from_now_on(Relay::Silence);
+    session.node.answers(Relay::Silence);
     session.world.moved(session.id, &new).await;
     until("the new node is dialled", || new.dials() == [2]).await;
     session.works("after").await;
@@ -399,13 +399,13 @@ async fn a_move_is_nothing_but_a_pause_even_if_the_old_side_goes_silent() {
 async fn while_its_instance_is_between_places_a_session_waits_for_the_watch_and_dials_nobody() {
     let mut session = Session::start().await;
     session.world.phase(session.id, Phase::Starting).await;
-    session.node.from_now_on(Relay::Refuse(ErrorCode::InstanceStarting, None));
+    session.node.answers(Relay::Refuse(ErrorCode::InstanceStarting, None));
     session.node.cut();
     until("the link is gone", || session.node.connections() == 0).await;
     tokio::time::sleep(Duration::from_millis(300)).await;
     let before = session.node.dials().len();
     assert!(before <= 2, "dialled while nothing can be there: {before}");
-    session.node.from_now_on(Relay::Serve);
+    session.node.answers(Relay::Serve);
     session.client.send(Opcode::Text, b"typed meanwhile").await;
     session.world.phase(session.id, Phase::Running).await;
     session.far_hears(&masked(Opcode::Text, b"typed meanwhile")).await;
@@ -414,7 +414,7 @@ async fn while_its_instance_is_between_places_a_session_waits_for_the_watch_and_
 #[tokio::test]
 async fn a_client_that_leaves_during_a_redial_is_not_redialled_for() {
     let Session { client, node, world, .. } = Session::start().await;
-    node.from_now_on(Relay::HangUp);
+    node.answers(Relay::HangUp);
     node.cut();
     until("it redials", || node.dials().len() > 2).await;
     drop(client);

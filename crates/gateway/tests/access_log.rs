@@ -1,0 +1,99 @@
+//! The access log: one line for each request and each session, with what an operator asks for and nothing secret. Alone
+//! in its program, because a program has one log.
+
+#![allow(unreachable_pub, dead_code, reason = "the modules of another test program, of which this one uses a part")]
+
+#[path = "suite/client.rs"]
+mod client;
+#[path = "suite/node.rs"]
+mod node;
+#[path = "suite/world.rs"]
+mod world;
+
+use std::io;
+use std::sync::{Arc, Mutex};
+
+use landfast_core::record::Phase;
+use landfast_core::ws::Opcode;
+use serde_json::{Value, json};
+use tokio::io::AsyncReadExt;
+
+use crate::client::{bearer, head, masked, send, websocket};
+use crate::node::Node;
+use crate::world::{World, soon, until};
+
+/// What was logged so far.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Log {
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+
+    fn lines(&self) -> Vec<Value> {
+        let lines: Vec<Value> = self.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        lines.into_iter().filter(|line| line["target"] == "access").map(|line| line["fields"].clone()).collect()
+    }
+}
+
+#[tokio::test]
+async fn a_line_says_what_was_asked_where_it_went_and_how_it_ended_and_holds_no_secret() {
+    let log = Log::default();
+    let writer = log.clone();
+    tracing_subscriber::fmt().json().with_max_level(tracing::Level::TRACE).with_writer(move || writer.clone()).init();
+    let world = World::start().await;
+    let node = Node::start(world.cell.key()).await;
+    let id = world.instance_at(&node).await;
+    let token = world.token(id);
+
+    let request = head("POST", &format!("/i/{id}/exec?token={token}&secret=hush"), &[]);
+    let answer = send(world.gateway, request, b"hello").await;
+    until("the request's line", || log.lines().len() == 1).await;
+    let line = &log.lines()[0];
+    let expected = json!({"request": answer.header("landfast-request-id").unwrap(), "method": "POST",
+        "path": format!("/i/{id}/exec"), "instance": id.to_string(), "generation": 1, "status": 200, "attempts": 1,
+        "links": 0, "up": 5, "down": 5});
+    for (name, value) in expected.as_object().unwrap() {
+        assert_eq!(&line[name], value, "{name} in {line}");
+    }
+    assert!(line["ms"].is_u64() && line.get("cause").is_none(), "{line}");
+
+    send(world.gateway, head("GET", &format!("/i/{id}"), &[("Authorization", "Bearer nonsense-secret")]), b"").await;
+    until("the refusal's line", || log.lines().len() == 2).await;
+    let line = &log.lines()[1];
+    assert_eq!((&line["status"], &line["cause"], &line["attempts"]), (&json!(401), &json!("auth.invalid"), &json!(0)));
+
+    let target = format!("/i/{id}/attach?jwt={token}");
+    let mut ws = websocket(world.gateway, &target, &[]).await.unwrap();
+    let mut far = node.far_end().await;
+    for word in [b"one", b"two"] {
+        ws.send(Opcode::Text, word).await;
+        soon("a word", far.pipe.read_exact(&mut vec![0; masked(Opcode::Text, word).len()])).await.unwrap();
+        node.cut();
+    }
+    world.phase(id, Phase::Stopped).await;
+    ws.closed().await;
+    until("the session's line", || log.lines().len() == 3).await;
+    let line = &log.lines()[2];
+    let words = masked(Opcode::Text, b"one").len() * 2;
+    assert_eq!((&line["status"], &line["cause"]), (&json!(101), &json!("instance.stopped")));
+    assert_eq!((&line["up"], line["links"].as_u64().unwrap() >= 2), (&json!(words), true), "{line}");
+
+    send(world.gateway, head("GET", "/livez", &[]), b"").await;
+    assert_eq!(log.lines().len(), 3, "health checks are not logged");
+    for secret in [&token[token.len() - 40..], "hush", "nonsense-secret", &world.cell.key().to_hex(), &bearer("")] {
+        assert!(!log.text().contains(secret), "{secret:?} was logged");
+    }
+}
