@@ -23,7 +23,7 @@ use tokio::process::Child;
 use tokio::time::timeout;
 
 use crate::dir::{CONTROL_SOCKET, InstanceDir, nobody_listens};
-use crate::identity::save;
+use crate::identity::replace;
 use crate::process::{Process, ProcessId, kill_marked};
 
 /// How long the agent may take for one answer: it only looks at what it has in memory.
@@ -54,8 +54,9 @@ pub(crate) struct Note {
     pub(crate) isolated: bool,
     /// The process whose end is the agent's; absent while it is being started.
     pub(crate) process: Option<ProcessId>,
-    /// The session that the daemon started it in.
-    pub(crate) session: Option<i32>,
+    /// The process that the daemon started, leader of a session: the agent itself, or bubblewrap around it. Absent as long
+    /// as `process` is.
+    pub(crate) leader: Option<ProcessId>,
 }
 
 /// An agent that was started or found.
@@ -118,26 +119,27 @@ impl Death {
 }
 
 impl Note {
-    /// Reads an instance's note; `None` if there is none.
+    /// Reads an instance's note; `None` if there is none. One that a crash of the machine has damaged says nothing.
     ///
     /// # Errors
     ///
-    /// The file system's, or that the note is damaged.
-    pub(crate) fn read(dir: &InstanceDir) -> io::Result<Option<Self>> {
+    /// The file system's.
+    pub(crate) fn read(dir: &InstanceDir, instance: InstanceId) -> io::Result<Option<Self>> {
+        let nothing = Self { instance, generation: Generation(0), isolated: false, process: None, leader: None };
         match std::fs::read(dir.file(NOTE)) {
-            Ok(text) => Ok(Some(serde_json::from_slice(&text)?)),
+            Ok(text) => Ok(Some(serde_json::from_slice(&text).unwrap_or(nothing))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    /// Writes it so that a crash leaves the old or the new one.
+    /// Writes it whole. It need not outlive the machine's crash: neither does the agent.
     ///
     /// # Errors
     ///
     /// The file system's.
     pub(crate) fn write(&self, dir: &InstanceDir) -> io::Result<()> {
-        save(&dir.file(NOTE), self)
+        replace(&dir.file(NOTE), self)
     }
 }
 
@@ -154,8 +156,8 @@ impl Agent {
     /// # Errors
     ///
     /// If the note or the process table cannot be read.
-    pub(crate) fn find(dir: &InstanceDir) -> io::Result<Option<Self>> {
-        let Some(note) = Note::read(dir)? else { return Ok(None) };
+    pub(crate) fn find(dir: &InstanceDir, instance: InstanceId) -> io::Result<Option<Self>> {
+        let Some(note) = Note::read(dir, instance)? else { return Ok(None) };
         let Some(process) = note.process else { return Ok(None) };
         let process = Process::find(process)?;
         Ok(process.map(|process| Self { dir: dir.clone(), note, process, child: None }))
@@ -233,7 +235,6 @@ impl Agent {
     ///
     /// If something of it could not be killed.
     pub(crate) async fn kill(&self) -> io::Result<()> {
-        self.process.kill().await?;
         clear_away(&self.note).await
     }
 
@@ -287,17 +288,16 @@ impl Agent {
 ///
 /// If something of it could not be killed.
 pub(crate) async fn clear_away(note: &Note) -> io::Result<()> {
-    if let Some(process) = note.process
-        && let Some(process) = Process::find(process)?
-    {
-        process.kill().await?;
+    if let (true, Some(first)) = (note.isolated, note.process) {
+        for id in [Some(first), note.leader].into_iter().flatten() {
+            if let Some(process) = Process::find(id)? {
+                process.kill().await?;
+            }
+        }
+        return Ok(());
     }
-    // With a pid namespace that was all. Without one, and where the daemon was killed between starting the agent and
-    // noting its number, the mark finds the rest.
-    match (note.isolated, note.process) {
-        (true, Some(_)) => Ok(()),
-        (true, None) | (false, _) => kill_marked(note.instance, note.session.unwrap_or(-1)).await,
-    }
+    // No pid namespace, or the daemon was killed between starting the agent and noting its number.
+    kill_marked(note.instance, note.leader).await
 }
 
 /// Waits until the agent hangs up on `GET /alive` and nobody listens any more.

@@ -41,6 +41,8 @@ pub(crate) struct Board {
     tenure: CancellationToken,
     live: HashMap<InstanceId, watch::Sender<Known>>,
     tasks: JoinSet<(InstanceId, Revision)>,
+    /// Whether what the first snapshot gives to this node has to be claimed.
+    must_claim: bool,
     /// Who waits for a record to be read.
     asked: HashMap<InstanceId, Vec<oneshot::Sender<Option<Instance>>>>,
     reads: JoinSet<(InstanceId, Reading)>,
@@ -51,7 +53,15 @@ type Reading = Result<Option<(Instance, Revision)>, StoreError>;
 
 impl Board {
     pub(crate) fn new(ctx: Arc<Context>, tenure: CancellationToken) -> Self {
-        Self { ctx, tenure, live: HashMap::new(), tasks: JoinSet::new(), asked: HashMap::new(), reads: JoinSet::new() }
+        Self {
+            ctx,
+            tenure,
+            live: HashMap::new(),
+            tasks: JoinSet::new(),
+            must_claim: false,
+            asked: HashMap::new(),
+            reads: JoinSet::new(),
+        }
     }
 
     /// Adopts what runs, says so through `adopted`, and works until the tenure ends and everything it ran is killed.
@@ -85,6 +95,7 @@ impl Board {
                 }
             }
         };
+        self.must_claim = self.ctx.claims.are_owed();
         let mut settling = Vec::new();
         let mut known = Vec::new();
         for entry in listing.entries {
@@ -99,9 +110,12 @@ impl Board {
             }
         };
         let adopted = tokio::join!(timeout(ADOPT_DEADLINE, settled), end_orphans(&self.ctx, &known)).0;
-        if adopted.is_err() {
-            warn!("some agents take long to be adopted; the node serves the others");
+        match adopted {
+            Ok(()) => self.ctx.claims.settle(),
+            Err(_) => warn!("some agents take long to be adopted; the node serves the others"),
         }
+        // What comes from now on was given to the node as it is.
+        self.must_claim = false;
         info!(instances = self.live.len(), "the node's instances were looked at");
     }
 
@@ -221,7 +235,7 @@ impl Board {
                     return None;
                 }
                 let (settling, settled) = oneshot::channel();
-                let task = Task::new(self.ctx.clone(), &record, settling);
+                let task = Task::new(self.ctx.clone(), &record, self.must_claim, settling);
                 let id = record.id;
                 let (sender, receiver) = watch::channel(Known { revision, record: Some(record) });
                 vacant.insert(sender);
@@ -241,7 +255,7 @@ impl Board {
         let dir = self.ctx.driver.dir(id);
         if dir.exists() {
             tokio::spawn(async move {
-                if let Err(error) = remove_swept(&dir).await {
+                if let Err(error) = remove_swept(id, &dir).await {
                     error!(instance = %id, %error, "the files of a forgotten instance stay");
                 }
             });
@@ -281,7 +295,7 @@ async fn end_orphan(ctx: &Context, id: InstanceId, dir: &InstanceDir) -> io::Res
         return Ok(());
     }
     let _lock = dir.lock().await?;
-    if let Some(note) = Note::read(dir)? {
+    if let Some(note) = Note::read(dir, id)? {
         warn!(instance = %id, "this host has files of an instance that the registry does not know; its processes end");
         clear_away(&note).await?;
     }
@@ -305,9 +319,9 @@ fn directories(ctx: &Context) -> io::Result<Vec<(InstanceId, InstanceDir)>> {
 }
 
 /// Removes what is left of an instance whose record's day is over.
-async fn remove_swept(dir: &InstanceDir) -> io::Result<()> {
+async fn remove_swept(id: InstanceId, dir: &InstanceDir) -> io::Result<()> {
     let _lock = dir.lock().await?;
-    if let Some(note) = Note::read(dir)? {
+    if let Some(note) = Note::read(dir, id)? {
         clear_away(&note).await?;
     }
     dir.remove().await

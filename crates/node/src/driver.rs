@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::agent::{Agent, AgentError, Death, Note, clear_away};
 use crate::dir::InstanceDir;
-use crate::isolation::{Confinement, View};
+use crate::isolation::{Confinement, Sandbox, View};
 use crate::process::{MARK, Process, ProcessId};
 
 /// How long an agent may take from its start to its first answer: a loaded machine takes a second or two.
@@ -44,6 +44,9 @@ pub(crate) struct Driver {
     /// The executable, then what comes before the agent's own arguments.
     pub(crate) command: Vec<OsString>,
 }
+
+/// An agent's environment.
+type Environment = Vec<(&'static str, OsString)>;
 
 /// Why an agent was not started. The text is the record's reason, read by users: no paths.
 #[derive(Debug)]
@@ -70,21 +73,22 @@ impl Driver {
         let dir = self.dir(record.id);
         dir.create(self.confinement.user(record.id))?;
         let _lock = dir.lock().await?;
-        if let Some(agent) = Agent::find(&dir)?
+        if let Some(agent) = Agent::find(&dir, record.id)?
             && agent.born() == record.generation
             && agent.check(record.generation).await.is_ok()
         {
             return Ok(agent);
         }
-        if let Some(note) = Note::read(&dir)? {
+        if let Some(note) = Note::read(&dir, record.id)? {
             clear_away(&note).await?;
         }
         dir.clear_sockets()?;
-        let mut agent = self.launch(record, &dir).await?;
-        match come_up(&mut agent, record).await {
-            Ok(()) => Ok(agent),
+        match self.launch(record, &dir).await {
+            Ok(agent) => Ok(agent),
             Err(error) => {
-                agent.kill().await?;
+                if let Some(note) = Note::read(&dir, record.id)? {
+                    clear_away(&note).await?;
+                }
                 Err(error)
             }
         }
@@ -102,15 +106,10 @@ impl Driver {
             return Ok(());
         }
         let lock = dir.lock().await?;
-        match Note::read(&dir) {
-            Ok(Some(note)) if note.generation > record.generation => return Ok(()),
-            Ok(Some(note)) => clear_away(&note).await?,
-            Ok(None) => {}
-            // Nobody can tell any more what ran here; the mark finds it.
-            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                crate::process::kill_marked(record.id, -1).await?;
-            }
-            Err(error) => return Err(error),
+        match Note::read(&dir, record.id)? {
+            Some(note) if note.generation > record.generation => return Ok(()),
+            Some(note) => clear_away(&note).await?,
+            None => {}
         }
         if files {
             dir.remove().await?;
@@ -120,38 +119,65 @@ impl Driver {
     }
 
     async fn launch(&self, record: &Instance, dir: &InstanceDir) -> Result<Agent, StartError> {
+        let isolated = matches!(self.confinement, Confinement::Bubblewrap(_));
+        let (instance, generation) = (record.id, record.generation);
+        let mut note = Note { instance, generation, isolated, process: None, leader: None };
+        // Before anything runs, so that a daemon that is killed now is followed by one that looks for it.
+        note.write(dir)?;
         let view = self.confinement.view(dir);
         let mut program = self.command.clone();
         program.extend(arguments(record, &view));
-        let isolated = matches!(self.confinement, Confinement::Bubblewrap(_));
-        let mut note =
-            Note { instance: record.id, generation: record.generation, isolated, process: None, session: None };
-        note.write(dir)?;
+        let environment = environment(record.id, &view);
         let (child, process) = match &self.confinement {
-            Confinement::Bubblewrap(sandbox) => {
-                let (info, told) = pipe_with(PipeFlags::CLOEXEC).map_err(io::Error::from)?;
-                let network = record.spec.network;
-                let line = sandbox.wrap(dir, record.id, network, Some(told.as_raw_fd()), &program)?;
-                let child = spawn(&line, environment(record.id, &view), dir, Some(&told))?;
-                drop(told);
-                let first = first_process(info).await.ok_or_else(|| no_sandbox(record.id))?;
-                (child, first)
-            }
-            Confinement::None(_) if record.spec.network == Network::None => {
-                return Err(StartError("network: none needs isolation, and this node has none.".to_owned()));
-            }
-            Confinement::None(_) => {
-                let child = spawn(&program, environment(record.id, &view), dir, None)?;
-                let process = id_of(&child).ok_or_else(|| no_agent(Death::unknown()))?;
-                (child, process)
-            }
+            Confinement::Bubblewrap(sandbox) => launch_isolated(sandbox, record, dir, &program, environment).await?,
+            Confinement::None(_) => launch_plain(record, dir, &program, environment)?,
         };
-        note.session = id_of(&child).map(|id| id.pid);
+        note.leader = id_of(&child);
         note.process = Some(process);
         note.write(dir)?;
         let process = Process::find(process)?.ok_or_else(|| no_agent(Death::unknown()))?;
-        Ok(Agent::started(dir.clone(), note, process, child))
+        let mut agent = Agent::started(dir.clone(), note, process, child);
+        come_up(&mut agent, record).await?;
+        Ok(agent)
     }
+}
+
+/// Starts the program in its sandbox, and finds out which process is the first in it.
+async fn launch_isolated(
+    sandbox: &Sandbox,
+    record: &Instance,
+    dir: &InstanceDir,
+    program: &[OsString],
+    environment: Environment,
+) -> Result<(Child, ProcessId), StartError> {
+    let (info, told) = pipe_with(PipeFlags::CLOEXEC).map_err(io::Error::from)?;
+    let line = sandbox.wrap(dir, record.id, record.spec.network, Some(told.as_raw_fd()), program)?;
+    let child = spawn(&line, environment, dir, Some(&told))?;
+    drop(told);
+    match first_process(info).await {
+        Some(first) => Ok((child, first)),
+        None => {
+            tracing::error!(instance = %record.id, "bubblewrap made no sandbox; the instance's agent.log says why");
+            Err(StartError("The sandbox could not be made.".to_owned()))
+        }
+    }
+}
+
+fn launch_plain(
+    record: &Instance,
+    dir: &InstanceDir,
+    program: &[OsString],
+    environment: Environment,
+) -> Result<(Child, ProcessId), StartError> {
+    match record.spec.network {
+        Network::Host => {}
+        Network::None => {
+            return Err(StartError("network: none needs isolation, and this node has none.".to_owned()));
+        }
+    }
+    let child = spawn(program, environment, dir, None)?;
+    let process = id_of(&child).ok_or_else(|| no_agent(Death::unknown()))?;
+    Ok((child, process))
 }
 
 /// The agent's own arguments.
@@ -170,7 +196,7 @@ fn arguments(record: &Instance, view: &View) -> Vec<OsString> {
 }
 
 /// Nothing of the daemon's own environment: it may hold secrets, and should not differ between nodes.
-fn environment(id: InstanceId, view: &View) -> Vec<(&'static str, OsString)> {
+fn environment(id: InstanceId, view: &View) -> Environment {
     let lang = std::env::var_os("LANG").unwrap_or_else(|| "C.UTF-8".into());
     vec![
         ("PATH", PATH.into()),
@@ -182,12 +208,7 @@ fn environment(id: InstanceId, view: &View) -> Vec<(&'static str, OsString)> {
     ]
 }
 
-fn spawn(
-    line: &[OsString],
-    environment: Vec<(&str, OsString)>,
-    dir: &InstanceDir,
-    keep: Option<&OwnedFd>,
-) -> io::Result<Child> {
+fn spawn(line: &[OsString], environment: Environment, dir: &InstanceDir, keep: Option<&OwnedFd>) -> io::Result<Child> {
     let (program, arguments) = line.split_first().ok_or(io::ErrorKind::InvalidInput)?;
     let mut command = Command::new(program);
     command.args(arguments).env_clear().envs(environment).current_dir(dir.home());
@@ -250,11 +271,6 @@ async fn come_up(agent: &mut Agent, record: &Instance) -> Result<(), StartError>
             () = sleep(pause) => pause = (pause * 2).min(SLOWEST_LOOK),
         }
     }
-}
-
-fn no_sandbox(id: InstanceId) -> StartError {
-    tracing::error!(instance = %id, "bubblewrap made no sandbox; the instance's agent.log says why");
-    StartError("The sandbox could not be made.".to_owned())
 }
 
 fn no_agent(death: Death) -> StartError {

@@ -27,6 +27,13 @@ pub(crate) struct Identity {
     _name: Flock<File>,
 }
 
+/// Whether the node may have been without a record in the registry, and so have been called lost, since it last claimed
+/// its instances. Kept on disk, because the daemon that was away and the one that claims need not be the same.
+#[derive(Clone, Debug)]
+pub(crate) struct Claims {
+    mark: PathBuf,
+}
+
 /// What is kept on disk.
 #[derive(Debug, Serialize, Deserialize)]
 struct Saved {
@@ -75,24 +82,63 @@ impl Identity {
         save(&self.directory.join("node.json"), &Saved { id: self.id, port: Some(port) })
     }
 
+    /// The mark of what has still to be claimed.
+    pub(crate) fn claims(&self) -> Claims {
+        Claims { mark: self.directory.join("unclaimed") }
+    }
+
     /// A place below the data directory for what lives only while the node starts.
     pub(crate) fn scratch(&self) -> PathBuf {
         self.directory.join("probe")
     }
 }
 
-/// Writes a file so that a crash leaves the old text or the new one, and its being there survives the machine's.
+impl Claims {
+    /// The node has no record now, and is about to have one again.
+    ///
+    /// # Errors
+    ///
+    /// The file system's.
+    pub(crate) fn owe(&self) -> io::Result<()> {
+        File::create(&self.mark).map(drop)
+    }
+
+    /// Whether what the node was given before has to be claimed.
+    pub(crate) fn are_owed(&self) -> bool {
+        self.mark.exists()
+    }
+
+    /// Everything was claimed.
+    pub(crate) fn settle(&self) {
+        if let Err(error) = fs::remove_file(&self.mark)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(%error, "instances will be claimed once more after the next restart");
+        }
+    }
+}
+
+/// Writes a file so that a crash of this process leaves the old text or the new one.
 ///
 /// # Errors
 ///
 /// The file system's.
-pub(crate) fn save<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
+pub(crate) fn replace<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
+    write(path, value, |_| Ok(()))
+}
+
+/// Writes a file so that a crash of the machine leaves the old text or the new one.
+fn save<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
+    write(path, value, File::sync_all)?;
+    path.parent().map_or(Ok(()), |directory| File::open(directory)?.sync_all())
+}
+
+fn write<T: Serialize>(path: &Path, value: &T, sync: impl Fn(&File) -> io::Result<()>) -> io::Result<()> {
     let fresh = path.with_extension("new");
     let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
     file.write_all(&serde_json::to_vec(value)?)?;
-    file.sync_all()?;
-    fs::rename(&fresh, path)?;
-    path.parent().map_or(Ok(()), |directory| File::open(directory)?.sync_all())
+    sync(&file)?;
+    fs::rename(&fresh, path)
 }
 
 async fn take_lock(path: &Path) -> io::Result<Option<Flock<File>>> {

@@ -21,6 +21,7 @@ use tracing::{debug, error, info, warn};
 use crate::agent::{Agent, AgentError, Death};
 use crate::driver::{Driver, StartError};
 use crate::fence::{Fence, Place};
+use crate::identity::Claims;
 use crate::life::{Life, Step};
 
 /// The first pause after something failed: long beside a local round trip, short beside a person.
@@ -28,6 +29,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
 /// The longest: a store that is back is noticed within this.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// Why an instance failed whose agent ended while nobody watched it.
+const GONE: &str = "The agent was gone when its node looked for it.";
 
 /// What every instance's task needs.
 pub(crate) struct Context {
@@ -39,6 +43,7 @@ pub(crate) struct Context {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) fence: Arc<Fence>,
     pub(crate) driver: Driver,
+    pub(crate) claims: Claims,
 }
 
 /// A record as the store last told it.
@@ -59,10 +64,12 @@ pub(crate) struct Task {
     failure: Option<String>,
     /// The record was removed from the store.
     is_forgotten: bool,
+    /// It was given to the node under a lease that somebody may have seen lapse.
+    must_claim: bool,
     /// Whether the node's lease lets it carry.
     holding: watch::Receiver<bool>,
     pause: Duration,
-    /// Dropped when the first step is done.
+    /// Dropped when the first step is done, and the instance claimed if need be.
     settling: Option<oneshot::Sender<()>>,
 }
 
@@ -80,7 +87,7 @@ pub(crate) enum Next {
 }
 
 impl Task {
-    pub(crate) fn new(ctx: Arc<Context>, record: &Instance, settling: oneshot::Sender<()>) -> Self {
+    pub(crate) fn new(ctx: Arc<Context>, record: &Instance, must_claim: bool, settling: oneshot::Sender<()>) -> Self {
         let place = ctx.fence.enter(record);
         let life = Life::new(ctx.me, &ctx.host, record.clone(), clock::now());
         let holding = ctx.fence.holding();
@@ -91,6 +98,7 @@ impl Task {
             agent: None,
             failure: None,
             is_forgotten: false,
+            must_claim,
             holding,
             pause: FIRST_PAUSE,
             settling: Some(settling),
@@ -117,7 +125,7 @@ impl Task {
                 self.hear(records);
             }
             let next = self.act().await;
-            self.settling = None;
+            self.settling.take_if(|_| !self.must_claim);
             match next {
                 Next::Done => return,
                 Next::Again => self.pause = FIRST_PAUSE,
@@ -184,6 +192,9 @@ impl Task {
         if self.is_forgotten {
             return self.forget().await;
         }
+        if self.must_claim {
+            return self.claim().await;
+        }
         if let Some(why) = self.failure.take_if(|_| self.life.record().node == Some(self.ctx.me)) {
             return self.fail(why).await;
         }
@@ -198,6 +209,17 @@ impl Task {
             Step::Clear { files } => self.clear(files).await,
             Step::Leave => Next::Done,
         }
+    }
+
+    /// Takes the next generation, so that whoever saw the earlier lease lapse cannot call the instance lost any more.
+    async fn claim(&mut self) -> Next {
+        let (me, generation, address) = (self.ctx.me, self.record().generation, self.ctx.address.clone());
+        let next = match self.is_mine() {
+            true => self.write(|instance| lifecycle::claim(instance, me, generation, &address)).await,
+            false => Next::Again,
+        };
+        self.must_claim = next != Next::Again;
+        next
     }
 
     async fn start(&mut self) -> Next {
@@ -269,7 +291,7 @@ impl Task {
     /// Finds the agent that runs on this host, started by an earlier daemon or by the node it moved from.
     async fn adopt(&mut self) -> Result<(), Next> {
         let (id, generation) = (self.record().id, self.record().generation);
-        match Agent::find(&self.ctx.driver.dir(id)) {
+        match Agent::find(&self.ctx.driver.dir(id), id) {
             Ok(Some(agent)) => match agent.check(generation).await {
                 Ok(()) => {
                     info!(instance = %id, %generation, "an agent was adopted");
@@ -281,11 +303,12 @@ impl Task {
                     warn!(instance = %id, %error, "an agent cannot be adopted yet");
                     Err(Next::Retry)
                 }
-                Err(error @ (AgentError::Absent | AgentError::Said(_) | AgentError::Other(_))) => {
+                Err(AgentError::Absent) => Err(self.fail(GONE.to_owned()).await),
+                Err(error @ (AgentError::Said(_) | AgentError::Other(_))) => {
                     Err(self.fail(format!("The agent could not be adopted: {error}.")).await)
                 }
             },
-            Ok(None) => Err(self.fail("The agent was gone when its node looked for it.".to_owned()).await),
+            Ok(None) => Err(self.fail(GONE.to_owned()).await),
             Err(error) => {
                 error!(instance = %id, %error, "an agent cannot be looked for");
                 Err(Next::Retry)
@@ -317,8 +340,9 @@ impl Task {
             Desired::Deleted => ErrorCode::InstanceGone,
         })
         .await;
+        let id = self.record().id;
         if self.agent.is_none() {
-            self.agent = Agent::find(&self.ctx.driver.dir(self.record().id)).ok().flatten();
+            self.agent = Agent::find(&self.ctx.driver.dir(id), id).ok().flatten();
         }
         if let Some(agent) = &self.agent
             && let Err(error) = agent.end().await

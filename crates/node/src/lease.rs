@@ -1,12 +1,14 @@
 //! The shell around [`core::lease`](landfast_core::lease): asks the store, tells the fence and the instances.
 //!
 //! The node's record is bound to the lease, so the two are one question: granted means registered. An old lease of this
-//! node, from before it was restarted, is left to lapse: its record was rebound to the new one.
+//! node, from before it was restarted, is left to lapse: its record was rebound to the new one. If the record was still
+//! there then, nobody has seen the node away, and its instances go on as they are.
 
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use landfast_core::NodeId;
 use landfast_core::lease::{Ask, Effect, Lease, TTL};
 use landfast_core::record::{Node, keys};
 use landfast_net::clock;
@@ -100,12 +102,12 @@ impl Keeping {
     async fn apply(&mut self, effect: Effect, adopted: &mut Option<oneshot::Sender<()>>) {
         match effect {
             Effect::Grant(ask) => {
-                let (store, record) = (self.ctx.store.clone(), self.record.clone());
-                self.asking = Some((ask, Box::pin(grant(store, record))));
+                let (ctx, record) = (self.ctx.clone(), self.record.clone());
+                self.asking = Some((ask, Box::pin(grant(ctx, record))));
             }
             Effect::Renew(ask) => {
-                let (store, record, lease) = (self.ctx.store.clone(), self.record.clone(), self.lease.clone());
-                self.asking = Some((ask, Box::pin(renew(store, record, lease))));
+                let (store, id, lease) = (self.ctx.store.clone(), self.record.id, self.lease.clone());
+                self.asking = Some((ask, Box::pin(renew(store, id, lease))));
             }
             Effect::Serve => {
                 self.ctx.fence.hold_until(self.machine.holds_until());
@@ -167,9 +169,9 @@ impl Keeping {
     }
 }
 
-async fn grant(store: Arc<dyn Store>, record: Node) -> Answer {
-    match store.grant(TTL).await {
-        Ok(lease) => match register(&*store, &record, &lease).await {
+async fn grant(ctx: Arc<Context>, record: Node) -> Answer {
+    match ctx.store.grant(TTL).await {
+        Ok(lease) => match register(&ctx, &record, &lease).await {
             Ok(()) => Answer::Held(lease),
             Err(error) => Answer::Failed(error.to_string()),
         },
@@ -177,38 +179,39 @@ async fn grant(store: Arc<dyn Store>, record: Node) -> Answer {
     }
 }
 
-async fn renew(store: Arc<dyn Store>, record: Node, lease: Option<LeaseId>) -> Answer {
+async fn renew(store: Arc<dyn Store>, id: NodeId, lease: Option<LeaseId>) -> Answer {
     let Some(lease) = lease else { return Answer::Lapsed };
     match store.renew(&lease).await {
         Ok(()) => {}
         Err(RenewError::Lapsed) => return Answer::Lapsed,
         Err(RenewError::Store(error)) => return Answer::Failed(error.to_string()),
     }
-    // An older lease of ours that was bound to the record by a late write may have taken it along.
-    match store.get(&keys::node(record.id)).await {
+    // The record is what others go by. If somebody has removed it, the node has been called lost, lease or not.
+    match store.get(&keys::node(id)).await {
         Ok(Some(_)) => Answer::Held(lease),
-        Ok(None) => match register(&*store, &record, &lease).await {
-            Ok(()) => Answer::Held(lease),
-            Err(StoreError::LeaseLapsed) => Answer::Lapsed,
-            Err(error) => Answer::Failed(error.to_string()),
-        },
+        Ok(None) => Answer::Lapsed,
         Err(error) => Answer::Failed(error.to_string()),
     }
 }
 
-/// Writes the node's record, bound to the lease, over whatever an earlier life left.
-async fn register(store: &dyn Store, record: &Node, lease: &LeaseId) -> Result<(), StoreError> {
+/// Writes the node's record, bound to the lease. As long as it replaces the one that an earlier life left, the node was
+/// never away for anybody; otherwise what it was given has to be claimed.
+async fn register(ctx: &Context, record: &Node, lease: &LeaseId) -> Result<(), StoreError> {
     let (key, value) = (keys::node(record.id), records::encode(record)?);
-    let mut expect = match store.get(&key).await? {
-        Some(entry) => Expect::Revision(entry.revision),
-        None => Expect::Absent,
-    };
+    let mut present = ctx.store.get(&key).await?;
     for _ in 0..ATTEMPTS {
-        expect = match store.put(&key, expect, value.clone(), Some(lease)).await? {
-            Swap::Done(_) => return Ok(()),
-            Swap::Conflict(Some(entry)) => Expect::Revision(entry.revision),
-            Swap::Conflict(None) => Expect::Absent,
+        let expect = match &present {
+            Some(entry) => Expect::Revision(entry.revision),
+            None => {
+                // First, so that a daemon that is killed after the write is followed by one that knows.
+                ctx.claims.owe().map_err(|error| StoreError::Unavailable(format!("the node's directory: {error}")))?;
+                Expect::Absent
+            }
         };
+        match ctx.store.put(&key, expect, value.clone(), Some(lease)).await? {
+            Swap::Done(_) => return Ok(()),
+            Swap::Conflict(entry) => present = entry,
+        }
     }
     Err(StoreError::Unavailable("the node's record changed again and again".to_owned()))
 }

@@ -18,7 +18,7 @@ impl Task {
     pub(crate) async fn prepare(&mut self) -> Next {
         let (id, generation, me) = (self.record().id, self.record().generation, self.ctx.me);
         if self.agent.is_none() {
-            self.agent = match Agent::find(&self.ctx.driver.dir(id)) {
+            self.agent = match Agent::find(&self.ctx.driver.dir(id), id) {
                 Ok(agent) => agent,
                 Err(error) => {
                     warn!(instance = %id, %error, "an agent that is to move here cannot be looked for");

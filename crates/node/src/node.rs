@@ -83,6 +83,9 @@ pub async fn start(
     stop: CancellationToken,
 ) -> Result<Running, Problem> {
     config.check()?;
+    // Whatever fails below ends what was begun above it, and nothing of the caller's.
+    let stop = stop.child_token();
+    let begun = stop.clone().drop_guard();
     let data = fs::canonicalize(&config.data).map_err(|error| {
         Problem::new(
             ErrorCode::ConfigInvalid,
@@ -100,17 +103,25 @@ pub async fn start(
     let record = describe(&config, &identity, &data, &address, &driver);
     let fence = Arc::new(Fence::new(identity.id));
     let host = record.host.clone();
-    let ctx = Arc::new(Context { me: identity.id, host, address, store, fence: fence.clone(), driver });
+    let ctx = Arc::new(Context {
+        me: identity.id,
+        host,
+        address,
+        store,
+        fence: fence.clone(),
+        driver,
+        claims: identity.claims(),
+    });
     let (records, questions) = Records::channel();
     let (adopted, adoption) = oneshot::channel();
     let keeping = tokio::spawn(Keeping::new(ctx, record, questions).run(stop.clone(), adopted));
     let relay = Arc::new(Relay::new(identity.id, data, key, fence.clone(), records, config.connections));
     // The channel's end is the word.
     if timeout(FIRST_LEASE_DEADLINE, adoption).await.is_err() {
-        stop.cancel();
         return Err(Problem::new(ErrorCode::RegistryUnavailable, "The node got no lease; the log says why."));
     }
     let workers = relay::run(listener, &relay, &stop)?;
+    begun.disarm();
     info!(id = %identity.id, address = %local, "the node serves");
     let connections = relay.carried.available_permits();
     let counts = Counts { fence, relay, connections };

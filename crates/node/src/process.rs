@@ -15,7 +15,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_s
 use serde::{Deserialize, Serialize};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 /// The variable that marks an unisolated instance's processes, so that they are found when their parents are gone.
 pub(crate) const MARK: &str = "LANDFAST_INSTANCE";
@@ -26,6 +26,9 @@ const DEATH_DEADLINE: Duration = Duration::from_secs(10);
 /// Rounds of killing an unisolated instance's processes: they fork while they are looked for, and each round that finds
 /// some leaves fewer that can.
 const KILL_ROUNDS: u32 = 50;
+
+/// Between two rounds, for the kernel to take down what was killed.
+const KILL_PAUSE: Duration = Duration::from_millis(5);
 
 /// Which process, for ever.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,11 +91,16 @@ impl Process {
     ///
     /// [`io::ErrorKind::TimedOut`] if it hangs in the kernel, or the reason why it may not be killed.
     pub(crate) async fn kill(&self) -> io::Result<()> {
-        match pidfd_send_signal(self.descriptor.get_ref(), Signal::KILL) {
-            Ok(()) | Err(rustix::io::Errno::SRCH) => {}
-            Err(error) => return Err(error.into()),
-        }
+        self.signal(Signal::KILL)?;
         timeout(DEATH_DEADLINE, self.ended()).await.map_err(|_| io::ErrorKind::TimedOut.into())
+    }
+
+    /// Sends a signal; to one that has ended it does nothing.
+    fn signal(&self, signal: Signal) -> io::Result<()> {
+        match pidfd_send_signal(self.descriptor.get_ref(), signal) {
+            Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 }
 
@@ -102,36 +110,54 @@ fn watch(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     Ok(unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) }?)
 }
 
-/// Kills every process of an instance that has no pid namespace: the sessions in `roots`, and whatever carries its mark.
-/// A program that starts a session of its own and wipes its environment escapes, which only isolation prevents.
+/// Kills every process of an instance that has no pid namespace: whatever carries its mark, and the session of `leader`
+/// as long as that lives. A program that begins a session of its own and wipes its environment escapes, which only
+/// isolation prevents.
 ///
 /// # Errors
 ///
 /// If the process table cannot be read, or new processes keep coming.
-pub(crate) async fn kill_marked(instance: InstanceId, session: i32) -> io::Result<()> {
+pub(crate) async fn kill_marked(instance: InstanceId, leader: Option<ProcessId>) -> io::Result<()> {
     let mark = format!("{MARK}={instance}").into_bytes();
-    for _ in 0..KILL_ROUNDS {
+    let leader =
+        leader.map(|id| Ok::<_, io::Error>(Process::find(id)?.map(|process| (id.pid, process)))).transpose()?;
+    let leader = leader.flatten();
+    if let Some((_, process)) = &leader {
+        // It starts nothing any more, and as long as it is there its session's number is nobody else's.
+        process.signal(Signal::STOP)?;
+    }
+    let session = leader.as_ref().map(|(pid, _)| *pid);
+    let mut rounds = 0;
+    loop {
         let found = marked(&mark, session)?;
         if found.is_empty() {
-            return Ok(());
+            break;
         }
+        if rounds == KILL_ROUNDS {
+            return Err(io::Error::other("its processes keep starting others"));
+        }
+        rounds += 1;
         for pid in found.into_iter().filter_map(Pid::from_raw) {
             // It may have ended since.
             let _ = kill_process(pid, Signal::KILL);
         }
-        tokio::task::yield_now().await;
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        sleep(KILL_PAUSE).await;
     }
-    Err(io::Error::other("its processes keep starting others"))
+    match leader {
+        Some((_, process)) => process.kill().await,
+        None => Ok(()),
+    }
 }
 
-fn marked(mark: &[u8], session: i32) -> io::Result<HashSet<i32>> {
-    let own = std::process::id() as i32;
+/// Living processes with the mark or in the session, without the session's leader.
+fn marked(mark: &[u8], session: Option<i32>) -> io::Result<HashSet<i32>> {
+    let own = std::process::id().cast_signed();
     let mut found = HashSet::new();
     for entry in fs::read_dir("/proc")? {
         let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
         let Ok(stat) = Stat::read(pid) else { continue };
-        if pid != own && !stat.is_zombie && (stat.session == session || carries(pid, mark)) {
+        let is_other = pid != own && Some(pid) != session && !stat.is_zombie;
+        if is_other && (Some(stat.session) == session || carries(pid, mark)) {
             found.insert(pid);
         }
     }
@@ -210,15 +236,33 @@ mod tests {
     #[tokio::test]
     async fn marked_processes_are_killed_even_in_a_session_of_their_own() {
         let instance = landfast_net::random::instance_id();
-        let shell = "setsid sleep 60 & sleep 60 & wait";
+        let shell = "setsid sleep 60 & sleep 60 & exec sleep 60";
         let mut child = Command::new("sh").args(["-c", shell]).env(MARK, instance.to_string()).spawn().unwrap();
         let mark = format!("{MARK}={instance}").into_bytes();
-        while marked(&mark, -1).unwrap().len() < 3 {
+        while marked(&mark, None).unwrap().len() < 3 {
             tokio::task::yield_now().await;
         }
-        kill_marked(instance, -1).await.unwrap();
+        kill_marked(instance, None).await.unwrap();
         assert!(!child.wait().unwrap().success());
-        assert!(marked(&mark, -1).unwrap().is_empty());
+        assert!(marked(&mark, None).unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_living_leaders_session_is_killed_and_that_of_a_number_which_is_anothers_now_is_not() {
+        let shell = "sleep 60 & sleep 60 & exec sleep 60";
+        let mut child = Command::new("setsid").args(["sh", "-c", shell]).spawn().unwrap();
+        let session = child.id().cast_signed();
+        let others = || marked(b"no mark", Some(session)).unwrap().len();
+        while others() < 2 {
+            tokio::task::yield_now().await;
+        }
+        let leader = ProcessId::now(session).unwrap();
+        let instance = landfast_net::random::instance_id();
+        kill_marked(instance, Some(ProcessId { started: leader.started - 1, ..leader })).await.unwrap();
+        assert_eq!(others(), 2);
+        kill_marked(instance, Some(leader)).await.unwrap();
+        assert_eq!(others(), 0);
+        child.wait().unwrap();
     }
 
     #[test]

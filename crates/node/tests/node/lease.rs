@@ -1,0 +1,128 @@
+//! A node that cannot reach its store.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_util::future::{BoxFuture, FutureExt, ready};
+use landfast_core::ErrorCode;
+use landfast_core::lease::{FENCE_AFTER, STOP_AFTER, TTL};
+use landfast_core::record::{InstanceSpec, Phase, keys};
+use landfast_net::relay::Target;
+use landfast_registry::store::{
+    Expect, LeaseId, Listing, RenewError, Revision, Store, StoreError, Swap, Watch, WatchEvent,
+};
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpListener;
+
+use crate::harness::{TestCell, eventually, processes_of};
+
+/// The real store behind a cable that can be pulled out.
+struct Cable {
+    store: Arc<dyn Store>,
+    is_out: AtomicBool,
+}
+
+impl Cable {
+    fn pull(&self, out: bool) {
+        self.is_out.store(out, Ordering::SeqCst);
+    }
+
+    fn through<'a, T: Send + 'a, E: From<StoreError> + Send + 'a>(
+        &'a self,
+        call: BoxFuture<'a, Result<T, E>>,
+    ) -> BoxFuture<'a, Result<T, E>> {
+        if self.is_out.load(Ordering::SeqCst) {
+            return ready(Err(E::from(StoreError::Unavailable("the cable is out".to_owned())))).boxed();
+        }
+        call
+    }
+}
+
+impl Store for Cable {
+    fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<landfast_registry::store::Entry>, StoreError>> {
+        self.through(self.store.get(key))
+    }
+
+    fn list<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Listing, StoreError>> {
+        self.through(self.store.list(prefix))
+    }
+
+    fn page<'a>(&'a self, prefix: &'a str, after: &'a str, limit: usize) -> BoxFuture<'a, Result<Listing, StoreError>> {
+        self.through(self.store.page(prefix, after, limit))
+    }
+
+    fn put<'a>(
+        &'a self,
+        key: &'a str,
+        expect: Expect,
+        value: Bytes,
+        lease: Option<&'a LeaseId>,
+    ) -> BoxFuture<'a, Result<Swap, StoreError>> {
+        self.through(self.store.put(key, expect, value, lease))
+    }
+
+    fn delete<'a>(&'a self, key: &'a str, expect: Expect) -> BoxFuture<'a, Result<Swap, StoreError>> {
+        self.through(self.store.delete(key, expect))
+    }
+
+    fn grant(&self, ttl: Duration) -> BoxFuture<'_, Result<LeaseId, StoreError>> {
+        self.through(self.store.grant(ttl))
+    }
+
+    fn renew<'a>(&'a self, lease: &'a LeaseId) -> BoxFuture<'a, Result<(), RenewError>> {
+        self.through(self.store.renew(lease))
+    }
+
+    fn revoke<'a>(&'a self, lease: &'a LeaseId) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.through(self.store.revoke(lease))
+    }
+
+    fn watch(&self, prefix: &str, from: Option<Revision>) -> Watch {
+        self.store.watch(prefix, from)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_without_its_store_is_silent_and_ends_its_instances_before_its_lease_lapses() {
+    let cell = TestCell::new();
+    let cable = Arc::new(Cable { store: cell.store.clone(), is_out: AtomicBool::new(false) });
+    let node = cell.try_node_with(cell.config("a"), cable.clone()).await.unwrap();
+    let instance = cell.run(&node).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = Target::Port(listener.local_addr().unwrap().port());
+    let mut carried = cell.dial(&instance, port).await.unwrap();
+
+    let mut nodes = cell.store.watch(keys::NODES, None);
+    assert!(matches!(nodes.next().await, Ok(WatchEvent::Snapshot(_))));
+    let pulled = Instant::now();
+    cable.pull(true);
+    // Without an error of the store's nothing is lost at once.
+    cell.shell(&instance, "true").await;
+    while matches!(carried.read(&mut [0; 64]).await, Ok(1..)) {}
+    let silent = pulled.elapsed();
+    assert_eq!(cell.refusal(&instance).await, ErrorCode::NodeDraining);
+    eventually("its processes are gone", async || processes_of(instance.id).is_empty()).await;
+    let stopped = pulled.elapsed();
+    while !matches!(nodes.next().await, Ok(WatchEvent::Changes(changes)) if changes[0].value.is_none()) {}
+    let lapsed = pulled.elapsed();
+    println!("silent after {silent:?}, stopped after {stopped:?}, lapsed after {lapsed:?}");
+    assert!(silent <= FENCE_AFTER + Duration::from_millis(200), "{silent:?}");
+    assert!(stopped <= STOP_AFTER + Duration::from_millis(400), "{stopped:?}");
+    assert!(stopped < lapsed && lapsed <= TTL + Duration::from_secs(2));
+
+    // The keeper says that it was lost; the node comes back and takes new instances.
+    cell.update(instance.id, |instance| {
+        landfast_core::lifecycle::lost(instance, instance.generation, 1).unwrap();
+    })
+    .await;
+    cable.pull(false);
+    eventually("it is registered again", async || {
+        landfast_registry::records::node(&*cell.store, node.id()).await.unwrap().is_some()
+    })
+    .await;
+    assert_eq!(cell.refusal(&instance).await, ErrorCode::InstanceLost);
+    let id = cell.place(node.id(), InstanceSpec::default()).await;
+    assert_eq!(cell.settled(id).await.phase, Phase::Running);
+}

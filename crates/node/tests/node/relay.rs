@@ -1,0 +1,201 @@
+//! The fence in front of the instances.
+
+use std::time::Duration;
+
+use http_body_util::Full;
+use landfast_core::record::{Generation, Instance, InstanceSpec, Network};
+use landfast_core::{ErrorCode, lifecycle};
+use landfast_net::http::call;
+use landfast_net::relay::{CellKey, DialError, Target, dial};
+use landfast_net::{random, socket::Socket};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::time::timeout;
+
+use crate::harness::{PATIENCE, TestCell, eventually, processes_of, route};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_without_the_cells_key_is_refused() {
+    let cell = TestCell::new();
+    let node = cell.node("a").await;
+    let instance = cell.run(&node).await;
+    let refused = dial(&route(&instance), Target::Agent, &CellKey::generate(), PATIENCE).await.unwrap_err();
+    assert_eq!(refused.code(), ErrorCode::AuthForbidden);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_generation_is_refused_with_the_present_one_and_an_unknown_instance_by_name() {
+    let cell = TestCell::new();
+    let node = cell.node("a").await;
+    let instance = cell.run(&node).await;
+    let older = Instance { generation: Generation(0), ..instance.clone() };
+    let Err(DialError::Refused { code, generation }) = cell.dial(&older, Target::Agent).await else { panic!("no") };
+    assert_eq!((code, generation), (ErrorCode::NodeStaleGeneration, Some(instance.generation)));
+    let newer = Instance { generation: Generation(9), ..instance.clone() };
+    assert_eq!(cell.refusal(&newer).await, ErrorCode::NodeNotHere);
+    let unknown = Instance { id: random::instance_id(), ..instance };
+    assert_eq!(cell.refusal(&unknown).await, ErrorCode::NodeNotHere);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_connection_after_create_waits_for_the_start_instead_of_losing_a_race() {
+    let cell = TestCell::new();
+    let node = cell.node("a").await;
+    for _ in 0..5 {
+        let instance = cell.run(&node).await;
+        cell.dial(&instance, Target::Agent).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_port_of_the_instance_is_reached_and_a_closed_one_refused() {
+    let cell = TestCell::new();
+    let node = cell.node("a").await;
+    let instance = cell.run(&node).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = Target::Port(listener.local_addr().unwrap().port());
+    let (dialled, accepted) = tokio::join!(cell.dial(&instance, port), listener.accept());
+    let (mut near, mut far) = (dialled.unwrap(), accepted.unwrap().0);
+    near.write_all(b"ping").await.unwrap();
+    near.shutdown().await.unwrap();
+    let mut heard = String::new();
+    far.read_to_string(&mut heard).await.unwrap();
+    far.write_all(b"pong").await.unwrap();
+    drop((far, listener));
+    let mut answer = String::new();
+    near.read_to_string(&mut answer).await.unwrap();
+    assert_eq!((heard.as_str(), answer.as_str()), ("ping", "pong"));
+    assert_eq!(cell.dial(&instance, port).await.unwrap_err().code(), ErrorCode::UpstreamRefused);
+
+    let spec = InstanceSpec { network: Network::None, ..InstanceSpec::default() };
+    let alone = cell.run_with(&node, spec).await;
+    assert_eq!(cell.dial(&alone, port).await.unwrap_err().code(), ErrorCode::UpstreamRefused);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fence_cuts_what_it_had_let_in_before_the_next_generation_exists() {
+    let cell = TestCell::new();
+    let (a, b) = (cell.node("a").await, cell.node("b").await);
+    let instance = cell.run(&a).await;
+    let mut agent = cell.dial(&instance, Target::Agent).await.unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = Target::Port(listener.local_addr().unwrap().port());
+    let mut ported = cell.dial(&instance, port).await.unwrap();
+    let moved = cell.move_to(instance.id, &b).await;
+    assert_eq!(moved.generation, instance.generation.next());
+    for socket in [&mut agent, &mut ported] {
+        timeout(PATIENCE, ended(socket)).await.expect("the connection is cut");
+    }
+    assert_eq!(a.running.counts.inside(), 0);
+    assert_ne!(cell.refusal(&instance).await, ErrorCode::InstanceMoving, "the move is over");
+    cell.dial(&moved, Target::Agent).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_stops_cuts_what_it_copies_and_its_agents_live() {
+    let cell = TestCell::new();
+    let node = cell.node("a").await;
+    let instance = cell.run(&node).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = Target::Port(listener.local_addr().unwrap().port());
+    let mut ported = cell.dial(&instance, port).await.unwrap();
+    node.stop().await;
+    timeout(PATIENCE, ended(&mut ported)).await.expect("the connection is cut");
+    assert!(!processes_of(instance.id).is_empty());
+    let again = cell.node("a").await;
+    cell.shell(&cell.settled(instance.id).await, "true").await;
+    drop(again);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_to_the_agent_outlives_the_daemon_that_let_it_in_and_not_a_move() {
+    let cell = TestCell::new();
+    let mut a = cell.child_node("a").await;
+    let id = cell.place(a.id, InstanceSpec::default()).await;
+    let instance = cell.settled(id).await;
+    let socket = cell.dial(&instance, Target::Agent).await.unwrap();
+    let mut cut = cell.dial(&instance, Target::Agent).await.unwrap();
+    a.kill().await;
+    let request = http::Request::get("/processes").header("host", "agent").body(Full::default()).unwrap();
+    assert!(call(socket, request, PATIENCE).await.unwrap().status().is_success());
+
+    let (_a, b) = (cell.child_node("a").await, cell.node("b").await);
+    let moved = cell.move_to(id, &b).await;
+    assert_eq!(moved.node, Some(b.id()), "{:?}", moved.reason);
+    timeout(PATIENCE, ended(&mut cut)).await.expect("the fence reaches what an earlier daemon let in");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_left_of_ten_thousand_connections() {
+    let cell = TestCell::new();
+    let node = cell.node("a").await;
+    let instance = cell.run(&node).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = Target::Port(listener.local_addr().unwrap().port());
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            drop(stream);
+        }
+    });
+    let stale = Instance { generation: Generation(0), ..instance.clone() };
+    let before = open_files();
+    for _ in 0..1_000 {
+        // Used and ended by either side, refused, and dropped at once: ten connections in all.
+        let (ports, agents) = tokio::join!(
+            futures_util::future::join_all((0..4).map(|_| cell.dial(&instance, port))),
+            futures_util::future::join_all((0..4).map(|_| cell.dial(&instance, Target::Agent))),
+        );
+        let refused = tokio::join!(cell.dial(&stale, port), cell.dial(&stale, Target::Agent));
+        for dialled in ports.into_iter().chain(agents) {
+            dialled.unwrap();
+        }
+        assert!(refused.0.is_err() && refused.1.is_err());
+    }
+    eventually("all have ended", async || node.running.counts.inside() + node.running.counts.carried() == 0).await;
+    eventually("all are closed", async || open_files() <= before + 8).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_at_its_limit_says_so() {
+    let cell = TestCell::new();
+    let config = landfast_node::Config { connections: 1, ..cell.config("a") };
+    let node = cell.try_node(config).await.unwrap();
+    let instance = cell.run(&node).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = Target::Port(listener.local_addr().unwrap().port());
+    let (first, accepted) = tokio::join!(cell.dial(&instance, port), listener.accept());
+    let (first, accepted) = (first.unwrap(), accepted.unwrap());
+    assert_eq!(cell.dial(&instance, port).await.unwrap_err().code(), ErrorCode::LimitInFlight);
+    drop((first, accepted));
+    eventually("there is room again", async || cell.dial(&instance, port).await.is_ok()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_an_instance_moves_the_source_says_that_it_moves() {
+    let cell = TestCell::new();
+    let (a, b) = (cell.node("a").await, cell.node("b").await);
+    let instance = cell.run(&a).await;
+    // Prepared for a node that will not come: the source has fenced itself and finds nobody to give it to.
+    let mut target = cell.node_record(b.id()).await;
+    b.stop().await;
+    target.id = random::node_id();
+    cell.update(instance.id, |instance| {
+        lifecycle::begin_move(instance, &target).unwrap();
+    })
+    .await;
+    cell.shell(&instance, "true").await;
+    let given_up = timeout(Duration::from_secs(20), cell.settled(instance.id)).await.expect("it is given up");
+    assert_eq!(given_up.generation, instance.generation);
+    assert!(given_up.reason.is_some_and(|reason| reason.contains("10 seconds")));
+    cell.shell(&instance, "true").await;
+}
+
+/// Reads until the peer has ended, whichever way.
+async fn ended(socket: &mut Socket) {
+    let mut sink = [0; 1024];
+    while matches!(socket.read(&mut sink).await, Ok(1..)) {}
+}
+
+fn open_files() -> usize {
+    std::fs::read_dir("/proc/self/fd").unwrap().count()
+}
