@@ -12,6 +12,7 @@ mod api;
 mod attach;
 mod config;
 mod exit;
+mod fence;
 mod file;
 mod frames;
 mod input;
@@ -32,18 +33,17 @@ mod wake;
 
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use landfast_core::record::Generation;
 use landfast_core::{ErrorCode, Problem};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use api::Door;
+use api::{Door, handoff};
 pub use config::{Config, Limits};
+use fence::Fence;
 use sessions::Sessions;
 use table::Processes;
 
@@ -53,7 +53,7 @@ const GOODBYE: Duration = Duration::from_millis(500);
 /// What every part of an agent reaches.
 struct Agent {
     config: Config,
-    generation: AtomicU64,
+    fence: Fence,
     processes: Arc<Processes>,
     sessions: Arc<Sessions>,
     /// Cancelled when the agent is to end: sessions and connections are cut at once.
@@ -77,8 +77,9 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Problem>
         Problem::new(ErrorCode::ConfigInvalid, format!("{} cannot be used: {error}.", config.state.display()))
     })?;
     let listener = api::listen(&config.run.join("agent.sock"))?;
+    let handoffs = api::listen(&config.run.join("handoff.sock"))?;
     let agent = Arc::new(Agent {
-        generation: AtomicU64::new(config.generation.0),
+        fence: Fence::new(config.generation),
         sessions: Sessions::new(config.limits.sessions),
         processes,
         stop,
@@ -92,8 +93,10 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Problem>
     }
     agent.tasks.spawn(api::serve(agent.clone(), listener, Door::Agent, agent.stop.clone()));
     agent.tasks.spawn(api::serve(agent.clone(), control, Door::Control, agent.ended.clone()));
-    tracing::info!(instance = %agent.config.instance, generation = %agent.generation(), "agent started");
+    agent.until_stopped(handoff::serve(agent.clone(), handoffs));
+    tracing::info!(instance = %agent.config.instance, generation = %agent.fence.generation(), "agent started");
     agent.stop.cancelled().await;
+    agent.fence.shut().await;
     agent.processes.end_all().await;
     agent.ended.cancel();
     agent.tasks.close();
@@ -105,22 +108,16 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Problem>
 }
 
 impl Agent {
-    fn generation(&self) -> Generation {
-        Generation(self.generation.load(Ordering::Relaxed))
-    }
-
-    /// Takes a generation that is not lower than the present one, or returns that.
-    fn raise_generation(&self, wanted: Generation) -> Result<(), Generation> {
-        let before = self.generation.fetch_max(wanted.0, Ordering::Relaxed);
-        if before <= wanted.0 { Ok(()) } else { Err(Generation(before)) }
-    }
-
     /// Spawns a task that is dropped when the agent stops.
     fn until_stopped(&self, task: impl Future<Output = ()> + Send + 'static) {
-        let stop = self.stop.clone();
+        self.until(self.stop.clone(), task);
+    }
+
+    /// Spawns a task that is dropped when `end` is cancelled.
+    fn until(&self, end: CancellationToken, task: impl Future<Output = ()> + Send + 'static) {
         self.tasks.spawn(async move {
             tokio::select! {
-                () = stop.cancelled() => {}
+                () = end.cancelled() => {}
                 () = task => {}
             }
         });

@@ -10,7 +10,7 @@ use std::io;
 use rustix::buffer::spare_capacity;
 
 /// How much is let go at a time, and the most that is read from a process in one go: what a pipe holds.
-pub(crate) const CHUNK: usize = 64 * 1024;
+const CHUNK: usize = 64 * 1024;
 
 /// A chunk's first allocation: most processes say less than a page.
 const CHUNK_FIRST: usize = 4 * 1024;

@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::exit::Exit;
 use crate::file::{Watched, watch};
-use crate::log::{CHUNK, Stream};
+use crate::log::Stream;
 use crate::process::{KilledBy, Life, Process, Shown, State};
 use crate::record::Records;
 use crate::spawn::Ends;
@@ -151,8 +151,8 @@ impl Runner {
         match read {
             Read::End => self.outputs[which] = None,
             // Whoever floods shares the thread with the others.
-            Read::Some(n) if n > CHUNK / 4 => tokio::task::yield_now().await,
-            Read::Some(_) | Read::Nothing => {}
+            Read::Some(_) => tokio::task::yield_now().await,
+            Read::Nothing => {}
         }
     }
 
@@ -325,8 +325,7 @@ async fn swallow_some(output: Option<&Output>) -> Read {
         let Ok(guard) = output.file.readable().await else { return Read::End };
         match rustix::io::read(output.file.get_ref(), &mut [0; 4096]) {
             Ok(0) => return Read::End,
-            // Always yields.
-            Ok(_) => return Read::Some(CHUNK),
+            Ok(n) => return Read::Some(n),
             Err(rustix::io::Errno::AGAIN) => {}
             Err(_) => return Read::End,
         }

@@ -198,11 +198,19 @@ pub(crate) fn abandon(pid: i32) {
     let _ = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid), None);
 }
 
-/// What the child does between fork and exec: it begins a session, takes the terminal, and ties its life to the agent's,
-/// because a process that nobody can reach or tell the end of must not go on.
+/// What the child does between fork and exec: it forgets which signals the agent was started to ignore, begins a session,
+/// takes the terminal, and ties its life to the agent's, because a process that nobody can reach or tell the end of must
+/// not go on.
 #[allow(unsafe_code)]
 fn prepare(command: &mut Command, on_terminal: bool) {
+    use nix::sys::signal::{SigHandler, Signal as Sig, signal};
+    // What shells and nohup ignore for their background jobs.
+    const OFTEN_IGNORED: [Sig; 6] = [Sig::SIGHUP, Sig::SIGINT, Sig::SIGQUIT, Sig::SIGTERM, Sig::SIGTSTP, Sig::SIGALRM];
     let in_child = move || {
+        for ignored in OFTEN_IGNORED {
+            // SAFETY: the default action runs no handler.
+            unsafe { signal(ignored, SigHandler::SigDfl) }?;
+        }
         setsid()?;
         if on_terminal {
             rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())?;
@@ -210,7 +218,7 @@ fn prepare(command: &mut Command, on_terminal: bool) {
         set_parent_process_death_signal(Some(Signal::KILL))?;
         Ok(())
     };
-    // SAFETY: the closure makes three system calls, which are async-signal-safe, and allocates nothing.
+    // SAFETY: the closure only makes system calls that are async-signal-safe, and allocates nothing.
     unsafe { command.pre_exec(in_child) };
 }
 

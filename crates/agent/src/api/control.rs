@@ -27,6 +27,7 @@ pub(super) async fn route(agent: &Arc<Agent>, request: Request<Incoming>) -> Res
     match (request.uri().path(), request.method()) {
         ("/healthz", &Method::GET) => Ok(health(agent)),
         ("/generation", &Method::PUT) => put_generation(agent, request).await,
+        ("/fence", &Method::POST) => fence(agent).await,
         ("/shutdown", &Method::POST) => {
             agent.stop.cancel();
             Ok(empty(StatusCode::ACCEPTED))
@@ -34,7 +35,7 @@ pub(super) async fn route(agent: &Arc<Agent>, request: Request<Incoming>) -> Res
         ("/alive", &Method::GET) => Ok(alive(agent)),
         ("/healthz" | "/alive", _) => Err(Refused::method("GET")),
         ("/generation", _) => Err(Refused::method("PUT")),
-        ("/shutdown", _) => Err(Refused::method("POST")),
+        ("/fence" | "/shutdown", _) => Err(Refused::method("POST")),
         _ => Err(ErrorCode::RequestNotFound.into()),
     }
 }
@@ -42,7 +43,7 @@ pub(super) async fn route(agent: &Arc<Agent>, request: Request<Incoming>) -> Res
 fn health(agent: &Agent) -> Response<Body> {
     let health = Health {
         instance: agent.config.instance,
-        generation: agent.generation(),
+        generation: agent.fence.generation(),
         pid: std::process::id(),
         processes: agent.processes.list().len(),
         sessions: agent.sessions.count(),
@@ -50,7 +51,8 @@ fn health(agent: &Agent) -> Response<Body> {
     json(StatusCode::OK, &health)
 }
 
-/// `PUT /generation`: only upwards. The same once more is no fault: the node may not have heard the answer.
+/// `PUT /generation`: only upwards. The same once more lifts a fence, and is no fault: the node may not have heard the
+/// answer.
 async fn put_generation(agent: &Agent, request: Request<Incoming>) -> Result<Response<Body>, Refused> {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
@@ -58,13 +60,22 @@ async fn put_generation(agent: &Agent, request: Request<Incoming>) -> Result<Res
         generation: Generation,
     }
     let wanted: Wanted = read_json(request).await?;
-    match agent.raise_generation(wanted.generation) {
+    match agent.fence.raise(wanted.generation) {
         Ok(()) => Ok(empty(StatusCode::NO_CONTENT)),
         Err(has) => {
             let detail = format!("The agent has generation {has}, and it never decreases.");
             Err(Problem::new(ErrorCode::RequestConflict, detail).into())
         }
     }
+}
+
+/// `POST /fence`: answers once nothing that was handed over is left.
+async fn fence(agent: &Agent) -> Result<Response<Body>, Refused> {
+    if agent.fence.shut().await {
+        return Ok(empty(StatusCode::NO_CONTENT));
+    }
+    tracing::error!("a connection that was cut is still held");
+    Err(ErrorCode::Internal.into())
 }
 
 /// `GET /alive`: an answer that says nothing and ends with the agent.

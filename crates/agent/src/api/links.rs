@@ -13,6 +13,7 @@ use landfast_net::head::{Headers, RequestHead};
 use landfast_net::link::{OpenAnswer, OpenRequest, ResumeRequest, resume_answer};
 use landfast_net::socket::{Socket, from_upgraded};
 use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
 
 use super::answer::{Body, Refused, head};
 use crate::Agent;
@@ -26,10 +27,14 @@ const UPGRADE_DEADLINE: Duration = Duration::from_secs(10);
 const FAREWELL: Duration = Duration::from_secs(5);
 
 /// `GET /processes/{id}/attach`.
-pub(super) fn attach(agent: &Arc<Agent>, mut request: Request<Incoming>) -> Result<Response<Body>, Refused> {
+pub(super) fn attach(
+    agent: &Arc<Agent>,
+    cut: &CancellationToken,
+    mut request: Request<Incoming>,
+) -> Result<Response<Body>, Refused> {
     let (answer, attachment) = upgrade::open(&agent.processes, &request_head(&request))?;
     let upgraded = hyper::upgrade::on(&mut request);
-    agent.until_stopped(carry(attachment, upgraded));
+    agent.until(cut.clone(), carry(attachment, upgraded));
     Ok(head(&answer))
 }
 
@@ -40,10 +45,13 @@ pub(super) fn open(agent: &Arc<Agent>, mut request: Request<Incoming>) -> Result
     let (place, commands) = agent.sessions.open()?;
     let opened = OpenAnswer { session: place.id, secret: place.secret.clone(), window: WINDOW, head: answer };
     let upgraded = hyper::upgrade::on(&mut request);
+    // A fence cuts the link, not the session.
     agent.until_stopped(async move {
         let Some(link) = socket(upgraded).await else { return };
         let ended = serve(attachment, asked.window, link, commands, LINGER).await;
         tracing::debug!(session = %place.id, ?ended, "session ended");
+        // Naming it whole moves it in here: its place in the table lasts as long as the session.
+        drop(place);
     });
     Ok(head(&opened.encode()))
 }

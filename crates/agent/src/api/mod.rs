@@ -1,9 +1,10 @@
-//! The agent's two sockets: `agent.sock`, where anyone the relay lets through asks about processes, and `control.sock`,
-//! where only the node speaks.
+//! The agent's sockets: `agent.sock`, where anyone the relay lets through asks about processes; `handoff.sock`, where the
+//! node gives it whole connections of such askers; and `control.sock`, where only the node speaks.
 
 mod answer;
 mod control;
 mod exec;
+pub(crate) mod handoff;
 mod links;
 mod output;
 mod processes;
@@ -22,8 +23,9 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use landfast_core::{ErrorCode, Problem};
+use landfast_net::socket::Socket;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
@@ -39,10 +41,10 @@ const HEAD_MAX: usize = 64 * 1024;
 /// How long to wait when the kernel has no descriptor for a further connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Which of the two sockets a connection came in by.
+/// Which way a connection came in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Door {
-    /// `agent.sock`.
+    /// `agent.sock`, or handed over by the node.
     Agent,
     /// `control.sock`.
     Control,
@@ -83,16 +85,13 @@ pub(crate) async fn serve(agent: Arc<Agent>, listener: UnixListener, door: Door,
         let Ok((stream, permit)) = accepted else { continue };
         let (owner, stop) = (agent.clone(), stop.clone());
         agent.tasks.spawn(async move {
-            serve_connection(owner, stream, door, stop).await;
+            serve_connection(owner, Socket::unix(stream), door, stop).await;
             drop(permit);
         });
     }
 }
 
-async fn accept(
-    listener: &UnixListener,
-    room: &Arc<Semaphore>,
-) -> io::Result<(UnixStream, tokio::sync::OwnedSemaphorePermit)> {
+async fn accept(listener: &UnixListener, room: &Arc<Semaphore>) -> io::Result<(UnixStream, OwnedSemaphorePermit)> {
     let permit = room.clone().acquire_owned().await.map_err(io::Error::other)?;
     match listener.accept().await {
         Ok((stream, _)) => Ok((stream, permit)),
@@ -104,17 +103,17 @@ async fn accept(
     }
 }
 
-/// Serves one connection. Told to stop, the node's door still answers what was asked; the others' connections are cut,
-/// so that the cause of the end is told by those who know it.
-async fn serve_connection(agent: Arc<Agent>, stream: UnixStream, door: Door, stop: CancellationToken) {
-    let service = service_fn(|request| answer(agent.clone(), door, request));
+/// Serves one connection until it ends or is to be cut. The node's door still answers what was asked; the others'
+/// connections are cut where they stand, so that the cause is told by those who know it.
+async fn serve_connection(agent: Arc<Agent>, socket: Socket, door: Door, cut: CancellationToken) {
+    let service = service_fn(|request| answer(&agent, door, &cut, request));
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEAD_DEADLINE).max_buf_size(HEAD_MAX);
-    let connection = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
+    let connection = builder.serve_connection(TokioIo::new(socket), service).with_upgrades();
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
-        () = stop.cancelled() => match door {
+        () = cut.cancelled() => match door {
             Door::Agent => return,
             Door::Control => {
                 connection.as_mut().graceful_shutdown();
@@ -127,15 +126,24 @@ async fn serve_connection(agent: Arc<Agent>, stream: UnixStream, door: Door, sto
     }
 }
 
-async fn answer(agent: Arc<Agent>, door: Door, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+async fn answer(
+    agent: &Arc<Agent>,
+    door: Door,
+    cut: &CancellationToken,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Infallible> {
     let answered = match door {
-        Door::Agent => route(&agent, request).await,
-        Door::Control => control::route(&agent, request).await,
+        Door::Agent => route(agent, cut, request).await,
+        Door::Control => control::route(agent, request).await,
     };
     Ok(answered.unwrap_or_else(Refused::into_response))
 }
 
-async fn route(agent: &Arc<Agent>, request: Request<Incoming>) -> Result<Response<Body>, Refused> {
+async fn route(
+    agent: &Arc<Agent>,
+    cut: &CancellationToken,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Refused> {
     let path = request.uri().path().to_owned();
     let segments: Vec<&str> = path.split('/').skip(1).collect();
     let process = |id: &str| agent.processes.get(id);
@@ -152,7 +160,7 @@ async fn route(agent: &Arc<Agent>, request: Request<Incoming>) -> Result<Respons
         (["processes", id, "eof"], &Method::POST) => processes::end_input(&*process(id)?),
         (["processes", _, "signal" | "resize" | "stdin" | "eof"], _) => Err(Refused::method("POST")),
         (["processes", id, "output"], &Method::GET) => output::get(process(id)?, &request),
-        (["processes", _, "attach"], &Method::GET) => links::attach(agent, request),
+        (["processes", _, "attach"], &Method::GET) => links::attach(agent, cut, request),
         (["processes", _, "output" | "attach"], _) => Err(Refused::method("GET")),
         (["exec"], &Method::POST) => exec::post(agent, request).await,
         (["exec"], _) => Err(Refused::method("POST")),

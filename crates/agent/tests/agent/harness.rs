@@ -26,7 +26,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// An agent in a thread of its own, with a runtime as its process has. It dies with the test.
 pub(crate) struct Agent {
-    pub(crate) dir: TempDir,
+    _dir: TempDir,
     config: Config,
     running: Option<Running>,
 }
@@ -70,7 +70,7 @@ impl Agent {
             is_alone: false,
         };
         change(&mut config);
-        let mut agent = Self { dir, config, running: None };
+        let mut agent = Self { _dir: dir, config, running: None };
         agent.start_again().await;
         agent
     }
@@ -124,6 +124,18 @@ impl Agent {
 
     pub(crate) fn home(&self) -> PathBuf {
         self.config.home.clone()
+    }
+
+    pub(crate) fn config(&self) -> Config {
+        self.config.clone()
+    }
+
+    pub(crate) fn instance(&self) -> String {
+        self.config.instance.to_string()
+    }
+
+    pub(crate) fn socket(&self, name: &str) -> PathBuf {
+        self.config.run.join(name)
     }
 
     pub(crate) async fn connect(&self, socket: &str) -> std::io::Result<Socket> {

@@ -1,6 +1,13 @@
 //! The agent, driven over its sockets as a node and its clients do, with real programs in it.
 
+mod attachments;
+mod control;
 mod exec;
+mod handoff;
 mod harness;
+mod links;
+mod output;
 mod processes;
+mod screens;
+mod terminals;
 mod viewer;

@@ -1,10 +1,8 @@
 //! A client of `landfast.process.v1` over any stream, with the protocol's rules held to the letter.
 
-use std::time::Duration;
-
 use landfast_core::ws::{HEADER_MAX, Header, Opcode, apply_mask, decode_close};
 use serde_json::Value;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::time::timeout;
 
 use crate::harness::PATIENCE;
@@ -36,7 +34,7 @@ pub(crate) struct Viewer<S> {
     pub(crate) largest_frame: usize,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Viewer<S> {
+impl<S> Viewer<S> {
     pub(crate) const fn new(stream: S) -> Self {
         Self {
             stream,
@@ -50,8 +48,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Viewer<S> {
         }
     }
 
-    // --- saying ---
+    pub(crate) const fn stream(&mut self) -> &mut S {
+        &mut self.stream
+    }
 
+    pub(crate) fn text(&self) -> String {
+        let tail = &self.output[self.output.len().saturating_sub(2000)..];
+        String::from_utf8_lossy(tail).into_owned()
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite> Viewer<S> {
+    /// Two viewers over one stream: one that says, one that hears.
+    pub(crate) fn split(self) -> (Viewer<WriteHalf<S>>, Viewer<ReadHalf<S>>) {
+        let (hearing, saying) = tokio::io::split(self.stream);
+        (Viewer::new(saying), Viewer { received: self.received, ..Viewer::new(hearing) })
+    }
+}
+
+impl<S: AsyncWrite + Unpin> Viewer<S> {
     pub(crate) async fn types(&mut self, text: impl AsRef<[u8]>) {
         self.sends(&frame(true, Opcode::Binary, &[&[0], text.as_ref()].concat())).await;
     }
@@ -64,18 +79,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Viewer<S> {
     pub(crate) async fn sends(&mut self, bytes: &[u8]) {
         timeout(PATIENCE, self.stream.write_all(bytes)).await.expect("it is read").unwrap();
     }
+}
 
-    pub(crate) const fn stream(&mut self) -> &mut S {
-        &mut self.stream
-    }
-
-    // --- hearing ---
-
+impl<S: AsyncRead + Unpin> Viewer<S> {
     /// The next thing said, by the rules: no mask, no fragments, the end of replay and the exit once, nothing after the
     /// close.
     pub(crate) async fn next(&mut self) -> Said {
         loop {
-            let (opcode, payload) = timeout(PATIENCE, self.frame()).await.expect("something is said");
+            let heard = timeout(PATIENCE, self.frame()).await;
+            let (opcode, payload) = heard.unwrap_or_else(|_| panic!("nothing more is said after {:?}", self.text()));
             if let Some(said) = self.read(opcode, payload) {
                 return said;
             }
@@ -158,11 +170,35 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Viewer<S> {
         }
     }
 
+    /// Reads on to the next pong.
+    pub(crate) async fn next_pong(&mut self) -> Vec<u8> {
+        loop {
+            match self.next().await {
+                Said::Pong(payload) => return payload,
+                Said::Close(code, reason) => panic!("closed {code} {reason} without a pong"),
+                _ => {}
+            }
+        }
+    }
+
     /// Reads on until so many bytes of output came.
     pub(crate) async fn reads(&mut self, len: usize) {
         while self.output.len() < len {
             if let Said::Close(code, reason) = self.next().await {
                 panic!("closed {code} {reason} after {} of {len} bytes", self.output.len());
+            }
+        }
+    }
+
+    /// Reads on until the log has come to an offset, told or counted.
+    pub(crate) async fn shows_end(&mut self, offset: u64) {
+        let mut at = self.goes_live().await;
+        while at < offset {
+            match self.next().await {
+                Said::Out(bytes) | Said::Err(bytes) => at += bytes.len() as u64,
+                Said::Gap(_, to) => at = to,
+                Said::Close(code, reason) => panic!("closed {code} {reason} at {at}"),
+                _ => {}
             }
         }
     }
@@ -200,16 +236,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Viewer<S> {
     pub(crate) async fn hears_nothing_more(&mut self) {
         let read = timeout(PATIENCE, self.stream.read_buf(&mut self.received)).await.expect("it ends");
         assert_eq!(read.unwrap(), 0, "something after the close");
-    }
-
-    /// Whether nothing is said for a while.
-    pub(crate) async fn is_silent_for(&mut self, time: Duration) -> bool {
-        timeout(time, self.frame()).await.is_err()
-    }
-
-    pub(crate) fn text(&self) -> String {
-        let tail = &self.output[self.output.len().saturating_sub(2000)..];
-        String::from_utf8_lossy(tail).into_owned()
     }
 }
 
