@@ -398,7 +398,7 @@ pub struct Demo {
     /// How long to make trouble; starting and counting take a few seconds more
     #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u64).range(4..=3600))]
     pub seconds: u64,
-    /// Repeat a run's numbers and order of faults [default: a new one, printed]
+    /// Repeat a run's numbers and the pauses between its faults [default: a new one, printed]
     #[arg(long)]
     pub seed: Option<u64>,
     /// How to print.

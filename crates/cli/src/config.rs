@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use landfast_core::{ErrorCode, Problem};
-use serde::de::DeserializeOwned;
+use serde::de::{self, DeserializeOwned};
 use toml::{Table, Value};
 
 /// The roles, each a section of the file and a prefix of variables.
@@ -15,6 +15,9 @@ pub const ROLES: [&str; 3] = ["api", "gateway", "node"];
 
 /// Variables that look like a role's setting and are not: the client's own.
 const NOT_SETTINGS: [&str; 1] = ["LANDFAST_API_KEY"];
+
+/// A role's own place for the data directory would split the cell.
+const SAID_FOR_ALL: &str = "data";
 
 /// The settings of all roles from every source but flags.
 #[derive(Clone, Debug, Default)]
@@ -52,6 +55,9 @@ impl Layers {
             let mut table = self.file.get(role).and_then(Value::as_table).cloned().unwrap_or_default();
             let env = self.env.get(role).into_iter().flatten();
             table.extend(env.map(|(key, text)| (key.clone(), values(text))));
+            if table.contains_key(SAID_FOR_ALL) {
+                return Err(de::Error::custom("`data` is said once for all roles, with --data or LANDFAST_DATA"));
+            }
             table.extend(flags.clone());
             table.try_into::<T>()
         };
@@ -160,6 +166,12 @@ mod tests {
         assert!(in_file.detail.contains("unknown field `nmae`") && in_file.detail.contains("capacity"), "{in_file}");
         let in_env = read("", &[("LANDFAST_NODE_NMAE", "x")], &Table::new()).unwrap_err();
         assert!(in_env.detail.contains("LANDFAST_NODE_NMAE"), "{in_env}");
+    }
+
+    #[test]
+    fn one_roles_own_data_directory_is_refused() {
+        let problem = read("[node]\ndata = '/elsewhere'", &[], &Table::new()).unwrap_err();
+        assert!(problem.detail.contains("--data"), "{problem}");
     }
 
     #[test]

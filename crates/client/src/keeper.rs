@@ -77,7 +77,10 @@ impl Keeper {
         loop {
             match redial.poll(clock::now()) {
                 Some(Effect::Dial) => match self.way.open(&self.conversation, self.how.input).await {
-                    Ok(opened) => return Ok(opened),
+                    Ok(opened) => {
+                        self.state.send_replace(State::Connected);
+                        return Ok(opened);
+                    }
                     Err(error) => {
                         redial.handle_refused(cause(&error), rand::random(), clock::now());
                         self.say_reconnecting(redial.attempt(), error.to_string());
@@ -111,7 +114,6 @@ impl Keeper {
                 opened = self.open(self.how.patience) => opened?,
                 () = events.closed() => return Ok(()),
             };
-            self.state.send_replace(State::Connected);
         }
     }
 

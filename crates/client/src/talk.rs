@@ -95,6 +95,7 @@ pub(crate) async fn talk(
     commands: &mut mpsc::Receiver<Command>,
     state: &watch::Sender<State>,
 ) -> How {
+    memory.sending = false;
     let (mut reader, mut writer) = tokio::io::split(near);
     let (pongs, pings) = mpsc::channel(1);
     let how = tokio::select! {
@@ -183,7 +184,6 @@ async fn speak(
     mut pings: mpsc::Receiver<Vec<u8>>,
     writer: &mut WriteHalf<DuplexStream>,
 ) -> How {
-    memory.sending = false;
     let mut frame = Vec::new();
     for command in memory.again() {
         encode(&command, &mut frame);

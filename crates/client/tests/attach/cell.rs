@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 
 use landfast_core::link::Close;
 use landfast_core::session::WINDOW;
-use landfast_core::ws::{HEADER_MAX, Header, Opcode, apply_mask, encode_close, encode_server};
+use landfast_core::ws::{Header, Opcode, apply_mask, encode_close, encode_server};
 use landfast_core::{ErrorCode, InstanceId, Problem, ProcessId, SessionId};
 use landfast_net::far::{Far, Handle, LINGER, handle, serve};
 use landfast_net::head::{HEAD_MAX, Headers, RequestHead, ResponseHead, read_request, write_all};
@@ -24,11 +24,11 @@ use tokio::time::timeout;
 
 use crate::PATIENCE;
 
-pub static INSTANCE: LazyLock<InstanceId> = LazyLock::new(random::instance_id);
-pub static PROCESS: LazyLock<ProcessId> = LazyLock::new(random::process_id);
+pub(crate) static INSTANCE: LazyLock<InstanceId> = LazyLock::new(random::instance_id);
+pub(crate) static PROCESS: LazyLock<ProcessId> = LazyLock::new(random::process_id);
 
 /// The cell. It ends with the value.
-pub struct Cell {
+pub(crate) struct Cell {
     url: String,
     state: Arc<watch::Sender<State>>,
     accepting: JoinHandle<()>,
@@ -61,7 +61,7 @@ struct Known {
 }
 
 impl Cell {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let state = Arc::new(watch::Sender::new(State::default()));
@@ -75,68 +75,68 @@ impl Cell {
         Self { url, state, accepting }
     }
 
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         self.url.clone()
     }
 
-    pub fn say(&self, bytes: &[u8]) {
+    pub(crate) fn say(&self, bytes: &[u8]) {
         self.state.send_modify(|state| state.log.extend_from_slice(bytes));
     }
 
-    pub fn exit(&self, code: i32) {
+    pub(crate) fn exit(&self, code: i32) {
         self.state.send_modify(|state| state.exit = Some(code));
     }
 
-    pub fn evict_before(&self, offset: u64) {
+    pub(crate) fn evict_before(&self, offset: u64) {
         self.state.send_modify(|state| state.kept_from = offset);
     }
 
     /// Cuts every link.
-    pub fn cut(&self) {
+    pub(crate) fn cut(&self) {
         self.state.send_modify(|state| state.cuts += 1);
     }
 
     /// Cuts every link and knows no session any more, as an agent after its time of grace.
-    pub fn forget_sessions(&self) {
+    pub(crate) fn forget_sessions(&self) {
         self.state.send_modify(|state| {
             state.sessions.drain().for_each(|(_, known)| known.task.abort());
             state.cuts += 1;
         });
     }
 
-    pub fn hold(&self) {
+    pub(crate) fn hold(&self) {
         self.state.send_modify(|state| state.held = true);
     }
 
-    pub fn release(&self) {
+    pub(crate) fn release(&self) {
         self.state.send_modify(|state| state.held = false);
     }
 
-    pub fn refuse(&self, code: ErrorCode) {
+    pub(crate) fn refuse(&self, code: ErrorCode) {
         self.state.send_modify(|state| state.refuse = Some(code));
     }
 
-    pub fn expire_token(&self) {
+    pub(crate) fn expire_token(&self) {
         self.state.send_modify(|state| state.token = "expired".to_owned());
     }
 
-    pub fn sessions_opened(&self) -> usize {
+    pub(crate) fn sessions_opened(&self) -> usize {
         self.state.borrow().sessions_opened
     }
 
-    pub fn tokens_made(&self) -> usize {
+    pub(crate) fn tokens_made(&self) -> usize {
         self.state.borrow().tokens_made
     }
 
-    pub async fn until_typed(&self, bytes: &[u8]) {
+    pub(crate) async fn until_typed(&self, bytes: &[u8]) {
         self.until(|state| state.typed == bytes).await;
     }
 
-    pub async fn until_told(&self, text: &str, times: usize) {
+    pub(crate) async fn until_told(&self, text: &str, times: usize) {
         self.until(|state| state.told.iter().filter(|told| *told == text).count() == times).await;
     }
 
-    pub async fn until_left(&self) {
+    pub(crate) async fn until_left(&self) {
         self.until(|state| state.left).await;
     }
 
