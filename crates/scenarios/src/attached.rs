@@ -1,11 +1,17 @@
 //! What a viewer of a process sees: the subprotocol `landfast.process.v1`, with its rules held to the letter.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
 use crate::plain::{Event, PlainClient};
 
 /// The subprotocol's name.
 pub const SUBPROTOCOL: &str = "landfast.process.v1";
+
+/// How long something may take that is made of many messages.
+const WHOLE: Duration = Duration::from_secs(60);
 
 /// One thing a process says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -144,12 +150,18 @@ impl Attached {
     ///
     /// As [`Self::shows`].
     pub async fn shows_after(&mut self, skip: usize, text: &str) {
-        let mut searched = skip;
-        while !contains(&self.output[searched..], text.as_bytes()) {
-            searched = searched.max(self.output.len().saturating_sub(text.len()));
-            if let Said::Close(code, reason) = self.next().await {
-                panic!("closed {code} {reason} before {text:?}; heard {:?}", self.text());
+        let (mut searched, mut closed) = (skip, None);
+        let shown = timeout(WHOLE, async {
+            while !contains(&self.output[searched..], text.as_bytes()) && closed.is_none() {
+                searched = searched.max(self.output.len().saturating_sub(text.len()));
+                if let Said::Close(code, reason) = self.next().await {
+                    closed = Some((code, reason));
+                }
             }
+        });
+        if shown.await.is_err() || closed.is_some() {
+            let heard = String::from_utf8_lossy(&self.output[self.output.len().saturating_sub(2_000)..]);
+            panic!("never shown: {text:?}; closed: {closed:?}; last heard: {heard:?}");
         }
     }
 
@@ -159,9 +171,12 @@ impl Attached {
     ///
     /// The session ends before.
     pub async fn reads(&mut self, len: usize) {
-        while self.output.len() < len {
-            self.next_output().await;
-        }
+        let reading = timeout(WHOLE, async {
+            while self.output.len() < len {
+                self.next_output().await;
+            }
+        });
+        reading.await.unwrap_or_else(|_| panic!("{} bytes were said instead of {len}", self.output.len()));
     }
 
     /// The next output.
@@ -195,11 +210,14 @@ impl Attached {
     ///
     /// It ends in another way.
     pub async fn exits(&mut self, code: i32) {
-        while self.exit.is_none() {
-            if let Said::Close(close, reason) = self.next().await {
-                panic!("closed {close} {reason} without an exit");
+        let exiting = timeout(WHOLE, async {
+            while self.exit.is_none() {
+                if let Said::Close(close, reason) = self.next().await {
+                    panic!("closed {close} {reason} without an exit");
+                }
             }
-        }
+        });
+        exiting.await.expect("it does not exit");
         assert_eq!(self.exit, Some(code));
         self.socket.expect_close(1000, "process.exited").await;
     }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use landfast_core::ws::{self, Header, Opcode};
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::http::{self, Answer};
 
@@ -255,7 +255,9 @@ impl PlainClient {
 
     /// Hears a close frame with this code and a reason that begins so, and then nothing but the end.
     pub async fn expect_close(&mut self, code: u16, reason: &str) {
+        let deadline = Instant::now() + PATIENCE;
         loop {
+            assert!(Instant::now() < deadline, "no close frame, and no end of what is said");
             match self.next().await {
                 Event::Close(heard, why) => {
                     assert!(
