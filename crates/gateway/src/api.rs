@@ -76,11 +76,11 @@ pub(crate) async fn forward(
     parts.uri = forward::origin_form(&parts.uri);
     let mut request = Request::from_parts(parts, Upload::new(body, record.up.clone()));
     for address in worker.gateway.apis.in_turn() {
-        let key = Key::Api(address);
+        let key = Key::Api(address.clone());
         loop {
             let connection = match worker.pool.take(&key) {
                 Some(connection) => connection,
-                None => match connect(worker, &key).await {
+                None => match connect(worker, key.clone(), &address).await {
                     Some(connection) => connection,
                     None => break,
                 },
@@ -104,8 +104,7 @@ pub(crate) async fn forward(
     Err(ErrorCode::RegistryUnavailable.into())
 }
 
-async fn connect(worker: &Worker, key: &Key) -> Option<Connection> {
-    let Key::Api(address) = key else { return None };
+async fn connect(worker: &Worker, key: Key, address: &str) -> Option<Connection> {
     let stream = match timeout(CONNECT_WITHIN, TcpStream::connect(address)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
@@ -114,7 +113,7 @@ async fn connect(worker: &Worker, key: &Key) -> Option<Connection> {
         }
         Err(_) => return None,
     };
-    worker.pool.open(key.clone(), Socket::tcp(stream)).await.ok()
+    worker.pool.open(key, Socket::tcp(stream)).await.ok()
 }
 
 fn set(servers: &mut BTreeMap<String, String>, key: &str, value: Option<&[u8]>) {

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use http::{HeaderMap, Uri};
+use landfast_core::reason::Cause;
 use landfast_core::record::{RevokedToken, keys};
 use landfast_core::{ErrorCode, InstanceId, Problem, TokenId};
 use landfast_net::clock;
@@ -234,11 +235,11 @@ impl Access {
     /// Waits until the token is revoked or, if that counts, has expired.
     ///
     /// Cancel safe.
-    pub(crate) async fn ended(&self, expiry_counts: bool) -> ErrorCode {
+    pub(crate) async fn ended(&self, expiry_counts: bool) -> Cause {
         let left = Duration::from_secs(self.claims.exp.saturating_sub(unix_now()));
         tokio::select! {
-            () = self.revoked.cancelled() => ErrorCode::AuthRevoked,
-            () = tokio::time::sleep(left), if expiry_counts => ErrorCode::AuthExpired,
+            () = self.revoked.cancelled() => Cause::TokenRevoked,
+            () = tokio::time::sleep(left), if expiry_counts => Cause::TokenExpired,
         }
     }
 }
@@ -327,7 +328,7 @@ mod tests {
         let ((used_id, used), (unused_id, unused)) = (setting.token(), setting.token());
         let access = setting.admit(&used).unwrap();
         setting.auth.handle_revoked(&revocations(&[used_id, unused_id], unix_now() + 60));
-        assert_eq!(access.ended(false).await, ErrorCode::AuthRevoked);
+        assert_eq!(access.ended(false).await, Cause::TokenRevoked);
         setting.auth.handle_revoked(&revocations(&[], 0));
         for token in [used, unused] {
             assert_eq!(setting.admit(&token).unwrap_err(), ErrorCode::AuthRevoked);

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::future::BoxFuture;
 use http::request::Parts;
-use http::{Method, Request, Response, StatusCode, Uri};
+use http::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::{Body as _, Incoming};
 use landfast_core::link::PROTOCOL;
 use landfast_core::{ErrorCode, InstanceId, Problem};
@@ -136,10 +136,10 @@ async fn instance(
     parts.uri = uri;
     let access = gateway.auth.admit(&mut parts.headers, &mut parts.uri, id)?;
     access.check_path(parts.uri.path())?;
-    let upgrade = match headers::upgrade(&parts.headers) {
+    let upgrade = match headers::upgrade(&parts.headers).filter(|_| parts.version >= Version::HTTP_11) {
         Some(protocol) if protocol.eq_ignore_ascii_case("websocket") => Some(Protocol::WebSocket),
         Some(protocol) if is_link(protocol) => Some(Protocol::Link),
-        // Whoever does not know a protocol goes on with HTTP (RFC 9110, section 7.8).
+        // Whoever does not know a protocol goes on with HTTP, and HTTP/1.0 knows none (RFC 9110, section 7.8).
         Some(_) | None => None,
     };
     let Some(protocol) = upgrade else {

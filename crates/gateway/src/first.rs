@@ -116,7 +116,7 @@ pub(crate) async fn link(
     let within = gateway.config.route_deadline();
     let deadline = Instant::now() + within;
     let held = timeout_at(deadline, gateway.routes.hold(id)).await;
-    let entry = held.map_err(|_| ErrorCode::RegistryUnavailable)??;
+    let entry = held.unwrap_or(Err(ErrorCode::RegistryUnavailable))?;
     let mut news = entry.news();
     let mut redial = Redial::new(admission(&entry.state()), clock::now()).with_resume_window(within);
     let mut last = NoLink::from(ErrorCode::NodeUnreachable);

@@ -99,7 +99,8 @@ impl Held {
             | Cause::SlowClient
             | Cause::GatewayDraining
             | Cause::Redial(_) => Box::pin(async move {
-                tokio::join!(self.leave(close.clone()), tap.end(close.code, &close.reason));
+                let ((), goodbye) = tokio::join!(self.leave(close.clone()), tap.end(close.code, &close.reason));
+                tracing::debug!(code = close.code.as_str(), ?goodbye, "session ended");
             }),
         }
     }
@@ -112,10 +113,7 @@ impl Held {
         let expiry_counts = self.gateway.config.end_sessions_at_expiry;
         tokio::select! {
             biased;
-            code = self.access.ended(expiry_counts) => match code {
-                ErrorCode::AuthExpired => Cause::TokenExpired,
-                _ => Cause::TokenRevoked,
-            },
+            cause = self.access.ended(expiry_counts) => cause,
             () = self.gateway.drain.over.cancelled() => Cause::GatewayDraining,
             ending = self.holder.run(tap, &mut self.redialer, &mut self.news) => match ending {
                 Ending::Far(close) => Cause::FarEnd(close),

@@ -47,6 +47,7 @@ use landfast_registry::cell::Cell;
 use landfast_registry::store::Store;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, oneshot};
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::api::Apis;
@@ -56,7 +57,7 @@ use crate::gateway::Gateway;
 use crate::routes::Routes;
 use crate::stop::Drain;
 pub use crate::stop::Stop;
-use crate::watch::Follower;
+use crate::watch::Feed;
 
 /// How long a start waits for the registry's first word; a gateway without one starts all the same, and is not ready.
 const LOAD_WITHIN: Duration = Duration::from_secs(5);
@@ -94,26 +95,28 @@ pub async fn start(
         gateway.drain.end();
     })?;
     tracing::info!(%address, workers = workers.len(), "the gateway listens");
-    let stop = stop.into();
-    let done = tokio::spawn(async move {
-        let ended = async {
-            for worker in workers {
-                // A worker that panicked has ended too.
-                let _ = worker.await;
-            }
-        };
-        let conducted = async {
-            gateway.drain.conduct(stop, gateway.config.drain_timeout()).await;
-            std::future::pending::<()>().await;
-        };
-        tokio::select! {
-            () = ended => {}
-            () = conducted => {}
-        }
-        followers.abort();
-        tracing::info!("the gateway has stopped");
-    });
+    let done = tokio::spawn(stopped(gateway, workers, followers, stop.into()));
     Ok(Running { address, done })
+}
+
+/// Conducts the stop, and ends when the last worker has.
+async fn stopped(gateway: Arc<Gateway>, workers: Vec<oneshot::Receiver<()>>, followers: JoinHandle<()>, stop: Stop) {
+    let ended = async {
+        for worker in workers {
+            // A worker that panicked has ended too.
+            let _ = worker.await;
+        }
+    };
+    let conducted = async {
+        gateway.drain.conduct(stop, gateway.config.drain_timeout()).await;
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        () = ended => {}
+        () = conducted => {}
+    }
+    followers.abort();
+    tracing::info!("the gateway has stopped");
 }
 
 /// One listener for each worker, all on one port.
@@ -149,9 +152,9 @@ fn no_listener(error: &std::io::Error) -> Problem {
 
 /// Follows what the registry says beside where instances are.
 async fn follow(gateway: &Gateway, store: &dyn Store) {
-    let mut token_keys = Follower::new(store, keys::TOKEN_KEYS);
-    let mut revoked = Follower::new(store, keys::REVOKED);
-    let mut apis = Follower::new(store, keys::APIS);
+    let mut token_keys = Feed::new(store, keys::TOKEN_KEYS);
+    let mut revoked = Feed::new(store, keys::REVOKED);
+    let mut apis = Feed::new(store, keys::APIS);
     loop {
         tokio::select! {
             event = token_keys.next() => gateway.auth.handle_keys(&event),

@@ -103,7 +103,7 @@ impl Relayed {
         let mut client = Counted::new(client);
         record.cause = tokio::select! {
             biased;
-            code = self.access.ended(self.gateway.config.end_sessions_at_expiry) => Some(code),
+            cause = self.access.ended(self.gateway.config.end_sessions_at_expiry) => Some(cause.close().code),
             // Told at once and not at the deadline: these clients lose nothing, and have elsewhere to go.
             () = self.gateway.drain.begun.cancelled() => Some(ErrorCode::GatewayDraining),
             code = left_behind(&mut self.news, self.generation) => Some(code),

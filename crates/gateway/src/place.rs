@@ -50,7 +50,7 @@ pub(crate) fn inner(text: &str) -> Result<Uri, Problem> {
 fn target(path: &str, query: Option<&str>) -> Result<Uri, Problem> {
     let path = if path.is_empty() { "/" } else { path };
     // A program that reads a path in another way than we do could be led past a token's scope.
-    if path.contains("//") || path.split('/').any(is_dots) {
+    if path.contains("//") || has_dots(path) {
         return Err(Problem::new(ErrorCode::RequestInvalid, "The path has an empty or a dot segment."));
     }
     let target = query.map_or_else(|| path.to_owned(), |query| format!("{path}?{query}"));
@@ -61,9 +61,9 @@ fn target(path: &str, query: Option<&str>) -> Result<Uri, Problem> {
 }
 
 /// Whether a segment is `.` or `..`, however it is written.
-fn is_dots(segment: &str) -> bool {
-    let plain = segment.replace("%2e", ".").replace("%2E", ".");
-    plain == "." || plain == ".."
+fn has_dots(path: &str) -> bool {
+    let plain = path.to_ascii_lowercase().replace("%2e", ".").replace("%2f", "/").replace("%5c", "/");
+    plain.split(['/', '\\']).any(|segment| segment == "." || segment == "..")
 }
 
 #[cfg(test)]
@@ -102,7 +102,7 @@ mod tests {
 
     #[test]
     fn a_path_that_may_be_read_in_two_ways_is_refused() {
-        for path in ["/processes/../exec", "/a/%2e%2E/b", "/a//b", "/./a", "/a/.%2e"] {
+        for path in ["/processes/../exec", "/a/%2e%2E/b", "/a//b", "/./a", "/a/.%2e", "/a/..%2Fb", "/a%5c.."] {
             assert_eq!(place(&format!("/i/{ID}{path}")), Err(ErrorCode::RequestInvalid), "{path}");
         }
         assert!(place(&format!("/i/{ID}/a/...")).is_ok());

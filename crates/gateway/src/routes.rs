@@ -22,7 +22,7 @@ use landfast_registry::store::{Change, Listing, Revision, Store, StoreError, Wat
 use tokio::sync::{SetOnce, mpsc, oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use crate::watch::Follower;
+use crate::watch::Feed;
 
 /// Questions that wait for the owner: it answers each in microseconds, so more than this means that it is stuck.
 const QUESTIONS_MAX: usize = 4096;
@@ -74,7 +74,7 @@ impl Routes {
     pub(crate) fn new(store: Arc<dyn Store>) -> (Self, impl Future<Output = Infallible>) {
         let (questions, asked) = mpsc::channel(QUESTIONS_MAX);
         let shared = Arc::new(Shared::default());
-        let instances = Follower::new(&*store, keys::INSTANCES);
+        let instances = Feed::new(&*store, keys::INSTANCES);
         let owner = Owner { shared: Arc::clone(&shared), view: RouteView::new(), store, asks: FuturesUnordered::new() };
         (Self { shared, questions }, owner.run(instances, asked))
     }
@@ -205,7 +205,7 @@ struct Owner {
 }
 
 impl Owner {
-    async fn run(mut self, mut instances: Follower, mut asked: mpsc::Receiver<Question>) -> Infallible {
+    async fn run(mut self, mut instances: Feed, mut asked: mpsc::Receiver<Question>) -> Infallible {
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {

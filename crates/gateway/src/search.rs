@@ -28,7 +28,7 @@ impl<'a> Search<'a> {
     /// `registry.unavailable` if nobody can tell anything.
     pub(crate) async fn new(routes: &'a Routes, id: InstanceId, within: Duration) -> Result<Self, Problem> {
         let deadline = Instant::now() + within;
-        let entry = timeout_at(deadline, routes.look(id)).await.map_err(|_| ErrorCode::RegistryUnavailable)??;
+        let entry = look(routes, id, deadline).await?;
         Ok(Self { routes, entry, attempts: Attempts::default(), deadline })
     }
 
@@ -40,7 +40,7 @@ impl<'a> Search<'a> {
     pub(crate) async fn route(&mut self) -> Result<Route, Problem> {
         let mut news = None;
         loop {
-            let passes = match &*self.entry.state() {
+            let why = match &*self.entry.state() {
                 Lookup::Known(route) => match route.ready() {
                     Ok(()) => return Ok(route.clone()),
                     Err(code) if code.retry() == Retry::Safe => code,
@@ -49,20 +49,19 @@ impl<'a> Search<'a> {
                 Lookup::Ended(code) => return Err((*code).into()),
                 Lookup::Unknown => return Err(ErrorCode::InstanceUnknown.into()),
                 Lookup::Unavailable => return Err(ErrorCode::RegistryUnavailable.into()),
-                Lookup::Asking => ErrorCode::RegistryUnavailable,
+                Lookup::Asking => {
+                    self.look().await?;
+                    news = None;
+                    continue;
+                }
             };
-            if passes == ErrorCode::RegistryUnavailable {
-                self.entry = self.routes.look(self.entry.id()).await?;
-                news = None;
-                continue;
-            }
             // Subscribed before the look that counts, so that no news falls in between.
             let Some(heard) = &mut news else {
                 news = Some(self.entry.news());
                 continue;
             };
             if timeout_at(self.deadline, heard.changed()).await.is_err() {
-                return Err(passes.into());
+                return Err(why.into());
             }
         }
     }
@@ -73,7 +72,7 @@ impl<'a> Search<'a> {
     ///
     /// The refusal, if it was the last.
     pub(crate) async fn refused(&mut self, code: ErrorCode, route: &Route) -> Result<(), Problem> {
-        self.entry = self.routes.look(self.entry.id()).await?;
+        self.look().await?;
         let mut news = self.entry.news();
         let state = self.entry.state();
         let now = match &*state {
@@ -96,4 +95,13 @@ impl<'a> Search<'a> {
             }
         }
     }
+
+    async fn look(&mut self) -> Result<(), ErrorCode> {
+        self.entry = look(self.routes, self.entry.id(), self.deadline).await?;
+        Ok(())
+    }
+}
+
+async fn look(routes: &Routes, id: InstanceId, deadline: Instant) -> Result<Arc<Entry>, ErrorCode> {
+    timeout_at(deadline, routes.look(id)).await.unwrap_or(Err(ErrorCode::RegistryUnavailable))
 }

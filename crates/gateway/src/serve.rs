@@ -144,24 +144,24 @@ async fn serve_http(worker: Arc<Worker>, stream: TcpStream, client: SocketAddr, 
     };
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN).max_header_size(HEAD_MAX);
-    let mut http = builder.serve_connection(TokioIo::new(stream), service);
+    let mut requests = builder.serve_connection(TokioIo::new(stream), service);
     let drain = &worker.gateway.drain;
     let served = tokio::select! {
         biased;
-        result = poll_fn(|cx| http.poll_without_shutdown(cx)) => Some(result),
+        result = poll_fn(|cx| requests.poll_without_shutdown(cx)) => Some(result),
         () = drain.begun.cancelled() => None,
     };
     let result = match served {
         Some(result) => result,
         None => {
-            Pin::new(&mut http).graceful_shutdown();
+            Pin::new(&mut requests).graceful_shutdown();
             tokio::select! {
-                result = poll_fn(|cx| http.poll_without_shutdown(cx)) => result,
+                result = poll_fn(|cx| requests.poll_without_shutdown(cx)) => result,
                 () = drain.over.cancelled() => return None,
             }
         }
     };
-    let parts = http.into_parts();
+    let parts = requests.into_parts();
     let began_a_head = !parts.read_buf.is_empty();
     let mut socket = Socket::tcp(parts.io.into_inner());
     match result {

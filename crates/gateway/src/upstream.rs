@@ -143,14 +143,15 @@ impl Idle {
     }
 
     fn put(&mut self, key: Key, fresh: Kept) {
+        let is_full = self.total >= IDLE_TOTAL;
         let kept = self.by_key.entry(key).or_default();
-        if kept.len() < IDLE_PER_KEY && self.total < IDLE_TOTAL {
+        if kept.len() >= IDLE_PER_KEY || (is_full && !kept.is_empty()) {
+            // The newest is the likeliest to live.
+            kept.remove(0);
+            kept.push(fresh);
+        } else if !is_full {
             kept.push(fresh);
             self.total += 1;
-        } else if let Some(oldest) = kept.first_mut() {
-            // The newest is the likeliest to live.
-            *oldest = fresh;
-            kept.rotate_left(1);
         }
     }
 

@@ -5,13 +5,13 @@ use landfast_registry::store::{Store, Watch, WatchEvent};
 /// A watch that outlasts the registry's absences: while it cannot be reached nothing is said, and what is known stays
 /// known.
 #[derive(Debug)]
-pub(crate) struct Follower {
+pub(crate) struct Feed {
     prefix: &'static str,
     watch: Watch,
     reachable: bool,
 }
 
-impl Follower {
+impl Feed {
     /// Follows everything under a prefix.
     pub(crate) fn new(store: &dyn Store, prefix: &'static str) -> Self {
         Self { prefix, watch: store.watch(prefix, None), reachable: true }
