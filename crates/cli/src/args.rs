@@ -1,5 +1,6 @@
 //! What can be said on the command line.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -39,7 +40,7 @@ pub struct Global {
         value_name = "DIR",
         help_heading = "Global options"
     )]
-    pub data: Option<PathBuf>,
+    pub data: Option<OsString>,
     /// Where the cell is [default: where `landfast up` listens]
     #[arg(
         long,

@@ -8,14 +8,14 @@ use landfast_core::InstanceId;
 use tokio::time::timeout;
 
 use crate::args::{AttachArgs, Exec};
-use crate::console::{self, Outcome, Wants};
+use crate::console::{self, Joined, Outcome, Wants};
 use crate::failure::{Failure, TRANSPORT};
 use crate::print::Paint;
 use crate::terminal;
 use crate::verbs::only_running;
 
-/// How long hanging up may take when we leave.
-const HANG_UP: Duration = Duration::from_secs(3);
+/// How long hanging up may take when we leave; a cell out of reach must not keep a person who wants to go.
+const HANG_UP: Duration = Duration::from_secs(1);
 
 /// How long to go on dialling with a person at the terminal, who can leave at any time: a night with the lid closed.
 const PATIENCE_OF_A_PERSON: Duration = Duration::from_secs(24 * 3600);
@@ -44,13 +44,21 @@ pub(crate) async fn exec(client: &Client, exec: Exec, paint: Paint) -> Result<u8
     };
     let process = client.start_process(exec.id, &wish).await?;
     let wants = Wants { tty: exec.tty, input, eof: input, forward_interrupt: true };
-    let outcome = join(client, exec.id, &process, From::Start, wants).await?;
-    let hang_up = match outcome {
+    let joined = join(client, exec.id, &process, From::Start, wants).await?;
+    let hang_up = match joined.outcome {
         Outcome::Left | Outcome::OutputClosed | Outcome::Signalled(_) => true,
         Outcome::Exited(_) | Outcome::Detached => false,
     };
     let hung_up = hang_up && matches!(timeout(HANG_UP, client.signal(exec.id, process.id, "HUP")).await, Ok(Ok(())));
-    Ok(end(outcome, exec.id, &process, hung_up, paint))
+    let code = end(joined.outcome, exec.id, &process, hung_up, paint);
+    if joined.evicted > 0 && !exec.tty {
+        // A pipe with a hole in it must not look whole.
+        return Err(Failure {
+            code: TRANSPORT,
+            text: format!("{} The command's own exit code is {code}.", evicted(joined.evicted)),
+        });
+    }
+    Ok(code)
 }
 
 /// `landfast attach`. Returns the exit code.
@@ -67,8 +75,11 @@ pub(crate) async fn attach(client: &Client, wish: &AttachArgs, paint: Paint) -> 
     let from = wish.from.unwrap_or(if tty { From::Screen } else { From::Start });
     // Somebody else started it: neither our end of input nor our interrupt is its end.
     let wants = Wants { tty, input: !wish.read_only, eof: false, forward_interrupt: false };
-    let outcome = join(client, wish.id, &process, from, wants).await?;
-    Ok(end(outcome, wish.id, &process, false, paint))
+    let joined = join(client, wish.id, &process, from, wants).await?;
+    if joined.evicted > 0 && !tty {
+        eprintln!("landfast: {}", evicted(joined.evicted));
+    }
+    Ok(end(joined.outcome, wish.id, &process, false, paint))
 }
 
 async fn join(
@@ -77,7 +88,7 @@ async fn join(
     process: &Process,
     from: From,
     wants: Wants,
-) -> Result<Outcome, Failure> {
+) -> Result<Joined, Failure> {
     let mut how = Attach::from(from);
     how.input = wants.input || wants.forward_interrupt;
     if wants.tty && io::stdin().is_terminal() {
@@ -85,6 +96,14 @@ async fn join(
     }
     let attached = client.attach(instance, process.id, how).await?;
     console::join(attached, wants).await
+}
+
+/// A process is never held back by who watches it: what it says too fast for the way to us is not kept for ever.
+fn evicted(bytes: u64) -> String {
+    format!(
+        "{bytes} bytes of output are missing: they were no longer kept when it was their turn. Have the command say it \
+         more slowly, or write to a file that is read in parts of less than 4 MB."
+    )
 }
 
 /// Says what the person who left should know, and gives the exit code.

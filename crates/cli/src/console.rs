@@ -34,6 +34,9 @@ const LAST_INPUT: Duration = Duration::from_secs(1);
 /// How long the last output may take to be written when the person has left.
 const LAST_OUTPUT: Duration = Duration::from_secs(1);
 
+/// Ends a control sequence that was cut in the middle, and plain text follows.
+const AFRESH: &[u8] = b"\x18\x1b[m";
+
 /// The size of a terminal that nobody sees.
 const UNSEEN: (u16, u16) = (24, 80);
 
@@ -48,6 +51,15 @@ pub(crate) struct Wants {
     pub(crate) eof: bool,
     /// The first interrupt is for the process.
     pub(crate) forward_interrupt: bool,
+}
+
+/// What became of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Joined {
+    /// How it ended.
+    pub(crate) outcome: Outcome,
+    /// Bytes of output that were no longer kept when it was their turn.
+    pub(crate) evicted: u64,
 }
 
 /// How it ended.
@@ -70,7 +82,7 @@ pub(crate) enum Outcome {
 /// # Errors
 ///
 /// Why the attachment ended without an exit.
-pub(crate) async fn join(attached: Attached, wants: Wants) -> Result<Outcome, Failure> {
+pub(crate) async fn join(attached: Attached, wants: Wants) -> Result<Joined, Failure> {
     let mut signals =
         Signals::listen().map_err(|error| Failure::local(format!("Signals cannot be heard: {error}.")))?;
     let raw = wants.tty && wants.input && io::stdin().is_terminal();
@@ -90,7 +102,7 @@ pub(crate) async fn join(attached: Attached, wants: Wants) -> Result<Outcome, Fa
         Ok(_) | Err(_) => drop(timeout(LAST_OUTPUT, written).await),
     }
     drop(raw);
-    result
+    Ok(Joined { outcome: result?, evicted: console.evicted })
 }
 
 /// The task's state.
@@ -106,6 +118,7 @@ struct Console {
     screen: Option<Screen>,
     notice: Notice,
     interrupted: bool,
+    evicted: u64,
 }
 
 /// Something for the process.
@@ -130,7 +143,7 @@ impl Console {
         let backlog = if raw { VecDeque::from([Outgoing::Resize(rows, cols)]) } else { VecDeque::new() };
         let screen = wants.tty.then(|| Screen::new(rows, cols));
         let (escapes, notice) = (Escapes::default(), Notice::default());
-        Self { wants, input, raw, backlog, escapes, screen, notice, interrupted: false }
+        Self { wants, input, raw, backlog, escapes, screen, notice, interrupted: false, evicted: 0 }
     }
 
     async fn run(
@@ -189,14 +202,18 @@ impl Console {
                     write(room, Stream::Stderr, sequence.into());
                 }
             }
-            Event::Gap { from, to } if !self.wants.tty => {
-                let note = format!("landfast: {} bytes of output are no longer kept ({from} to {to})\n", to - from);
-                write(room, Stream::Stderr, note.into());
+            Event::Gap { from, to } => {
+                self.evicted += to - from;
+                if let Some(screen) = &mut self.screen {
+                    // What was cut off in the middle must not swallow what comes now.
+                    screen.process(AFRESH);
+                    write(room, Stream::Stdout, Bytes::from_static(AFRESH));
+                }
             }
             Event::InputUnsure if self.wants.eof && !self.wants.tty => {
                 return Err(transport("The session was lost with input under way; a part of it may not have arrived."));
             }
-            Event::Gap { .. } | Event::InputUnsure | Event::ReplayEnd { .. } | Event::Exit(_) => {}
+            Event::InputUnsure | Event::ReplayEnd { .. } | Event::Exit(_) => {}
         }
         Ok(())
     }

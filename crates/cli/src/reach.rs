@@ -20,8 +20,12 @@ const DEFAULT_URL: &str = "http://127.0.0.1:7070";
 /// The data directory.
 pub(crate) fn data_dir(global: &Global) -> PathBuf {
     let home = || std::env::var_os("HOME").map_or_else(|| PathBuf::from("/var/lib"), PathBuf::from);
-    let said = global.data.clone().filter(|dir| !dir.as_os_str().is_empty());
-    said.unwrap_or_else(|| home().join(".local/share/landfast"))
+    said_dir(global).unwrap_or_else(|| home().join(".local/share/landfast"))
+}
+
+/// The data directory that was said. An empty variable says none.
+pub(crate) fn said_dir(global: &Global) -> Option<PathBuf> {
+    global.data.clone().filter(|dir| !dir.is_empty()).map(PathBuf::from)
 }
 
 /// A client of the cell.
@@ -77,7 +81,7 @@ mod tests {
     use super::*;
 
     fn global(dir: &Path) -> Global {
-        Global { data: Some(dir.to_owned()), url: None, api_key: None, no_color: true }
+        Global { data: Some(dir.into()), url: None, api_key: None, no_color: true }
     }
 
     #[test]

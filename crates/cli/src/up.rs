@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use crate::args::{Global, Up};
 use crate::failure::Failure;
 use crate::print::{Paint, line};
-use crate::reach::{data_dir, record_url};
+use crate::reach::{data_dir, record_url, said_dir};
 use crate::roles::{Flags, Ground, Stops};
 
 /// How long the parts without clients may take to stop: a write to the store, and the end of their tasks.
@@ -69,7 +69,7 @@ pub(crate) async fn up(global: &Global, args: Up, paint: Paint) -> Result<(), Fa
     let facts = Facts {
         url: &url,
         data: &data,
-        is_default: global.data.is_none(),
+        is_default: said_dir(global).is_none(),
         is_new,
         isolation: &isolation,
         instances: running_on(&*ground.store, node.id).await?,
