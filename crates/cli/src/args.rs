@@ -9,16 +9,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use landfast_client::From;
 use landfast_core::{InstanceId, ProcessId, TokenId};
 
-/// Keeps clients attached to instances that move.
+/// Keeps clients attached to sandboxes that restart, move and lose their network.
 #[derive(Debug, Parser)]
-#[command(
-    name = "landfast",
-    version,
-    about,
-    max_term_width = 100,
-    subcommand_required = true,
-    arg_required_else_help = true
-)]
+#[command(name = "landfast", version, max_term_width = 100, subcommand_required = true, arg_required_else_help = true)]
 pub struct Cli {
     /// What holds for every command.
     #[command(flatten)]
