@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use http::Method;
-use landfast_core::record::{Desired, Generation, InstanceSpec, Kind, Move, Phase};
+use landfast_core::record::{Desired, Generation, InstanceSpec, Kind, Move, Node, Phase};
 use landfast_core::{InstanceId, NodeId, TokenId};
 use serde::{Deserialize, Serialize};
 
@@ -63,31 +63,6 @@ pub struct Instance {
     /// An access token for it; kept for the calls that need one, and not shown.
     #[serde(default, skip_serializing)]
     token: Option<String>,
-}
-
-/// A live node.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Node {
-    /// Its id.
-    pub id: NodeId,
-    /// Its name.
-    pub name: String,
-    /// The machine it runs on.
-    pub host: String,
-    /// Where its relay is.
-    pub address: String,
-    /// How many instances it is willing to run.
-    pub capacity: u32,
-    /// The operator's labels.
-    #[serde(default)]
-    pub labels: BTreeMap<String, String>,
-    /// Whether it takes nothing new.
-    #[serde(default)]
-    pub draining: bool,
-    /// How it keeps instances apart: `bubblewrap`, or `none: <why>`.
-    pub isolation: String,
-    /// Unix time in milliseconds at which it started.
-    pub started_at: u64,
 }
 
 /// An access token for one instance.

@@ -33,7 +33,8 @@ mod talk;
 
 pub use attach::{Attach, Attached, INPUT_MAX, Input, InputClosed};
 pub use client::Client;
-pub use control::{AccessToken, CreateInstance, Instance, Node};
+pub use control::{AccessToken, CreateInstance, Instance};
 pub use conversation::{Event, ExitStatus, From, State, Stream};
 pub use error::{Error, Refusal};
+pub use landfast_core::record::Node;
 pub use process::{Executed, Exit, LogRange, Process, ProcessState, StartProcess, Stdin, Tty};
