@@ -130,7 +130,8 @@ pub(crate) async fn link(
                         record.generation = Some(route.generation);
                         return Ok(Link { socket, granted, generation: route.generation, entry });
                     }
-                    Err(NoLink::Lost) => return Err(NoLink::Lost),
+                    // The instance's own agent has spoken, or may have: asking again is the client's to decide.
+                    Err(spoken @ (NoLink::Lost | NoLink::Refused(_))) => return Err(spoken),
                     Err(refused) => refused,
                 };
                 news.mark_unchanged();
