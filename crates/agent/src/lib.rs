@@ -11,6 +11,7 @@
 mod api;
 mod attach;
 mod config;
+mod drawn;
 mod exit;
 mod fence;
 mod file;
@@ -28,6 +29,7 @@ mod screen;
 mod sessions;
 mod spawn;
 mod table;
+mod terminal;
 mod upgrade;
 mod wake;
 

@@ -95,12 +95,12 @@ impl Log {
         self.end
     }
 
-    /// Appends what `file` has to give now, at most a chunk, and returns it: empty at the file's end.
+    /// Appends what `file` has to give now, at most a chunk, and returns how much that was: 0 at the file's end.
     ///
     /// # Errors
     ///
     /// As `read(2)`, and nothing was appended.
-    pub(crate) fn fill_from(&mut self, file: impl std::os::fd::AsFd, stream: Stream) -> io::Result<&[u8]> {
+    pub(crate) fn fill_from(&mut self, file: impl std::os::fd::AsFd, stream: Stream) -> io::Result<usize> {
         let chunk = self.last_with_room();
         let from = chunk.bytes.len();
         let taken = rustix::io::read(file, spare_capacity(&mut chunk.bytes))?;
@@ -108,7 +108,7 @@ impl Log {
             chunk.mark(from, stream);
             self.end += taken as u64;
         }
-        Ok(self.chunks.back().map_or(&[], |chunk| &chunk.bytes[from..]))
+        Ok(taken)
     }
 
     /// What stands at `offset`, which is at most [`Self::end`].
@@ -188,7 +188,7 @@ mod tests {
             let (reader, mut writer) = io::pipe().unwrap();
             writer.write_all(bytes).unwrap();
             drop(writer);
-            while !log.fill_from(&reader, stream).unwrap().is_empty() {}
+            while log.fill_from(&reader, stream).unwrap() > 0 {}
         }
     }
 

@@ -173,7 +173,8 @@ impl Process {
     /// [`ErrorCode::ProcessNoTerminal`], [`ErrorCode::ProcessNotRunning`].
     pub(crate) fn resize(&self, size: Size) -> Result<(), Problem> {
         let mut state = self.state();
-        let terminal = state.terminal.as_mut().ok_or(ErrorCode::ProcessNoTerminal)?;
+        let State { log, terminal, .. } = &mut *state;
+        let terminal = terminal.as_mut().ok_or(ErrorCode::ProcessNoTerminal)?;
         let master = terminal.master.as_ref().ok_or(ErrorCode::ProcessNotRunning)?;
         pty::resize(master.get_ref(), size).map_err(|error| {
             tracing::warn!(process = %self.id, %error, "a terminal could not be resized");
@@ -181,7 +182,7 @@ impl Process {
         })?;
         terminal.size = size;
         if let Shown::Live(screen) = &mut terminal.shown {
-            screen.resize(size);
+            screen.resize(log, size);
         }
         Ok(())
     }
@@ -278,7 +279,7 @@ impl State {
     /// [`ErrorCode::ProcessNoTerminal`].
     pub(crate) fn redraw(&mut self) -> Result<Redraw, Problem> {
         match self.terminal.as_mut().map(|terminal| &mut terminal.shown) {
-            Some(Shown::Live(screen)) => Ok(screen.redraw()),
+            Some(Shown::Live(screen)) => Ok(screen.redraw(&self.log)),
             Some(Shown::Last(redraw)) => Ok(redraw.clone()),
             None => Err(ErrorCode::ProcessNoTerminal.into()),
         }

@@ -208,15 +208,16 @@ impl Runner {
         let process = &self.process;
         self.records.ended(process, exit);
         let mut state = process.state();
-        state.life = Life::Exited(exit);
-        state.input.close();
-        if let Some(terminal) = &mut state.terminal {
+        let State { log, input, life, terminal, waiters, .. } = &mut *state;
+        *life = Life::Exited(exit);
+        input.close();
+        if let Some(terminal) = terminal {
             terminal.master = None;
             if let Shown::Live(screen) = &mut terminal.shown {
-                terminal.shown = Shown::Last(screen.redraw());
+                terminal.shown = Shown::Last(screen.redraw(log));
             }
         }
-        state.waiters.wake();
+        waiters.wake();
     }
 
     async fn swallow_rest(mut self) {
@@ -265,19 +266,18 @@ async fn read_some(process: &Process, output: Option<&Output>) -> Read {
     }
 }
 
-/// Takes what there is to read into the log, and onto the screen.
+/// Takes what there is to read into the log; the screen follows.
 fn take(state: &mut State, file: &OwnedFd, stream: Stream) -> io::Result<Read> {
     let State { log, terminal, waiters, .. } = state;
-    let bytes = match log.fill_from(file, stream) {
-        Ok([]) => return Ok(Read::End),
-        Ok(bytes) => bytes,
+    let len = match log.fill_from(file, stream) {
+        Ok(0) => return Ok(Read::End),
+        Ok(len) => len,
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Read::Nothing),
         Err(error) => return Err(error),
     };
     if let Some(Shown::Live(screen)) = terminal.as_mut().map(|terminal| &mut terminal.shown) {
-        screen.feed(bytes);
+        screen.follow(log);
     }
-    let len = bytes.len();
     waiters.wake();
     Ok(Read::Some(len))
 }
