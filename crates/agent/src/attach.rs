@@ -115,10 +115,10 @@ impl Attachment {
     /// [`ErrorCode::ProcessNoTerminal`] for a screen where there is none, [`ErrorCode::RequestInvalid`] for an offset
     /// that the log has not come to, [`ErrorCode::ProcessNotRunning`] if what it said was lost with its agent.
     pub(crate) fn new(process: &Arc<Process>, from: From, takes_input: bool) -> Result<Self, Problem> {
-        let viewer = Viewer::attach(process.clone());
+        // First: a viewer that is refused was never attached, and so does not leave.
         let Beginning { at, live_from, redraw } = begin(&mut process.state(), from)?;
         Ok(Self {
-            viewer,
+            viewer: Viewer::attach(process.clone()),
             typist: Viewer::watch(process.clone()),
             takes_input,
             frames: Frames::new(),

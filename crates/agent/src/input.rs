@@ -10,6 +10,8 @@ const WAITING_MAX: usize = 64 * 1024;
 pub(crate) struct Input {
     waiting: Ring,
     phase: Phase,
+    /// A key that found no room, and goes before everything that is said later.
+    key: Option<u8>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,12 +25,12 @@ enum Phase {
 impl Input {
     /// An input that takes bytes.
     pub(crate) fn open() -> Self {
-        Self { waiting: Ring::new(0), phase: Phase::Open }
+        Self { waiting: Ring::new(0), phase: Phase::Open, key: None }
     }
 
     /// An input that takes nothing.
     pub(crate) fn closed() -> Self {
-        Self { waiting: Ring::new(0), phase: Phase::Closed }
+        Self { waiting: Ring::new(0), phase: Phase::Closed, key: None }
     }
 
     /// How many bytes it takes now; `None` if it never takes any again.
@@ -50,6 +52,13 @@ impl Input {
             taken += n;
         }
         taken
+    }
+
+    /// Takes a key, whether there is room or not; pressed again before it was taken it is one.
+    pub(crate) fn press(&mut self, key: u8) {
+        if self.take_with(&[key], |_, _| {}) == 0 {
+            self.key = Some(key);
+        }
     }
 
     /// No more follows.
@@ -85,6 +94,9 @@ impl Input {
     pub(crate) fn written(&mut self, n: usize) {
         self.waiting.drop_before(self.waiting.start() + n as u64);
         self.waiting.release();
+        if let Some(key) = self.key.take() {
+            self.press(key);
+        }
     }
 }
 
@@ -100,6 +112,17 @@ mod tests {
         input.written(300);
         assert_eq!(input.take_with(&said[WAITING_MAX..], |_, _| {}), 300);
         assert_eq!(input.waiting().concat(), said[300..WAITING_MAX + 300]);
+    }
+
+    #[test]
+    fn a_key_that_finds_no_room_goes_before_what_is_said_later() {
+        let mut input = Input::open();
+        input.take_with(&[b'a'; WAITING_MAX], |_, _| {});
+        input.press(4);
+        input.press(4);
+        input.written(10);
+        input.take_with(b"later", |_, _| {});
+        assert!(input.waiting().concat().ends_with(b"aaa\x04later"));
     }
 
     #[test]

@@ -90,6 +90,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Problem>
         config,
     });
     if agent.config.is_alone {
+        spawn::raise_descriptor_limit();
         agent.until_stopped(reap(agent.processes.clone()));
         agent.until_stopped(obey_signals(agent.stop.clone())?);
     }

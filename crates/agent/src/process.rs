@@ -197,8 +197,9 @@ impl Process {
         state.check_input()?;
         match state.terminal.as_ref().and_then(|terminal| terminal.master.as_ref()) {
             Some(master) => {
-                let key = pty::end_of_input(master.get_ref());
-                state.input.take_with(key.as_slice(), |_, _| {});
+                if let Some(key) = pty::end_of_input(master.get_ref()) {
+                    state.input.press(key);
+                }
             }
             None => state.input.end(),
         }

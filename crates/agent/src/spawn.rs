@@ -6,10 +6,14 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use landfast_core::{ErrorCode, Problem};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, set_parent_process_death_signal, setsid};
+use rustix::process::{
+    Pid, PidfdFlags, Resource, Rlimit, Signal, getrlimit, pidfd_open, set_parent_process_death_signal, setrlimit,
+    setsid,
+};
 use serde::Deserialize;
 
 use crate::config::Config;
@@ -198,18 +202,34 @@ pub(crate) fn abandon(pid: i32) {
     let _ = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid), None);
 }
 
-/// What the child does between fork and exec: it forgets which signals the agent was started to ignore, begins a session,
-/// takes the terminal, and ties its life to the agent's, because a process that nobody can reach or tell the end of must
-/// not go on.
+/// Lets this process have as many descriptors as it may: a process takes four and a session one, and the usual limit is
+/// for programs that count them in a fixed set. What the agent starts gets the usual one back.
+pub(crate) fn raise_descriptor_limit() {
+    let usual = *USUAL_LIMIT.get_or_init(|| getrlimit(Resource::Nofile));
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: usual.maximum, ..usual }) {
+        tracing::warn!(%error, "the limit of descriptors stays");
+    }
+}
+
+/// The limit of descriptors that the agent was started with, if it has raised it.
+static USUAL_LIMIT: OnceLock<Rlimit> = OnceLock::new();
+
+/// What the child does between fork and exec: it takes back the usual limit of descriptors, forgets which signals the agent
+/// was started to ignore, begins a session, takes the terminal, and ties its life to the agent's, because a process that
+/// nobody can reach or tell the end of must not go on.
 #[allow(unsafe_code)]
 fn prepare(command: &mut Command, on_terminal: bool) {
     use nix::sys::signal::{SigHandler, Signal as Sig, signal};
     // What shells and nohup ignore for their background jobs.
     const OFTEN_IGNORED: [Sig; 6] = [Sig::SIGHUP, Sig::SIGINT, Sig::SIGQUIT, Sig::SIGTERM, Sig::SIGTSTP, Sig::SIGALRM];
+    let usual_limit = USUAL_LIMIT.get().copied();
     let in_child = move || {
         for ignored in OFTEN_IGNORED {
             // SAFETY: the default action runs no handler.
             unsafe { signal(ignored, SigHandler::SigDfl) }?;
+        }
+        if let Some(limit) = usual_limit {
+            setrlimit(Resource::Nofile, limit)?;
         }
         setsid()?;
         if on_terminal {

@@ -9,6 +9,7 @@ use landfast_core::{ErrorCode, Problem, ProcessId};
 use landfast_net::clock;
 use landfast_net::random;
 use tokio::io::Interest;
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
@@ -139,13 +140,15 @@ impl Processes {
         self.table().values().any(|process| process.pid == pid && !process.state().is_reaped)
     }
 
-    /// Forgets a process once it has ended.
+    /// Forgets a process once it has ended. Where the runtime ends, so does everything.
     pub(crate) fn forget_at_end(self: &Arc<Self>, viewer: Viewer) {
         let table = self.clone();
-        tokio::spawn(async move {
-            viewer.ended().await;
-            table.forget(viewer.process());
-        });
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn(async move {
+                viewer.ended().await;
+                table.forget(viewer.process());
+            });
+        }
     }
 
     fn forget(&self, process: &Process) {

@@ -127,6 +127,12 @@ fn a_hang_up_means_nothing_and_a_process_does_not_inherit_that() {
 }
 
 #[test]
+fn its_processes_have_the_descriptors_that_it_was_started_with() {
+    let usual = Command::new("sh").args(["-c", "ulimit -n"]).output().unwrap().stdout;
+    assert_eq!(Alone::start().exec("ulimit -n")["stdout"].as_str().unwrap().as_bytes(), usual);
+}
+
+#[test]
 fn its_processes_do_not_outlive_it() {
     let mut alone = Alone::start();
     alone.ask("POST", "/processes", r#"{"argv":["sleep","1000"]}"#).unwrap();
