@@ -96,7 +96,8 @@ fn docs(check: bool) -> Result<ExitCode> {
 }
 
 fn bench(what: Bench, arguments: &[String]) -> Result<ExitCode> {
-    succeed(cargo().args(["build", "--release", "--package", "landfast-scenarios", "--bins"]))?;
+    let programs = ["--bin", "landfast-bench", "--bin", "landfast-under-test", "--bin", "landfast-numbers"];
+    succeed(cargo().args(["build", "--release", "--package", "landfast-scenarios"]).args(programs))?;
     let what = match what {
         Bench::Session => "session",
         Bench::Faults => "faults",

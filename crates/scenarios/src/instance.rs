@@ -93,19 +93,23 @@ impl Instance {
         http::ask(self.operator.address, method, &format!("/i/{}{target}", self.id), Some(&self.token), body).await
     }
 
+    /// Asks the agent, with one more header.
+    pub async fn ask_with(&self, target: &str, header: &str) -> Answer {
+        let request = format!("{}{header}\r\n\r\n", self.head("GET", target));
+        http::send(self.operator.address, request.as_bytes()).await
+    }
+
     /// Posts bytes to the agent.
     pub async fn post_bytes(&self, target: &str, body: &[u8]) -> Answer {
-        let mut request = format!(
-            "POST /i/{}{target} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nAuthorization: Bearer {}\r\n\
-             Content-Length: {}\r\n\r\n",
-            self.id,
-            self.operator.address,
-            self.token,
-            body.len()
+        let head = format!("{}Content-Length: {}\r\n\r\n", self.head("POST", target), body.len());
+        http::send(self.operator.address, &[head.as_bytes(), body].concat()).await
+    }
+
+    fn head(&self, method: &str, target: &str) -> String {
+        format!(
+            "{method} /i/{}{target} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nAuthorization: Bearer {}\r\n",
+            self.id, self.operator.address, self.token
         )
-        .into_bytes();
-        request.extend_from_slice(body);
-        http::send(self.operator.address, &request).await
     }
 
     /// Starts a process from its request.

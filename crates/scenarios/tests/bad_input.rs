@@ -4,7 +4,7 @@ use std::net::TcpListener;
 use std::process::Stdio;
 use std::time::Duration;
 
-use landfast_scenarios::cell::{Cell, data_directory};
+use landfast_scenarios::cell::{Cell, data_directory, eventually};
 use landfast_scenarios::http::{self, Answer};
 use landfast_scenarios::instance::Instance;
 use landfast_scenarios::leaks::returns_to;
@@ -12,7 +12,7 @@ use landfast_scenarios::plain::PlainClient;
 use landfast_scenarios::role::program;
 use serde_json::json;
 use tokio::process::Command;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 fn code(answer: &Answer) -> (u16, String) {
     answer.refusal()
@@ -115,6 +115,36 @@ async fn a_head_that_is_too_large_is_refused() {
     let cell = Cell::start().await;
     let request = format!("GET /livez HTTP/1.1\r\nHost: x\r\nX-Long: {}\r\n\r\n", "x".repeat(80_000));
     assert_eq!(http::send(cell.operator.address, request.as_bytes()).await.status, 431);
+}
+
+#[tokio::test]
+async fn a_head_that_never_comes_to_its_end_is_given_up_after_ten_seconds() {
+    let cell = Cell::start().await;
+    let started = Instant::now();
+    let answer = http::send(cell.operator.address, b"GET /livez HTTP/1.1\r\nHost: x\r\n").await;
+    assert_eq!(code(&answer), (408, "request.timeout".to_owned()));
+    let took = started.elapsed();
+    assert!((Duration::from_secs(9)..Duration::from_secs(14)).contains(&took), "{took:?}");
+}
+
+#[tokio::test]
+async fn more_processes_than_an_instance_takes_are_refused_until_one_is_deleted() {
+    let cell = Cell::start().await;
+    let instance = cell.create().await;
+    let wish = json!({"argv": ["true"]});
+    let first = instance.process(&wish).await;
+    let refusal = loop {
+        let answer = instance.ask("POST", "/processes", Some(&wish)).await;
+        if answer.status != 201 {
+            break answer;
+        }
+    };
+    assert_eq!(code(&refusal), (429, "limit.processes".to_owned()));
+    instance.ask("DELETE", &format!("/processes/{}", first.id), None).await;
+    eventually("there is room again", async || {
+        (instance.ask("POST", "/processes", Some(&wish)).await.status == 201).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ use landfast_core::link::{Close, DATA_MAX, Header, Kind, encode_number};
 use landfast_scenarios::cell::Cell;
 use landfast_scenarios::instance::Process;
 use landfast_scenarios::raw_link::{RawLink, Ticket, input_frame};
+use nix::sys::signal::Signal;
 use tokio::time::{Instant, timeout};
 
 /// A process that echoes, and an open link to it.
@@ -112,6 +113,29 @@ async fn a_newer_link_ends_the_older_and_what_that_says_is_ignored() {
     newer.send_data(&input_frame("from the newer\n")).await;
     let heard = newer.next_data(11 + 3 + 15).await;
     assert!(heard.ends_with(b"from the newer\n"), "{heard:?}");
+}
+
+#[tokio::test]
+async fn a_session_outlives_the_gateway_it_came_through() {
+    let mut cell = Cell::start().await;
+    let (process, link) = linked(&cell).await;
+    cell.gateway.restart().await;
+    cell.downstream.lead_to(cell.gateway.address());
+    let mut again = RawLink::resume(&process.instance, &link.ticket(), 2, 0).await.expect("resumed");
+    again.send_data(&input_frame("still here\n")).await;
+    assert!(again.next_data(11 + 14).await.ends_with(b"still here\n"));
+}
+
+#[tokio::test]
+async fn a_draining_gateway_ends_links_at_once_for_they_are_taken_up_elsewhere() {
+    let mut cell = Cell::start().await;
+    let (process, mut link) = linked(&cell).await;
+    cell.gateway.signal(Signal::SIGTERM);
+    timeout(Duration::from_secs(2), link.ends()).await.expect("it need not wait for the deadline");
+    cell.gateway.ends().await;
+    cell.gateway.start_again().await;
+    cell.downstream.lead_to(cell.gateway.address());
+    RawLink::resume(&process.instance, &link.ticket(), 2, 0).await.expect("resumed");
 }
 
 // --- records ---

@@ -4,7 +4,7 @@ use landfast_scenarios::attached::Said;
 use landfast_scenarios::cell::{Cell, eventually};
 use landfast_scenarios::numbers::{Checker, Numbers};
 use landfast_scenarios::plain::{Event, PlainClient};
-use serde_json::json;
+use serde_json::{Value, json};
 
 // --- what is asked of the agent ---
 
@@ -113,6 +113,24 @@ async fn the_log_can_be_read_from_any_offset() {
     let output = |query: &str| format!("/processes/{}/output?{query}", process.id);
     assert_eq!(instance.ask("GET", &output("from=0"), None).await.body, b"0123456789");
     assert_eq!(instance.ask("GET", &output("from=7&follow=true"), None).await.body, b"789");
+}
+
+#[tokio::test]
+async fn the_log_can_be_followed_as_events_with_their_offsets() {
+    let cell = Cell::start().await;
+    let instance = cell.create().await;
+    let process = instance.command("printf 12345; read x; printf 678 >&2; exit 3").await;
+    process.attach("start").await.shows("12345").await;
+    let target = format!("/processes/{}/output?from=2&follow=true", process.id);
+    let (answer, ()) = tokio::join!(instance.ask_with(&target, "Accept: text/event-stream"), async {
+        process.attach("now").await.types("\n").await;
+    });
+    let body = String::from_utf8(answer.body).expect("events are text");
+    let events: Vec<Value> =
+        body.lines().filter_map(|line| serde_json::from_str(line.strip_prefix("data:")?).ok()).collect();
+    let of = |stream: &str| events.iter().find(|event| event["stream"] == stream).expect(stream).clone();
+    assert_eq!((&of("stdout")["offset"], &of("stdout")["data"]), (&json!(2), &json!("MzQ1")), "{body}");
+    assert_eq!((&of("stderr")["offset"], &of("stderr")["data"]), (&json!(5), &json!("Njc4")), "{body}");
 }
 
 #[tokio::test]
