@@ -131,6 +131,16 @@ impl Cell {
         Plan::default().start().await
     }
 
+    /// A cell whose gateway keeps one pool of connections, and not one for each processor: what it holds for reuse is then
+    /// the same before and after, whichever thread served.
+    ///
+    /// # Panics
+    ///
+    /// It does not start.
+    pub async fn for_counting() -> Self {
+        Plan::default().gateway("workers", "1").start().await
+    }
+
     /// A cell with two nodes, `a` and `b`.
     ///
     /// # Panics

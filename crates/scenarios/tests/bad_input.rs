@@ -22,7 +22,7 @@ fn code(answer: &Answer) -> (u16, String) {
 
 #[tokio::test]
 async fn an_upgrade_that_is_none_is_refused() {
-    let cell = Cell::start().await;
+    let cell = Cell::for_counting().await;
     let instance = cell.create().await;
     let process = instance.command("cat").await;
     let before = cell.gateway.settled().await;

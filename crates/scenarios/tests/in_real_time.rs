@@ -12,7 +12,7 @@ const TWO_PINGS: Duration = Duration::from_secs(75);
 
 #[tokio::test]
 async fn a_client_that_answers_no_ping_is_given_up_after_two() {
-    let cell = Cell::start().await;
+    let cell = Cell::for_counting().await;
     let instance = cell.create().await;
     let process = instance.command("read x").await;
     let before = cell.gateway.settled().await;
@@ -86,7 +86,7 @@ async fn an_upstream_that_fell_silent_is_found_within_two_ping_periods() {
 
 #[tokio::test]
 async fn a_client_that_fell_silent_is_found_within_two_ping_periods() {
-    let cell = Cell::start().await;
+    let cell = Cell::for_counting().await;
     let instance = cell.create().await;
     let process = instance.command("cat").await;
     let before = cell.gateway.settled().await;

@@ -17,7 +17,7 @@ const FREED: Duration = Duration::from_secs(1);
 
 #[tokio::test]
 async fn a_client_that_closes_hears_its_own_close_and_leaves_nothing_behind() {
-    let cell = Cell::start().await;
+    let cell = Cell::for_counting().await;
     let instance = cell.create().await;
     let process = instance.command("read x").await;
     process.attach("now").await.goes_live().await;
@@ -34,7 +34,7 @@ async fn a_client_that_closes_hears_its_own_close_and_leaves_nothing_behind() {
 
 #[tokio::test]
 async fn a_client_that_is_lost_only_detaches() {
-    let cell = Cell::start().await;
+    let cell = Cell::for_counting().await;
     let instance = cell.create().await;
     let process = instance.command("read x; echo $x").await;
     let before = cell.gateway.settled().await;
@@ -49,7 +49,7 @@ async fn a_client_that_is_lost_only_detaches() {
 
 #[tokio::test]
 async fn a_client_that_reads_nothing_costs_bounded_memory_and_is_told_why_it_is_closed() {
-    let cell = Plan::default().gateway("slow_client_timeout_ms", "2000").start().await;
+    let cell = Plan::default().gateway("slow_client_timeout_ms", "2000").gateway("workers", "1").start().await;
     let instance = cell.create().await;
     let process = instance.command("head -c 40000000 /dev/zero; echo END; sleep 3; cat /dev/zero").await;
     let before = Footprint::of(cell.gateway.pid());
@@ -220,11 +220,12 @@ async fn a_gateway_that_is_killed_leaves_the_process_and_its_log_to_be_attached_
 async fn an_end_in_the_middle_of_a_frame_puts_nothing_inside_it() {
     let cell = Cell::start().await;
     let instance = cell.create().await;
-    let process = instance.command("head -c 50000000 /dev/zero").await;
+    let process = instance.command("cat /dev/zero").await;
     let mut upgrade = process.upgrade("from=start");
     upgrade.receive_buffer = Some(4096);
     let mut stalled = PlainClient::open(&upgrade).await.expect("attached");
-    process.attach("start").await.exits(0).await;
+    // Far more than all buffers on the way to the other one take.
+    process.attach("start").await.reads(30_000_000).await;
     instance.is_deleted().await;
     instance.comes_to("deleted").await;
     // The client's own parser is the judge: it takes no byte that is not of a whole, unmasked, known frame.

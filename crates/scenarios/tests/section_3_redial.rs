@@ -180,7 +180,7 @@ async fn what_is_typed_while_there_is_no_link_is_kept_and_more_than_a_window_is_
 
 #[tokio::test]
 async fn a_wait_ends_at_once_when_the_client_leaves() {
-    let cell = Cell::start().await;
+    let cell = Cell::for_counting().await;
     let instance = cell.create().await;
     let process = instance.command("cat").await;
     let before = cell.gateway.settled().await;

@@ -234,7 +234,7 @@ async fn an_evicted_range_is_told_as_an_exact_gap() {
     let instance = cell.create().await;
     // More than any log keeps.
     let process = instance.command("head -c 20000000 /dev/zero; printf END; read x").await;
-    process.attach("now").await.shows("END").await;
+    process.attach("start").await.shows("END").await;
     let mut viewer = process.attach("100").await;
     let end = viewer.goes_live().await;
     let [(from, to)] = viewer.gaps[..] else { panic!("{:?}", viewer.gaps) };
@@ -333,11 +333,20 @@ async fn several_viewers_see_the_same_bytes_and_may_all_type() {
 async fn without_a_terminal_both_outputs_keep_the_order_in_which_they_were_read() {
     let cell = Cell::start().await;
     let instance = cell.create().await;
-    let shell = "i=0; while [ $i -lt 50 ]; do echo $i; sleep 0.01; echo $i >&2; sleep 0.01; i=$((i+1)); done";
-    let mut viewer = instance.command(shell).await.attach("start").await;
+    // One is said when the other was heard, so that there is an order to keep.
+    let process = instance.command("for i in 1 2 3 4 5; do echo $i; read x; echo $i >&2; read x; done").await;
+    let mut viewer = process.attach("start").await;
+    let mut expected = String::new();
+    for said in (1..=5).flat_map(|i| [i, i]) {
+        expected += &format!("{said}\n");
+        viewer.reads(expected.len()).await;
+        viewer.types("\n").await;
+    }
     viewer.exits(0).await;
-    let expected: String = (0..50).map(|i| format!("{i}\n{i}\n")).collect();
     assert_eq!(viewer.text(), expected);
+    let mut late = process.attach("start").await;
+    late.exits(0).await;
+    assert_eq!(late.text(), expected);
 }
 
 #[tokio::test]

@@ -141,7 +141,7 @@ async fn a_shell_that_exits_says_so_and_does_not_flap() {
 
 #[tokio::test]
 async fn a_refused_session_leaves_nothing_behind() {
-    let cell = Cell::start().await;
+    let cell = Cell::for_counting().await;
     let (instance, other) = (cell.create().await, cell.create().await);
     let process = other.command("cat").await;
     let before = cell.gateway.settled().await;
@@ -194,7 +194,7 @@ async fn two_clients_of_one_instance_do_not_disturb_each_other() {
 
 #[tokio::test]
 async fn after_two_thousand_sessions_nothing_is_left() {
-    let cell = Cell::start().await;
+    let cell = Cell::for_counting().await;
     let instance = cell.create().await;
     let process = instance.command("cat").await;
     let round = async |sessions: usize| {
