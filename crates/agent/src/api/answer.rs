@@ -5,7 +5,7 @@ use std::io;
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use landfast_core::{ErrorCode, Problem};
 use landfast_net::head::ResponseHead;
@@ -14,6 +14,9 @@ use serde::de::DeserializeOwned;
 
 /// The most bytes of a JSON body: what the kernel takes as arguments and environment, twice.
 const JSON_MAX: usize = 4 << 20;
+
+/// The most bytes of a refused body that are read.
+const DRAINED_MAX: usize = 16 << 20;
 
 /// An answer's body.
 pub(crate) type Body = UnsyncBoxBody<Bytes, io::Error>;
@@ -91,12 +94,23 @@ pub(crate) fn head(head: &ResponseHead) -> Response<Body> {
 /// [`ErrorCode::LimitBody`], [`ErrorCode::RequestInvalid`] with where and why.
 pub(crate) async fn read_json<T: DeserializeOwned>(request: Request<Incoming>) -> Result<T, Problem> {
     let invalid = |detail: String| Problem::new(ErrorCode::RequestInvalid, detail);
-    let read = Limited::new(request.into_body(), JSON_MAX).collect().await;
-    let bytes = read.map_err(|error| match error.is::<LengthLimitError>() {
-        true => Problem::new(ErrorCode::LimitBody, format!("A body here has at most {JSON_MAX} bytes.")),
-        false => invalid("The body broke off.".to_owned()),
-    })?;
-    serde_json::from_slice(&bytes.to_bytes()).map_err(|error| invalid(format!("The body: {error}.")))
+    let (mut body, mut bytes, mut len) = (request.into_body(), Vec::new(), 0);
+    // A body that is too large is still read, up to a point: whoever sends would otherwise find the connection closed
+    // before the answer that says why.
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| invalid("The body broke off.".to_owned()))?;
+        let Ok(data) = frame.into_data() else { continue };
+        len += data.len();
+        if len <= JSON_MAX {
+            bytes.extend_from_slice(&data);
+        } else if len > DRAINED_MAX {
+            break;
+        }
+    }
+    if len > JSON_MAX {
+        return Err(Problem::new(ErrorCode::LimitBody, format!("A body here has at most {JSON_MAX} bytes.")));
+    }
+    serde_json::from_slice(&bytes).map_err(|error| invalid(format!("The body: {error}.")))
 }
 
 fn body(bytes: impl Into<Bytes>) -> Body {

@@ -37,12 +37,21 @@ async fn a_pipe_carries_every_byte_as_it_is() {
 #[tokio::test]
 async fn both_outputs_keep_the_order_in_which_they_were_read() {
     let agent = Agent::start().await;
-    let id = agent.command("for i in $(seq 1 50); do echo $i; sleep 0.01; echo $i >&2; sleep 0.01; done").await;
+    let id = agent.command("for i in $(seq 1 30); do echo $i; read x; echo $i >&2; read x; done").await;
     let mut viewer = agent.attach(&id, "from=start").await;
+    let expected: String = (1..=30).map(|i| format!("{i}\n{i}\n")).collect();
+    for len in expected.split_inclusive('\n').scan(0, |len, line| {
+        *len += line.len();
+        Some(*len)
+    }) {
+        viewer.reads(len).await;
+        viewer.types("\n").await;
+    }
     viewer.exits(0).await;
-    let expected: String = (1..=50).map(|i| format!("{i}\n{i}\n")).collect();
     assert_eq!(viewer.text(), expected);
-    assert_eq!(viewer.errors.len() * 2, viewer.output.len());
+    let mut late = agent.attach(&id, "from=start").await;
+    late.exits(0).await;
+    assert_eq!((&late.output, late.errors.len() * 2), (&viewer.output, viewer.output.len()));
 }
 
 #[tokio::test]

@@ -24,7 +24,7 @@ use crate::viewer::Viewer;
 /// How long anything may take that should take milliseconds, on a machine that is busy with other tests.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
-/// An agent in a thread of its own, with a runtime as its process has. It dies with the test.
+/// An agent in a thread of its own, with a runtime as its process has. It ends with the test.
 pub(crate) struct Agent {
     _dir: TempDir,
     config: Config,
@@ -105,6 +105,8 @@ impl Agent {
         let Running { crash, thread, .. } = self.running.take().expect("it runs");
         crash.cancel();
         join(thread).await;
+        // A child that another test has just forked holds our descriptors until its exec, and the sockets open with them.
+        eventually("its socket is closed", async || self.connect("agent.sock").await.err()).await;
     }
 
     /// Waits until it has ended by itself.
@@ -227,8 +229,9 @@ impl Agent {
 
 impl Drop for Agent {
     fn drop(&mut self) {
-        if let Some(Running { crash, thread, .. }) = self.running.take() {
-            crash.cancel();
+        // In good order, so that nothing it runs outlives the test.
+        if let Some(Running { stop, thread, .. }) = self.running.take() {
+            stop.cancel();
             let _ = thread.join();
         }
     }

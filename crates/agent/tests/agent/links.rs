@@ -328,7 +328,7 @@ async fn no_more_sessions_than_allowed_are_opened() {
 #[tokio::test]
 async fn a_session_over_a_lost_agent_is_unknown_to_the_next_one() {
     let mut agent = Agent::start().await;
-    let id = agent.command("sleep 100").await;
+    let id = agent.command("exec sleep 100").await;
     let way = Way::to(&agent, 0);
     let held = hold(&way, &id, "from=now").await;
     agent.crash().await;

@@ -112,13 +112,23 @@ async fn input_is_posted_and_ended() {
     let large: Vec<u8> = (0..1_000_000u32).flat_map(|n| (n.wrapping_mul(2_654_435_761)).to_le_bytes()).collect();
     assert_eq!(post("stdin", large.clone()).await.status, 204);
     assert_eq!(post("eof", vec![]).await.status, 204);
-    assert_eq!(post("stdin", b"late".to_vec()).await.refusal(), (409, "process.stdin_closed".to_owned()));
     let mut viewer = agent.attach(&id, "from=start").await;
     agent.ends(&id).await;
     viewer.exits(0).await;
     assert_eq!(viewer.gaps.len(), usize::from(viewer.output.len() < large.len() + 9));
     let expected = [b"one\n".as_slice(), &large, b"over\n"].concat();
     assert!(expected.ends_with(&viewer.output), "cat says what it was told");
+}
+
+#[tokio::test]
+async fn nothing_can_be_said_after_the_end_of_input() {
+    let agent = Agent::start().await;
+    let id = agent.command("cat; sleep 100").await;
+    let post = async |verb: &str| agent.ask("POST", &format!("/processes/{id}/{verb}"), "x").await;
+    assert_eq!(post("eof").await.status, 204);
+    for verb in ["stdin", "eof"] {
+        assert_eq!(post(verb).await.refusal(), (409, "process.stdin_closed".to_owned()));
+    }
 }
 
 #[tokio::test]
@@ -179,7 +189,7 @@ async fn delete_kills_the_whole_session_and_forgets_the_process() {
 async fn a_background_child_that_holds_the_output_does_not_hold_back_the_exit() {
     let agent = Agent::start().await;
     for on_terminal in [false, true] {
-        let shell = "trap '' HUP; (sleep 0.05; echo late) & sleep 1000 & echo said; exit 4";
+        let shell = "trap '' HUP; (sleep 0.05; echo late) & sleep 10 & echo said; exit 4";
         let id = if on_terminal { agent.terminal(shell).await } else { agent.command(shell).await };
         let mut viewer = agent.attach(&id, "from=start").await;
         timeout(Duration::from_secs(5), viewer.exits(4)).await.expect("the exit comes");
@@ -235,7 +245,7 @@ async fn an_exit_is_still_known_to_an_agent_started_again_and_a_lost_one_is_unkn
     let mut agent = Agent::start().await;
     let exited = agent.command("printf hello; exit 6").await;
     agent.ends(&exited).await;
-    let lost = agent.command("sleep 100").await;
+    let lost = agent.command("exec sleep 100").await;
     agent.crash().await;
     agent.start_again().await;
     let record = agent.record(&exited).await;
