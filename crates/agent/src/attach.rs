@@ -22,7 +22,7 @@ use crate::exit::Exit;
 use crate::frames::{Frames, Heard};
 use crate::kill;
 use crate::log::{Piece, Stream};
-use crate::process::{Life, Process, State, Viewer};
+use crate::process::{Life, Pace, Process, State, Viewer};
 use crate::pty::Size;
 use crate::screen::Redraw;
 
@@ -68,6 +68,8 @@ pub(crate) struct Attachment {
     redraw: Option<(Vec<u8>, usize)>,
     /// The offset of the next byte of the log.
     at: u64,
+    /// Whether the process goes at this viewer's pace.
+    sets_pace: bool,
     /// Where replay ends; `None` once that was told.
     live_from: Option<u64>,
     /// The offset the client was told last.
@@ -107,6 +109,15 @@ enum Control {
     Eof(bool),
 }
 
+impl Drop for Attachment {
+    fn drop(&mut self) {
+        if self.sets_pace {
+            let process = self.viewer.process();
+            process.set_pace(&mut process.state(), Pace::Process);
+        }
+    }
+}
+
 impl Attachment {
     /// Attaches. What was said up to now, and what will be said, is one log: nothing falls between the two.
     ///
@@ -116,7 +127,15 @@ impl Attachment {
     /// that the log has not come to, [`ErrorCode::ProcessNotRunning`] if what it said was lost with its agent.
     pub(crate) fn new(process: &Arc<Process>, from: From, takes_input: bool) -> Result<Self, Problem> {
         // First: a viewer that is refused was never attached, and so does not leave.
-        let Beginning { at, live_from, redraw } = begin(&mut process.state(), from)?;
+        let (Beginning { at, live_from, redraw }, sets_pace) = {
+            let mut state = process.state();
+            let beginning = begin(&mut state, from)?;
+            let sets_pace = matches!(state.pace, Pace::Awaiting { .. });
+            if sets_pace {
+                process.set_pace(&mut state, Pace::Viewer(beginning.at));
+            }
+            (beginning, sets_pace)
+        };
         Ok(Self {
             viewer: Viewer::attach(process.clone()),
             typist: Viewer::watch(process.clone()),
@@ -124,6 +143,7 @@ impl Attachment {
             frames: Frames::new(),
             redraw,
             at,
+            sets_pace,
             live_from: Some(live_from),
             told: at,
             pending: Vec::new(),
@@ -185,6 +205,9 @@ impl Attachment {
                 let most = self.live_from.map_or(u64::MAX, |from| from - self.at);
                 let bytes = &bytes[..bytes.len().min(usize::try_from(most).unwrap_or(usize::MAX))];
                 self.at += put_frame(buf, &mut self.pending, stream, bytes) as u64;
+                if self.sets_pace {
+                    process.set_pace(&mut state, Pace::Viewer(self.at));
+                }
                 self.tell_offset();
             }
             Piece::Gap { to } => {

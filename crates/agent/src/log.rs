@@ -123,6 +123,13 @@ impl Log {
         chunk.read((offset - chunk.start) as usize)
     }
 
+    /// Whether what stands from `offset` on takes half of the room: the other half is for what a process that has ended
+    /// leaves in its pipes.
+    pub(crate) fn is_half_full_from(&self, offset: u64) -> bool {
+        let before = self.chunks.partition_point(|chunk| chunk.start <= offset).saturating_sub(1);
+        (self.chunks.len() - before) * 2 >= self.limit
+    }
+
     /// The memory held, in bytes.
     #[cfg(test)]
     pub(crate) fn memory(&self) -> usize {

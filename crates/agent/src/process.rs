@@ -54,8 +54,26 @@ pub(crate) struct State {
     attached: usize,
     /// When the last viewer left; `None` while there are some, and before the first.
     pub(crate) detached_at: Option<Instant>,
+    pub(crate) pace: Pace,
     pub(crate) waiters: Waiters,
 }
+
+/// Who sets the pace of a process's output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pace {
+    /// The process: nobody is waited for.
+    Process,
+    /// A viewer that is expected until then.
+    Awaiting {
+        /// After this the process is let go.
+        until: Instant,
+    },
+    /// The viewer that has taken everything before this offset.
+    Viewer(u64),
+}
+
+/// How long a process that was started for a viewer waits for it: the client has just been told its id.
+pub(crate) const VIEWER_DEADLINE: Duration = Duration::from_secs(60);
 
 /// Whether it runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -251,6 +269,7 @@ impl State {
             is_forgotten: false,
             attached: 0,
             detached_at: None,
+            pace: Pace::Process,
             waiters: Waiters::default(),
         }
     }
@@ -258,6 +277,15 @@ impl State {
     /// The state of a process of an earlier agent.
     pub(crate) fn past(life: Life, log: Log) -> Self {
         Self { life, is_reaped: true, ..Self::running(log, Input::closed(), None) }
+    }
+
+    /// Whether its output is left unread for now, so that who sets the pace misses nothing.
+    pub(crate) fn is_held_back(&self) -> bool {
+        match self.pace {
+            Pace::Process => false,
+            Pace::Awaiting { .. } => self.log.is_half_full_from(0),
+            Pace::Viewer(at) => self.log.is_half_full_from(at),
+        }
     }
 
     /// Whether it takes input.
@@ -320,6 +348,17 @@ pub(crate) struct Viewer {
     process: Arc<Process>,
     seat: Seat,
     is_attached: bool,
+}
+
+impl Process {
+    /// Changes who sets the pace, and goes on reading if that may be.
+    pub(crate) fn set_pace(&self, state: &mut State, pace: Pace) {
+        let was_held_back = state.is_held_back();
+        state.pace = pace;
+        if was_held_back && !state.is_held_back() {
+            self.bell.notify_one();
+        }
+    }
 }
 
 impl Viewer {

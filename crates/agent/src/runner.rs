@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use crate::exit::Exit;
 use crate::file::{Watched, watch};
 use crate::log::Stream;
-use crate::process::{KilledBy, Life, Process, Shown, State};
+use crate::process::{KilledBy, Life, Pace, Process, Shown, State};
 use crate::record::Records;
 use crate::spawn::Ends;
 
@@ -131,18 +131,21 @@ impl Runner {
     async fn live(&mut self) -> Exit {
         loop {
             let deadline = self.deadline();
-            let input_is_due = self.input.is_some() && self.process.state().input.is_due();
+            let (input_is_due, is_free) = {
+                let state = self.process.state();
+                (self.input.is_some() && state.input.is_due(), !state.is_held_back())
+            };
             tokio::select! {
                 exit = exited(&self.process, &self.pidfd) => return exit,
-                read = read_some(&self.process, self.outputs[0].as_ref()) => self.handle_read(0, read).await,
-                read = read_some(&self.process, self.outputs[1].as_ref()) => self.handle_read(1, read).await,
+                read = read_some(&self.process, self.outputs[0].as_ref()), if is_free => self.handle_read(0, read).await,
+                read = read_some(&self.process, self.outputs[1].as_ref()), if is_free => self.handle_read(1, read).await,
                 open = write_some(&self.process, self.input.as_deref()), if input_is_due => {
                     if !open {
                         self.input = None;
                     }
                 }
                 () = self.process.bell.notified() => {}
-                () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => self.kill_overdue(),
+                () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => self.handle_deadline(),
             }
         }
     }
@@ -157,7 +160,14 @@ impl Runner {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        [self.timeout_at, self.detach_deadline()].into_iter().flatten().min()
+        [self.timeout_at, self.detach_deadline(), self.viewer_deadline()].into_iter().flatten().min()
+    }
+
+    fn viewer_deadline(&self) -> Option<Instant> {
+        match self.process.state().pace {
+            Pace::Awaiting { until } => Some(until),
+            Pace::Process | Pace::Viewer(_) => None,
+        }
     }
 
     fn detach_deadline(&self) -> Option<Instant> {
@@ -166,8 +176,11 @@ impl Runner {
         Some(since + self.process.max_run_after_detach?)
     }
 
-    fn kill_overdue(&mut self) {
+    fn handle_deadline(&mut self) {
         let now = Instant::now();
+        if self.viewer_deadline().is_some_and(|at| at <= now) {
+            self.process.state().pace = Pace::Process;
+        }
         if self.timeout_at.is_some_and(|at| at <= now) {
             self.timeout_at = None;
             self.process.kill(KilledBy::Timeout);

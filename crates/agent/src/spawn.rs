@@ -39,6 +39,8 @@ pub(crate) struct Spec {
     stdin: Option<StdinMode>,
     timeout: Option<f64>,
     max_run_after_detach: Option<f64>,
+    #[serde(default)]
+    lossless: bool,
 }
 
 /// Whether a process without a terminal gets an input.
@@ -64,6 +66,8 @@ pub(crate) struct Plan {
     pub(crate) timeout: Option<Duration>,
     /// How long it may run with nobody attached, counted from when the last viewer left.
     pub(crate) max_run_after_detach: Option<Duration>,
+    /// Whether it is held back rather than that its first viewer misses a byte.
+    pub(crate) lossless: bool,
 }
 
 /// A process that was started, and our ends of what it reads and writes.
@@ -115,6 +119,7 @@ impl Spec {
                 .max_run_after_detach
                 .map(|seconds| duration("max_run_after_detach", seconds))
                 .transpose()?,
+            lossless: self.lossless,
         })
     }
 }

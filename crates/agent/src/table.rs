@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::file::watch;
 use crate::input::Input;
 use crate::log::Log;
-use crate::process::{Description, KilledBy, Life, Process, Shown, State, Terminal, Viewer};
+use crate::process::{Description, KilledBy, Life, Pace, Process, Shown, State, Terminal, VIEWER_DEADLINE, Viewer};
 use crate::record::{Record, Records};
 use crate::runner::{Files, Runner};
 use crate::screen::{Redraw, Screen};
@@ -77,7 +77,10 @@ impl Processes {
         });
         let takes_input = terminal.is_some() || plan.stdin == StdinMode::Open;
         let input = if takes_input { Input::open() } else { Input::closed() };
-        let state = State::running(Log::new(config.limits.log), input, terminal);
+        let mut state = State::running(Log::new(config.limits.log), input, terminal);
+        if plan.lossless {
+            state.pace = Pace::Awaiting { until: Instant::now() + VIEWER_DEADLINE };
+        }
         let timeout_at = plan.timeout.map(|timeout| Instant::now() + timeout);
         let what = (plan.argv, pid, clock::unix_millis());
         let process = Process::new(random::process_id(), what, plan.max_run_after_detach, state);

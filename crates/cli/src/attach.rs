@@ -40,6 +40,7 @@ pub(crate) async fn exec(client: &Client, exec: Exec, paint: Paint) -> Result<u8
         cwd: exec.cwd,
         tty: exec.tty.then_some(Tty { rows, cols }),
         stdin: Some(if input { Stdin::Open } else { Stdin::Closed }),
+        lossless: true,
         ..StartProcess::default()
     };
     let process = client.start_process(exec.id, &wish).await?;

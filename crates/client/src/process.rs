@@ -64,6 +64,9 @@ pub struct StartProcess {
     /// How many seconds it may run on after its last viewer has left.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_run_after_detach: Option<u64>,
+    /// Whether it is held back, as by a pipe, rather than that its first viewer misses a byte of its output.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub lossless: bool,
 }
 
 /// Whether a process runs.
