@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::attached::{Attached, SUBPROTOCOL};
 use crate::cell::{Operator, eventually};
 use crate::http::{self, Answer};
-use crate::leaks::processes_of;
+use crate::leaks::agent_of;
 use crate::plain::{PlainClient, Upgrade};
 
 /// An instance of a cell.
@@ -69,23 +69,23 @@ impl Instance {
         self.operator.demand("DELETE", &format!("/v1/instances/{}", self.id), None).await;
     }
 
-    /// The processes that were started for it, the agent among them.
+    /// The process id of its agent.
     ///
     /// # Panics
     ///
-    /// There are none.
-    pub fn agents(&self) -> Vec<u32> {
-        let agents = processes_of(&self.operator.dir.join("instances").join(&self.id));
-        assert!(!agents.is_empty(), "no process of {}", self.id);
-        agents
+    /// It has none.
+    pub fn agent(&self) -> u32 {
+        let agent = agent_of(&self.id);
+        agent.unwrap_or_else(|| panic!("no agent of {}", self.id))
     }
 
     /// Kills its agent as a machine short of memory would.
+    ///
+    /// # Panics
+    ///
+    /// It has none.
     pub fn kill_agent(&self) {
-        for pid in self.agents() {
-            // Another of them may have taken it along.
-            let _ = kill(Pid::from_raw(pid as i32), Signal::SIGKILL);
-        }
+        kill(Pid::from_raw(self.agent() as i32), Signal::SIGKILL).expect("the agent runs");
     }
 
     /// Asks the agent.

@@ -1,7 +1,7 @@
 //! What a process holds, as the kernel counts it: nothing that it could forget to count itself.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
@@ -63,17 +63,31 @@ pub async fn returns_to(pid: u32, before: Footprint, limit: Duration) -> Footpri
     }
 }
 
+/// The agent of an instance. In a sandbox it knows no path of the cell, but it is told its instance.
+pub fn agent_of(instance: &str) -> Option<u32> {
+    processes().find_map(|(pid, process)| {
+        let line = fs::read(process.join("cmdline")).ok()?;
+        let mut words = line.split(|byte| *byte == 0).skip(1);
+        let is_agent = words.next() == Some(b"agent") && words.any(|word| word == instance.as_bytes());
+        is_agent.then_some(pid)
+    })
+}
+
 /// The processes whose command line or environment names `path`: those that were started for the cell in that directory,
 /// whoever started them.
 pub fn processes_of(path: &Path) -> Vec<u32> {
     let needle = path.as_os_str().as_encoded_bytes();
     let names =
         |file: &Path| fs::read(file).is_ok_and(|bytes| bytes.windows(needle.len()).any(|window| window == needle));
-    let processes = fs::read_dir("/proc").expect("this is Linux").flatten();
-    processes
-        .filter_map(|entry| Some((entry.file_name().to_str()?.parse::<u32>().ok()?, entry.path())))
+    processes()
         .filter(|(pid, _)| *pid != std::process::id())
         .filter(|(_, process)| names(&process.join("cmdline")) || names(&process.join("environ")))
         .map(|(pid, _)| pid)
         .collect()
+}
+
+/// All processes with their folders in `/proc`.
+fn processes() -> impl Iterator<Item = (u32, PathBuf)> {
+    let entries = fs::read_dir("/proc").expect("this is Linux").flatten();
+    entries.filter_map(|entry| Some((entry.file_name().to_str()?.parse().ok()?, entry.path())))
 }

@@ -40,13 +40,16 @@ impl Figures {
     }
 }
 
+/// The longest time that is told from a longer one: an hour, in nanoseconds.
+const LONGEST: u64 = 3_600_000_000_000;
+
 /// Times, as a distribution.
 #[derive(Debug)]
 pub(crate) struct Times(Histogram<u64>);
 
 impl Times {
     pub(crate) fn new() -> Self {
-        Self(Histogram::new(3).expect("three digits are allowed"))
+        Self(Histogram::new_with_bounds(1, LONGEST, 3).expect("a range with three digits"))
     }
 
     pub(crate) fn add(&mut self, time: Duration) {

@@ -186,7 +186,7 @@ async fn idle(figures: &mut Figures, work: Work) {
     }
     // What a process allocates once is not a session's.
     let warm = open_idle(&processes, 32).await;
-    let agents: Vec<u32> = processes.iter().flat_map(|process| process.instance.agents()).collect();
+    let agents: Vec<u32> = processes.iter().map(|process| process.instance.agent()).collect();
     let resident = |pids: &[u32]| pids.iter().map(|pid| Footprint::of(*pid).resident).sum::<u64>();
     let before = (resident(&[cell.gateway.pid()]), resident(&agents));
     let sessions = open_idle(&processes, work.idle).await;
