@@ -18,7 +18,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use landfast_core::ErrorCode;
+use landfast_core::{ErrorCode, Problem};
 use landfast_net::head::{HEAD_MAX, Headers, ResponseHead, write_all};
 use landfast_net::socket::Socket;
 use socket2::{SockRef, TcpKeepalive};
@@ -193,11 +193,13 @@ fn configure(stream: &TcpStream, gateway: &Gateway) {
 
 async fn say_timeout(socket: &mut Socket) {
     let code = ErrorCode::RequestTimeout;
+    let body = serde_json::to_vec(&Problem::from(code).body()).expect("a problem is plain JSON");
     let mut headers = Headers::new();
     headers.push("landfast-error", code.as_str());
-    headers.push("content-length", "0");
+    headers.push("content-type", "application/problem+json");
+    headers.push("content-length", body.len().to_string());
     headers.push("connection", "close");
     let head = ResponseHead { status: code.status_or_500(), headers };
     // A client that is gone needs no answer.
-    let _ = timeout(HEAD_WITHIN, write_all(socket, &head.encode())).await;
+    let _ = timeout(HEAD_WITHIN, write_all(socket, &[head.encode(), body].concat())).await;
 }
