@@ -104,7 +104,7 @@ impl Holder {
         session.handle_link(1, 0, now).expect("the first link of a new session");
         let mut redial = Redial::new(Presence::Here(generation), now);
         redial.poll(now);
-        redial.handle_linked(generation, session.progress(), now);
+        redial.handle_linked(generation, session.reached(), now);
         Self {
             id: answer.session,
             secret: answer.secret.clone(),
@@ -211,7 +211,7 @@ impl Holder {
                 self.link = Some(socket);
                 self.account.links += 1;
                 self.account.generation = generation;
-                self.redial.handle_linked(generation, self.session.progress(), now);
+                self.redial.handle_linked(generation, self.session.reached(), now);
                 dialer.on_linked(generation);
             }
             Err(code) => {
@@ -233,7 +233,7 @@ impl Holder {
             // All was said; what is left waits for the local side only.
             return;
         }
-        self.redial.handle_link_lost(self.session.progress(), clock::now());
+        self.redial.handle_link_lost(self.session.reached(), clock::now());
         dialer.on_redial(self.redial.attempt(), None);
     }
 }
