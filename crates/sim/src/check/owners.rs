@@ -1,0 +1,82 @@
+//! A generation never decreases; at most one node serves an instance; an older generation is refused before a byte
+//! reaches the process.
+
+use std::collections::HashMap;
+
+use landfast_core::InstanceId;
+use landfast_core::record::{Generation, Phase};
+
+use crate::check::{Checker, Invariant, Violation};
+use crate::clock::Time;
+use crate::fact::Fact;
+
+/// Who owns each instance, and what gateways have believed.
+#[derive(Debug, Default)]
+pub(super) struct Owners {
+    records: HashMap<InstanceId, Record>,
+    routed: HashMap<(usize, InstanceId), Generation>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Record {
+    phase: Phase,
+    generation: Generation,
+    node: Option<usize>,
+}
+
+impl Owners {
+    fn record(&mut self, id: InstanceId, record: Record) -> Result<(), String> {
+        match self.records.insert(id, record) {
+            Some(before) if before.generation > record.generation => {
+                Err(format!("{id}: generation {} was followed by {}", before.generation, record.generation))
+            }
+            Some(before) if record.node.is_some() && before.node != record.node => {
+                let grew = record.generation > before.generation;
+                if grew {
+                    Ok(())
+                } else {
+                    Err(format!("{id}: a new owner, but still generation {}", record.generation))
+                }
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    fn serve(&self, id: InstanceId, node: usize, generation: Generation) -> Result<(), String> {
+        let Some(record) = self.records.get(&id) else {
+            return Err(format!("{id}: node {node} serves what never was"));
+        };
+        let is_served = matches!(record.phase, Phase::Running | Phase::Moving);
+        if is_served && record.node == Some(node) && record.generation == generation {
+            return Ok(());
+        }
+        Err(format!("{id}: node {node} serves generation {generation}; by the record it is {record:?}"))
+    }
+
+    fn route(&mut self, gateway: usize, id: InstanceId, generation: Generation) -> Result<(), String> {
+        match self.routed.insert((gateway, id), generation) {
+            Some(before) if before > generation => {
+                Err(format!("{id}: gateway {gateway} went back from generation {before} to {generation}"))
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+}
+
+impl Checker for Owners {
+    fn observe(&mut self, at: Time, fact: Fact<'_>) -> Result<(), Violation> {
+        let outcome = match fact {
+            Fact::Recorded { instance, phase, generation, node } => {
+                self.record(instance, Record { phase, generation, node })
+            }
+            Fact::Served { instance, node, generation } => self.serve(instance, node, generation),
+            Fact::Routed { gateway, instance, generation } => self.route(gateway, instance, generation),
+            Fact::GatewayDied { gateway } | Fact::Draining { gateway } => {
+                self.routed.retain(|(of, _), _| *of != gateway);
+                Ok(())
+            }
+            _ => Ok(()),
+        };
+        outcome.map_err(|what| Violation { invariant: Invariant::Owners, at, what })
+    }
+}

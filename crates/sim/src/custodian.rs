@@ -1,0 +1,87 @@
+//! The keeper's shell: gives it the watch, and its steps to the store.
+
+use std::collections::HashMap;
+
+use landfast_core::InstanceId;
+use landfast_core::keeper::Keeper;
+
+use crate::clock::{Clock, MILLI, SECOND};
+use crate::stage::{Event, Stage, Who, Write};
+use crate::store::{Answer, News, Op};
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Custodian {
+    clock: Clock,
+    keeper: Keeper,
+    watch: u64,
+    listed: bool,
+    asks: HashMap<u64, InstanceId>,
+}
+
+impl Custodian {
+    pub(crate) fn new(clock: Clock, stage: &mut Stage) -> Self {
+        let keeper = Keeper::new(clock.read(stage.now));
+        let mut custodian = Self { clock, keeper, watch: 0, listed: false, asks: HashMap::new() };
+        custodian.start(stage);
+        custodian
+    }
+
+    /// The API server with the keeper starts, knowing nothing.
+    pub(crate) fn start(&mut self, stage: &mut Stage) {
+        self.keeper = Keeper::new(self.clock.read(stage.now));
+        self.asks.clear();
+        self.listed = false;
+        self.subscribe(stage);
+    }
+
+    pub(crate) fn handle(&mut self, stage: &mut Stage, event: Event) {
+        match event {
+            Event::Wake if !self.listed => self.subscribe(stage),
+            Event::Wake => {}
+            Event::Answer { ask, answer } => self.handle_answer(stage, ask, &answer),
+            Event::News { watch, news } if watch == self.watch => self.handle_news(stage, *news),
+            Event::News { .. } => {}
+            other => unreachable!("not for the keeper: {other:?}"),
+        }
+        self.run(stage);
+    }
+
+    fn subscribe(&mut self, stage: &mut Stage) {
+        self.watch += 1;
+        stage.subscribe(Who::Keeper, self.watch);
+        stage.wake(Who::Keeper, Some(stage.now + 2 * SECOND));
+    }
+
+    fn handle_answer(&mut self, stage: &Stage, ask: u64, answer: &Answer) {
+        let Some(id) = self.asks.remove(&ask) else { return };
+        match answer {
+            Answer::Refused | Answer::Failed => self.keeper.handle_refused(id, self.clock.read(stage.now)),
+            // The watch tells.
+            _ => {}
+        }
+    }
+
+    fn handle_news(&mut self, stage: &Stage, news: News) {
+        let now = self.clock.read(stage.now);
+        match news {
+            News::Listing { instances, nodes, .. } => {
+                self.listed = true;
+                self.keeper.handle_nodes(nodes, now);
+                self.keeper.handle_instances(instances.iter().map(|(record, _)| record), now);
+            }
+            News::Instance { id, record, .. } => self.keeper.handle_instance(id, record.as_deref(), now),
+            News::Node { id, record } => self.keeper.handle_node(id, record.map(|node| *node), now),
+        }
+    }
+
+    fn run(&mut self, stage: &mut Stage) {
+        let now = self.clock.read(stage.now);
+        while let Some(step) = self.keeper.poll(now, stage.now / MILLI) {
+            let id = step.instance;
+            let ask = stage.request(Who::Keeper, Op::Write(id, Write::Keeper(step)));
+            self.asks.insert(ask, id);
+        }
+        stage.wake(Who::Keeper, self.keeper.next_deadline().map(|at| self.clock.when(at)));
+    }
+}

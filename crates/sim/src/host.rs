@@ -1,0 +1,66 @@
+//! What runs on the hosts: the agents' processes, which outlive the node daemons.
+
+use landfast_core::InstanceId;
+use landfast_core::record::Generation;
+
+use crate::agent::Agent;
+use crate::clock::Clock;
+use crate::stage::{Event, Stage, Who};
+
+/// The process tables of all hosts.
+#[derive(Debug, Default)]
+pub(crate) struct Hosts {
+    pub(crate) agents: Vec<Agent>,
+    /// The clock of each host.
+    clocks: Vec<Clock>,
+    /// The processes that are to run in the first life of an instance: for which client, and how much each says.
+    pub(crate) wanted: Vec<(InstanceId, usize, u64)>,
+    begun: Vec<InstanceId>,
+}
+
+impl Hosts {
+    pub(crate) fn new(clocks: Vec<Clock>) -> Self {
+        Self { clocks, ..Self::default() }
+    }
+
+    /// The instance's agent on a host, if it lives.
+    pub(crate) fn agent(&mut self, host: usize, instance: InstanceId) -> Option<(usize, &mut Agent)> {
+        let is_it = |agent: &Agent| agent.alive && agent.host == host && agent.instance == instance;
+        self.agents.iter_mut().enumerate().find(|(_, agent)| is_it(agent))
+    }
+
+    /// Starts an agent.
+    pub(crate) fn spawn(&mut self, stage: &mut Stage, host: usize, instance: InstanceId, generation: Generation) {
+        let me = self.agents.len();
+        self.agents.push(Agent::new(me, instance, host, generation, self.clocks[host], stage));
+    }
+
+    /// An instance runs: when it does for the first time, its users begin their processes. What ran in one life is lost
+    /// with it.
+    pub(crate) fn begin(&mut self, stage: &mut Stage, host: usize, instance: InstanceId) {
+        if self.begun.contains(&instance) {
+            return;
+        }
+        self.begun.push(instance);
+        let wanted: Vec<_> = self.wanted.iter().filter(|(id, ..)| *id == instance).map(|&(_, c, n)| (c, n)).collect();
+        if let Some((_, agent)) = self.agent(host, instance) {
+            agent.begin(stage, &wanted);
+        }
+    }
+
+    /// Kills an instance's agent on a host.
+    pub(crate) fn kill(&mut self, stage: &mut Stage, host: usize, instance: InstanceId) {
+        if let Some((_, agent)) = self.agent(host, instance) {
+            agent.kill(stage);
+        }
+    }
+
+    /// An agent dies by itself; the node daemons of its host hear of it.
+    pub(crate) fn crash(&mut self, stage: &mut Stage, agent: usize, daemons: &[usize]) {
+        let agent = &mut self.agents[agent];
+        agent.kill(stage);
+        for &node in daemons {
+            stage.post(stage.now, Who::Node(node), Event::AgentDied);
+        }
+    }
+}

@@ -1,0 +1,500 @@
+//! A node daemon: its lease, its relay, and what it makes of the records it is given.
+
+use std::collections::{BTreeMap, HashMap};
+
+use landfast_core::lease::{self, Effect, Lease};
+use landfast_core::lifecycle::{is_handed_over, may_serve};
+use landfast_core::record::{Desired, Generation, Instance, Node, Phase};
+use landfast_core::time::Instant;
+use landfast_core::{ErrorCode, InstanceId, NodeId};
+
+use crate::Sabotage;
+use crate::clock::{Clock, MILLI, SECOND, Time};
+use crate::host::Hosts;
+use crate::names::{address, host_of, node_id, node_record};
+use crate::net::{End, Through};
+use crate::stage::{AGAIN_AFTER, Connect, Event, NodeWrite, Refused, Stage, Who, Write};
+use crate::store::{Answer, News, Op};
+
+/// A move without an answer is given up by its source.
+const MOVE_WITHIN: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Daemon {
+    me: usize,
+    pub(crate) up: bool,
+    /// How often the daemon was started: its relay's address changes each time.
+    start: u64,
+    clock: Clock,
+    lease: Lease,
+    lease_id: Option<u64>,
+    /// The number of its watch.
+    watch: u64,
+    /// The watch has told of everything once since the lease began.
+    listed: bool,
+    asks: HashMap<u64, Asked>,
+    places: BTreeMap<InstanceId, Place>,
+    nodes: BTreeMap<NodeId, Node>,
+}
+
+#[derive(Debug)]
+enum Asked {
+    Lease(lease::Ask),
+    Write(InstanceId),
+    Admission(Connect),
+}
+
+/// One instance as the daemon knows it.
+#[derive(Debug)]
+struct Place {
+    record: Instance,
+    revision: u64,
+    /// The generation in which this daemon may serve it: given to it, or claimed by it, under its present lease.
+    serves: Option<Generation>,
+    /// The agent is being brought up, or the instance is being prepared for, in this generation until then.
+    busy: Option<(Generation, Time)>,
+    /// Since when it has been the source of the present move.
+    moving_since: Option<Instant>,
+    /// A write is under way.
+    is_writing: bool,
+    /// Nothing is tried before.
+    again_at: Time,
+}
+
+impl Daemon {
+    pub(crate) fn new(me: usize, clock: Clock, stage: &mut Stage) -> Self {
+        let mut daemon = Self {
+            me,
+            up: false,
+            start: 0,
+            clock,
+            lease: Lease::new(clock.read(stage.now)),
+            lease_id: None,
+            watch: 0,
+            listed: false,
+            asks: HashMap::new(),
+            places: BTreeMap::new(),
+            nodes: BTreeMap::new(),
+        };
+        daemon.boot(stage);
+        daemon
+    }
+
+    /// The daemon starts, knowing nothing.
+    pub(crate) fn boot(&mut self, stage: &mut Stage) {
+        self.up = true;
+        self.start += 1;
+        self.lease = Lease::new(self.clock.read(stage.now));
+        self.forget();
+        stage.wake(Who::Node(self.me), Some(stage.now));
+    }
+
+    /// The daemon is killed: its relay goes with it, its agents stay.
+    pub(crate) fn die(&mut self, stage: &mut Stage) {
+        self.up = false;
+        for conn in stage.net.toward_node(self.me) {
+            stage.cut_through(conn);
+        }
+    }
+
+    pub(crate) fn handle(&mut self, stage: &mut Stage, hosts: &mut Hosts, event: Event) {
+        if !self.up {
+            if let Event::Connect(connect) = event {
+                self.refuse(stage, connect, ErrorCode::NodeUnreachable);
+            }
+            return;
+        }
+        match event {
+            Event::Wake | Event::AgentDied => {}
+            Event::Answer { ask, answer } if stage.hears(Who::Node(self.me), &answer) => {
+                self.handle_answer(stage, hosts, ask, *answer);
+            }
+            Event::News { watch, news } if watch == self.watch && stage.reaches_store(Who::Node(self.me)) => {
+                self.handle_news(stage, *news);
+            }
+            Event::Answer { .. } | Event::News { .. } => {}
+            Event::Connect(_) if !stage.reaches_gateways(self.me) => {}
+            Event::Connect(connect) => self.handle_connect(stage, hosts, connect, true),
+            other => unreachable!("not for a node: {other:?}"),
+        }
+        self.run(stage, hosts);
+    }
+
+    /// What was known under an earlier lease, or by an earlier daemon, counts no more.
+    fn forget(&mut self) {
+        self.watch += 1;
+        self.listed = false;
+        self.asks.clear();
+        self.places.clear();
+    }
+
+    /// The record that its lease binds.
+    pub(crate) fn record(&self) -> Node {
+        node_record(self.me, self.start)
+    }
+
+    // --- lease ---
+
+    fn run(&mut self, stage: &mut Stage, hosts: &mut Hosts) {
+        let now = self.clock.read(stage.now);
+        while let Some(effect) = self.lease.poll(now) {
+            let reckless = stage.config.sabotage == Some(Sabotage::IgnoreTheFence);
+            stage.remark(Who::Node(self.me), || format!("{effect:?}"));
+            match effect {
+                Effect::Grant(ask) => {
+                    let op = Op::Grant(Box::new(self.record()));
+                    self.ask_for_lease(stage, op, ask);
+                }
+                Effect::Renew(ask) => {
+                    let op = Op::Renew(self.lease_id.expect("a lease that is held has an id"));
+                    self.ask_for_lease(stage, op, ask);
+                }
+                Effect::Serve => {}
+                Effect::Fence if reckless => {}
+                Effect::Fence => self.cut_all(stage),
+                Effect::Stop if reckless => self.lease.handle_stopped(now),
+                Effect::Stop => {
+                    self.stop_all(stage, hosts);
+                    self.lease.handle_stopped(now);
+                }
+            }
+        }
+        if self.listed && self.holds(stage) {
+            let ids: Vec<_> = self.places.keys().copied().collect();
+            for id in ids {
+                self.tend(stage, hosts, id);
+            }
+        }
+        stage.wake(Who::Node(self.me), self.lease.next_deadline().map(|at| self.clock.when(at)));
+    }
+
+    fn holds(&self, stage: &Stage) -> bool {
+        stage.config.sabotage == Some(Sabotage::IgnoreTheFence) || self.lease.holds(self.clock.read(stage.now))
+    }
+
+    fn cut_all(&self, stage: &mut Stage) {
+        for (conn, _) in stage.net.through_node(self.me) {
+            stage.cut_through(conn);
+        }
+    }
+
+    fn stop_all(&mut self, stage: &mut Stage, hosts: &mut Hosts) {
+        let mine = self.places.values().filter(|place| place.record.node == Some(node_id(self.me)));
+        for id in mine.map(|place| place.record.id) {
+            hosts.kill(stage, host_of(self.me), id);
+        }
+        self.forget();
+    }
+
+    /// Asks about the lease; of an earlier question nothing is heard any more.
+    fn ask_for_lease(&mut self, stage: &mut Stage, op: Op, number: lease::Ask) {
+        self.asks.retain(|_, asked| !matches!(asked, Asked::Lease(_)));
+        self.ask(stage, op, Asked::Lease(number));
+    }
+
+    fn ask(&mut self, stage: &mut Stage, op: Op, asked: Asked) {
+        let ask = stage.request(Who::Node(self.me), op);
+        self.asks.insert(ask, asked);
+    }
+
+    fn handle_answer(&mut self, stage: &mut Stage, hosts: &mut Hosts, ask: u64, answer: Answer) {
+        match self.asks.remove(&ask) {
+            None => {}
+            Some(Asked::Lease(number)) => self.handle_lease_answer(stage, number, &answer),
+            Some(Asked::Write(id)) => self.handle_written(stage, id, answer),
+            Some(Asked::Admission(connect)) => {
+                if let Answer::Record(Some((record, revision))) = answer {
+                    self.learn(stage, *record, revision);
+                }
+                self.handle_connect(stage, hosts, connect, false);
+            }
+        }
+    }
+
+    fn handle_lease_answer(&mut self, stage: &mut Stage, number: lease::Ask, answer: &Answer) {
+        let now = self.clock.read(stage.now);
+        match answer {
+            Answer::Granted(lease) => {
+                self.lease_id = Some(*lease);
+                self.lease.handle_held(number, now);
+                // What was read before is from before the lease.
+                self.forget();
+                self.subscribe(stage);
+            }
+            Answer::Renewed => self.lease.handle_held(number, now),
+            Answer::Lapsed => self.lease.handle_lapsed(number, now),
+            _ => self.lease.handle_failed(number, now),
+        }
+    }
+
+    // --- news ---
+
+    /// Watches anew: at the beginning of a lease, and after the network was gone.
+    pub(crate) fn subscribe(&mut self, stage: &mut Stage) {
+        self.watch += 1;
+        stage.subscribe(Who::Node(self.me), self.watch);
+    }
+
+    fn handle_news(&mut self, stage: &Stage, news: News) {
+        match news {
+            News::Listing { instances, nodes, .. } => {
+                let is_first = !std::mem::replace(&mut self.listed, true);
+                self.nodes = nodes.into_iter().map(|node| (node.id, node)).collect();
+                for (record, revision) in instances {
+                    let id = record.id;
+                    self.learn(stage, record, revision);
+                    if is_first {
+                        self.doubt_inherited(stage, id);
+                    }
+                }
+            }
+            News::Instance { record: Some(record), revision, .. } => self.learn(stage, *record, revision),
+            News::Instance { id, record: None, .. } => drop(self.places.remove(&id)),
+            News::Node { id, record: Some(node) } => drop(self.nodes.insert(id, *node)),
+            News::Node { id, record: None } => drop(self.nodes.remove(&id)),
+        }
+    }
+
+    /// An instance that was ours before the lease began was given to a holder of another lease: the keeper may be about
+    /// to call it lost.
+    fn doubt_inherited(&mut self, stage: &Stage, id: InstanceId) {
+        if stage.config.sabotage != Some(Sabotage::ServeWithoutAClaim) {
+            self.places.get_mut(&id).expect("it was learnt").serves = None;
+        }
+    }
+
+    fn learn(&mut self, stage: &Stage, record: Instance, revision: u64) {
+        let now = self.clock.read(stage.now);
+        let me = node_id(self.me);
+        let place = self.places.entry(record.id).or_insert_with(|| Place::new(&record));
+        if revision < place.revision {
+            return;
+        }
+        // A generation that was given to us while we watched was given to the holder of this lease.
+        let is_mine = record.node == Some(me) && self.listed;
+        if is_mine && place.serves.is_none_or(|before| before < record.generation) && place.is_new(&record) {
+            place.serves = Some(record.generation);
+        }
+        let moves_away = record.phase == Phase::Moving && record.node == Some(me);
+        place.moving_since = moves_away.then(|| place.moving_since.unwrap_or(now));
+        (place.record, place.revision) = (record, revision);
+    }
+
+    // --- relay ---
+
+    fn handle_connect(&mut self, stage: &mut Stage, hosts: &mut Hosts, connect: Connect, may_read: bool) {
+        let Connect { conn, instance, generation, .. } = connect;
+        let verdict = self.admit(stage, connect);
+        let is_ignorant = matches!(verdict, Err(ErrorCode::NodeNotHere | ErrorCode::InstanceStarting));
+        if is_ignorant && may_read && self.holds(stage) {
+            return self.ask(stage, Op::Read(instance), Asked::Admission(connect));
+        }
+        let agent = hosts.agent(host_of(self.me), instance).map(|(agent, _)| agent);
+        match (verdict, agent) {
+            (Ok(()), Some(agent)) => {
+                hosts.begin(stage, host_of(self.me), instance);
+                let through = Through { node: self.me, instance, generation };
+                stage.admit(conn, through, Who::Agent(agent));
+                stage.post(stage.now, Who::Agent(agent), Event::Admitted(connect));
+            }
+            (Ok(()), None) => self.refuse(stage, connect, ErrorCode::InstanceStarting),
+            (Err(code), _) => self.refuse(stage, connect, code),
+        }
+    }
+
+    fn admit(&self, stage: &Stage, connect: Connect) -> Result<(), Refused> {
+        if connect.start != self.start {
+            return Err(ErrorCode::NodeUnreachable);
+        }
+        if !self.holds(stage) {
+            return Err(ErrorCode::NodeDraining);
+        }
+        if stage.config.sabotage == Some(Sabotage::TakeAnyGeneration) {
+            return Ok(());
+        }
+        let place = self.places.get(&connect.instance).ok_or(ErrorCode::NodeNotHere)?;
+        may_serve(&place.record, node_id(self.me), connect.generation)?;
+        if place.serves == Some(connect.generation) { Ok(()) } else { Err(ErrorCode::InstanceStarting) }
+    }
+
+    fn refuse(&self, stage: &mut Stage, connect: Connect, code: ErrorCode) {
+        let conn = connect.conn;
+        if stage.reaches_gateways(self.me) {
+            let at = stage.now + stage.latency(conn);
+            stage.post(at, Who::Holder(connect.holder), Event::Dialled { conn, result: Err(code) });
+        }
+        stage.leave_conn(conn, 1, End::Bare);
+    }
+
+    /// Cuts what may not be carried any more.
+    fn fence(&self, stage: &mut Stage, id: InstanceId) {
+        if matches!(stage.config.sabotage, Some(Sabotage::CommitUnfenced | Sabotage::TakeAnyGeneration)) {
+            return;
+        }
+        let place = &self.places[&id];
+        for (conn, through) in stage.net.through_node(self.me) {
+            let may = may_serve(&place.record, node_id(self.me), through.generation);
+            if through.instance == id && (may.is_err() || place.serves != Some(through.generation)) {
+                stage.cut_through(conn);
+            }
+        }
+    }
+
+    // --- instances ---
+
+    /// Does what the record asks for.
+    fn tend(&mut self, stage: &mut Stage, hosts: &mut Hosts, id: InstanceId) {
+        self.fence(stage, id);
+        let place = &self.places[&id];
+        if place.is_writing || stage.now < place.again_at {
+            return;
+        }
+        let record = &place.record;
+        let is_mine = record.node == Some(node_id(self.me));
+        let change = match record.phase {
+            Phase::Pending => None,
+            Phase::Starting | Phase::Running | Phase::Moving if is_mine => self.tend_mine(stage, hosts, id),
+            Phase::Moving => self.tend_target(stage, id),
+            Phase::Starting | Phase::Running => self.tend_anothers(stage, hosts, id),
+            Phase::Stopped | Phase::Failed | Phase::Lost | Phase::Deleted => self.clear(stage, hosts, id),
+        };
+        if let Some(change) = change {
+            let place = self.places.get_mut(&id).expect("it is tended");
+            place.is_writing = true;
+            let write = Write::Node { generation: place.record.generation, change };
+            self.ask(stage, Op::Write(id, write), Asked::Write(id));
+        }
+    }
+
+    fn tend_mine(&mut self, stage: &mut Stage, hosts: &mut Hosts, id: InstanceId) -> Option<NodeWrite> {
+        let (now, host) = (self.clock.read(stage.now), host_of(self.me));
+        let place = self.places.get_mut(&id).expect("it is tended");
+        let (record, generation) = (&place.record, place.record.generation);
+        if record.desired != Desired::Running {
+            place.serves = None;
+            hosts.kill(stage, host, id);
+            self.fence(stage, id);
+            return Some(NodeWrite::Ended);
+        }
+        let address = address(self.me, self.start);
+        let is_old = record.address.as_ref() != Some(&address);
+        if is_old && stage.config.sabotage == Some(Sabotage::ServeWithoutAClaim) {
+            return Some(NodeWrite::Readdress(address));
+        }
+        if is_old || place.serves != Some(generation) {
+            return Some(NodeWrite::Claim(address));
+        }
+        let agent = hosts.agent(host, id).map(|(_, agent)| agent);
+        if record.phase == Phase::Starting {
+            return place.bring_up(stage, hosts, self.me);
+        }
+        let Some(agent) = agent else {
+            place.serves = None;
+            return Some(NodeWrite::Failed("the agent has died"));
+        };
+        agent.generation = agent.generation.max(generation);
+        hosts.begin(stage, host, id);
+        if record.phase == Phase::Running {
+            return None;
+        }
+        let give_up_at = place.moving_since.expect("it is the source") + MOVE_WITHIN;
+        if now >= give_up_at {
+            return Some(NodeWrite::GiveUp);
+        }
+        stage.wake(Who::Node(self.me), Some(self.clock.when(give_up_at)));
+        let to = record.moving.as_ref().expect("it is moving").to;
+        match self.nodes.get(&to) {
+            None => Some(NodeWrite::GiveUp),
+            Some(node) if is_handed_over(record) || stage.config.sabotage == Some(Sabotage::CommitUnfenced) => {
+                Some(NodeWrite::Commit(Box::new(node.clone())))
+            }
+            Some(_) => None,
+        }
+    }
+
+    fn tend_target(&mut self, stage: &mut Stage, id: InstanceId) -> Option<NodeWrite> {
+        let place = self.places.get_mut(&id).expect("it is tended");
+        let moving = place.record.moving.as_ref()?;
+        if moving.to != node_id(self.me) || is_handed_over(&place.record) {
+            return None;
+        }
+        let generation = place.record.generation;
+        let ready_at = place.busy_until(generation, || stage.now + stage.chance.skewed(MILLI, 15 * SECOND));
+        stage.wake(Who::Node(self.me), Some(ready_at));
+        (stage.now >= ready_at).then_some(NodeWrite::Prepared)
+    }
+
+    /// Another node has it: on another host, what we still have of it is of an earlier life.
+    fn tend_anothers(&self, stage: &mut Stage, hosts: &mut Hosts, id: InstanceId) -> Option<NodeWrite> {
+        let record = &self.places[&id].record;
+        let elsewhere = record.host != Some(self.record().host);
+        if elsewhere { self.clear(stage, hosts, id) } else { None }
+    }
+
+    /// Kills what is left of a life that the record says is over.
+    fn clear(&self, stage: &mut Stage, hosts: &mut Hosts, id: InstanceId) -> Option<NodeWrite> {
+        let ended = self.places[&id].record.generation;
+        if let Some((_, agent)) = hosts.agent(host_of(self.me), id)
+            && agent.generation <= ended
+        {
+            agent.kill(stage);
+        }
+        None
+    }
+
+    fn handle_written(&mut self, stage: &mut Stage, id: InstanceId, answer: Answer) {
+        let Some(place) = self.places.get_mut(&id) else { return };
+        place.is_writing = false;
+        place.again_at = stage.now + AGAIN_AFTER;
+        stage.wake(Who::Node(self.me), Some(place.again_at));
+        if let Answer::Written(record, revision) = answer {
+            place.again_at = 0;
+            // A claim was granted: from here on it was given to us under this lease.
+            self.learn(stage, *record, revision);
+        }
+    }
+}
+
+impl Place {
+    fn new(record: &Instance) -> Self {
+        Self {
+            record: record.clone(),
+            revision: 0,
+            serves: None,
+            busy: None,
+            moving_since: None,
+            is_writing: false,
+            again_at: 0,
+        }
+    }
+
+    /// Whether a record names another placement than the one known, or is the first that is known.
+    fn is_new(&self, record: &Instance) -> bool {
+        self.revision == 0 || record.generation > self.record.generation
+    }
+
+    /// Until when something takes that is done once in each generation.
+    fn busy_until(&mut self, generation: Generation, until: impl FnOnce() -> Time) -> Time {
+        match self.busy {
+            Some((of, until)) if of == generation => until,
+            Some(_) | None => self.busy.insert((generation, until())).1,
+        }
+    }
+
+    fn bring_up(&mut self, stage: &mut Stage, hosts: &mut Hosts, me: usize) -> Option<NodeWrite> {
+        let (id, generation, host) = (self.record.id, self.record.generation, host_of(me));
+        let is_begun = self.busy.is_some_and(|(of, _)| of == generation);
+        let ready_at = self.busy_until(generation, || stage.now + stage.chance.skewed(MILLI, 3 * SECOND));
+        if !is_begun {
+            // What runs there is of an earlier life.
+            hosts.kill(stage, host, id);
+            hosts.spawn(stage, host, id, generation);
+        } else if hosts.agent(host, id).is_none() {
+            self.serves = None;
+            return Some(NodeWrite::Failed("the agent died while it started"));
+        }
+        stage.wake(Who::Node(me), Some(ready_at));
+        (stage.now >= ready_at).then_some(NodeWrite::Started)
+    }
+}
