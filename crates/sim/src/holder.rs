@@ -12,8 +12,9 @@ use landfast_core::time::{Instant, earliest};
 use landfast_core::{ErrorCode, InstanceId, SessionId};
 
 use crate::Sabotage;
-use crate::carry::{Local, Loss, carry};
+use crate::carry::{Loss, carry};
 use crate::clock::Clock;
+use crate::downstream::Downstream;
 use crate::fact::Fact;
 use crate::gateway::Gateway;
 use crate::names::parse_address;
@@ -40,7 +41,7 @@ pub(crate) struct Holder {
     pub(crate) instance: InstanceId,
     clock: Clock,
     window: u64,
-    client: Client,
+    client: Downstream,
     redial: Redial,
     open: Option<Opened>,
     link: Option<ConnId>,
@@ -69,35 +70,6 @@ enum Dial {
     Under(ConnId, Generation, Instant),
 }
 
-/// The client's connection.
-#[derive(Debug)]
-struct Client {
-    conn: ConnId,
-    /// Since when it has taken nothing although there was something.
-    blocked_since: Option<Instant>,
-    now: Instant,
-}
-
-impl Local for Client {
-    fn take(&mut self, stage: &mut Stage, most: usize) -> Vec<u8> {
-        stage.receive(self.conn, 1, most)
-    }
-
-    fn give(&mut self, stage: &mut Stage, bytes: &[u8]) -> usize {
-        if bytes.is_empty() {
-            return 0;
-        }
-        let n = bytes.len().min(stage.room(self.conn, 1));
-        stage.send(self.conn, 1, &bytes[..n]);
-        if n > 0 {
-            self.blocked_since = None;
-        } else {
-            self.blocked_since.get_or_insert(self.now);
-        }
-        n
-    }
-}
-
 impl Holder {
     /// A client has come over `conn`.
     pub(crate) fn new(
@@ -119,7 +91,7 @@ impl Holder {
             instance,
             clock,
             window: stage.chance.skewed(64, 64 * 1024),
-            client: Client { conn, blocked_since: None, now },
+            client: Downstream { conn, blocked_since: None, now },
             redial,
             open: None,
             link: None,

@@ -24,6 +24,7 @@ mod check;
 mod client;
 mod clock;
 mod custodian;
+mod downstream;
 mod fact;
 mod gateway;
 mod holder;
@@ -33,14 +34,16 @@ mod mischief;
 mod names;
 mod net;
 mod node;
+mod place;
 mod stage;
 mod store;
 mod tally;
+mod trouble;
 mod world;
 
 pub use check::{Invariant, Violation};
-pub use mischief::{Counts, Mood};
 pub use tally::Tally;
+pub use trouble::{Counts, Mood};
 
 use crate::world::World;
 

@@ -4,15 +4,15 @@ use std::collections::{BTreeMap, HashMap};
 
 use landfast_core::lease::{self, Effect, Lease};
 use landfast_core::lifecycle::{is_handed_over, may_serve};
-use landfast_core::record::{Desired, Generation, Instance, Node, Phase};
-use landfast_core::time::Instant;
+use landfast_core::record::{Desired, Instance, Node, Phase};
 use landfast_core::{ErrorCode, InstanceId, NodeId};
 
 use crate::Sabotage;
-use crate::clock::{Clock, MILLI, SECOND, Time};
+use crate::clock::{Clock, MILLI, SECOND};
 use crate::host::Hosts;
 use crate::names::{address, host_of, node_id, node_record};
 use crate::net::{End, Through};
+use crate::place::Place;
 use crate::stage::{AGAIN_AFTER, Connect, Event, NodeWrite, Refused, Stage, Who, Write};
 use crate::store::{Answer, News, Op};
 
@@ -43,23 +43,6 @@ enum Asked {
     Lease(lease::Ask),
     Write(InstanceId),
     Admission(Connect),
-}
-
-/// One instance as the daemon knows it.
-#[derive(Debug)]
-struct Place {
-    record: Instance,
-    revision: u64,
-    /// The generation in which this daemon may serve it: given to it, or claimed by it, under its present lease.
-    serves: Option<Generation>,
-    /// The agent is being brought up, or the instance is being prepared for, in this generation until then.
-    busy: Option<(Generation, Time)>,
-    /// Since when it has been the source of the present move.
-    moving_since: Option<Instant>,
-    /// A write is under way.
-    is_writing: bool,
-    /// Nothing is tried before.
-    again_at: Time,
 }
 
 impl Daemon {
@@ -453,48 +436,5 @@ impl Daemon {
             // A claim was granted: from here on it was given to us under this lease.
             self.learn(stage, *record, revision);
         }
-    }
-}
-
-impl Place {
-    fn new(record: &Instance) -> Self {
-        Self {
-            record: record.clone(),
-            revision: 0,
-            serves: None,
-            busy: None,
-            moving_since: None,
-            is_writing: false,
-            again_at: 0,
-        }
-    }
-
-    /// Whether a record names another placement than the one known, or is the first that is known.
-    fn is_new(&self, record: &Instance) -> bool {
-        self.revision == 0 || record.generation > self.record.generation
-    }
-
-    /// Until when something takes that is done once in each generation.
-    fn busy_until(&mut self, generation: Generation, until: impl FnOnce() -> Time) -> Time {
-        match self.busy {
-            Some((of, until)) if of == generation => until,
-            Some(_) | None => self.busy.insert((generation, until())).1,
-        }
-    }
-
-    fn bring_up(&mut self, stage: &mut Stage, hosts: &mut Hosts, me: usize) -> Option<NodeWrite> {
-        let (id, generation, host) = (self.record.id, self.record.generation, host_of(me));
-        let is_begun = self.busy.is_some_and(|(of, _)| of == generation);
-        let ready_at = self.busy_until(generation, || stage.now + stage.chance.skewed(MILLI, 3 * SECOND));
-        if !is_begun {
-            // What runs there is of an earlier life.
-            hosts.kill(stage, host, id);
-            hosts.spawn(stage, host, id, generation);
-        } else if hosts.agent(host, id).is_none() {
-            self.serves = None;
-            return Some(NodeWrite::Failed("the agent died while it started"));
-        }
-        stage.wake(Who::Node(me), Some(ready_at));
-        (stage.now >= ready_at).then_some(NodeWrite::Started)
     }
 }
