@@ -1,24 +1,23 @@
 //! A whole cell as a user has it: API, gateway and nodes as processes of the program that is in the tree, with a network
 //! between client and gateway, and between gateway and node, that fails on command.
 
-use std::fs::Permissions;
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use serde_json::{Value, json};
-use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
 use crate::fault_relay::FaultRelay;
+use crate::ground::Ground;
 use crate::http::{self, Answer};
 use crate::instance::Instance;
-use crate::leaks::processes_of;
 use crate::plain::PATIENCE;
 use crate::role::{Role, Settings};
+
+/// The variable that says how instances are kept apart in a run of the scenarios: `none` shows that all of it holds without
+/// isolation too.
+const ISOLATION: &str = "LANDFAST_TEST_ISOLATION";
 
 /// A cell. Everything it started ends with the value.
 #[derive(Debug)]
@@ -34,7 +33,7 @@ pub struct Cell {
     /// The way in for an operator.
     pub operator: Operator,
     bare: bool,
-    dir: TempDir,
+    ground: Ground,
 }
 
 /// Who may ask the control plane.
@@ -104,18 +103,19 @@ impl Plan {
     ///
     /// It does not start.
     pub async fn start(self) -> Cell {
-        let dir = data_directory();
-        let api = Role::start("api", "0", dir.path(), listening(Settings::new())).await;
-        let gateway = Role::start("gateway", "0", dir.path(), listening(self.gateway)).await;
+        let ground = Ground::new();
+        let dir = ground.path();
+        let api = Role::start("api", "0", dir, listening(Settings::new())).await;
+        let gateway = Role::start("gateway", "0", dir, listening(self.gateway)).await;
         let downstream = FaultRelay::start().await.expect("a free port");
         downstream.lead_to(gateway.address());
-        let key = std::fs::read_to_string(dir.path().join("api-key")).expect("the API writes its first key");
+        let key = std::fs::read_to_string(dir.join("api-key")).expect("the API writes its first key");
         let operator = Operator {
             address: if self.bare { gateway.address() } else { downstream.address() },
             key: key.trim().to_owned(),
-            dir: dir.path().to_owned(),
+            dir: dir.to_owned(),
         };
-        let mut cell = Cell { api, gateway, nodes: Vec::new(), downstream, operator, bare: self.bare, dir };
+        let mut cell = Cell { api, gateway, nodes: Vec::new(), downstream, operator, bare: self.bare, ground };
         cell.add_node("a", self.node).await;
         cell
     }
@@ -161,10 +161,13 @@ impl Cell {
         let network = FaultRelay::start().await.expect("a free port");
         let mut settings = listening(settings);
         settings.insert("name", name.to_owned());
+        if let Ok(isolation) = std::env::var(ISOLATION) {
+            settings.entry("isolation").or_insert(isolation);
+        }
         if !self.bare {
             settings.insert("advertise", network.address().to_string());
         }
-        let role = Role::start("node", name, self.dir.path(), settings).await;
+        let role = Role::start("node", name, self.ground.path(), settings).await;
         network.lead_to(role.address());
         self.nodes.push(Node { role, name, network });
     }
@@ -226,7 +229,7 @@ impl Cell {
 
     /// The data directory.
     pub fn dir(&self) -> &Path {
-        self.dir.path()
+        self.ground.path()
     }
 
     /// Creates an instance on node `a` and waits until it runs.
@@ -298,24 +301,6 @@ impl Operator {
     }
 }
 
-impl Drop for Cell {
-    fn drop(&mut self) {
-        // Agents outlive their node by design, and what they run may outlive them. Once is not enough: a node that is
-        // killed may just have started one.
-        for _ in 0..100 {
-            let left = processes_of(self.dir.path());
-            if left.is_empty() {
-                return;
-            }
-            for pid in left {
-                // Gone already: as well.
-                let _ = kill(Pid::from_raw(pid as i32), Signal::SIGKILL);
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-    }
-}
-
 impl Node {
     /// Kills the node and starts it again. Its agents live on.
     pub async fn restart(&mut self) {
@@ -344,16 +329,6 @@ pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>)
         assert!(Instant::now() < deadline, "never: {what}");
         sleep(Duration::from_millis(50)).await;
     }
-}
-
-/// A fresh data directory, closed to others.
-///
-/// # Panics
-///
-/// None can be made.
-pub fn data_directory() -> TempDir {
-    let closed = Permissions::from_mode(0o700);
-    tempfile::Builder::new().prefix("lf-").permissions(closed).tempdir().expect("a temporary directory")
 }
 
 fn listening(mut settings: Settings) -> Settings {

@@ -10,6 +10,7 @@ pub mod cell;
 pub mod conversation;
 pub mod direct;
 pub mod fault_relay;
+pub mod ground;
 pub mod http;
 pub mod instance;
 pub mod leaks;

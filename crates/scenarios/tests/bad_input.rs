@@ -4,7 +4,8 @@ use std::net::TcpListener;
 use std::process::Stdio;
 use std::time::Duration;
 
-use landfast_scenarios::cell::{Cell, data_directory, eventually};
+use landfast_scenarios::cell::{Cell, eventually};
+use landfast_scenarios::ground::Ground;
 use landfast_scenarios::http::{self, Answer};
 use landfast_scenarios::instance::Instance;
 use landfast_scenarios::leaks::returns_to;
@@ -223,8 +224,8 @@ async fn a_damaged_store_is_said_to_be_damaged_and_left_alone() {
 
 #[tokio::test]
 async fn a_full_disk_is_said_to_be_full_and_loses_nothing_that_was_acknowledged() {
-    let dir = data_directory();
-    let path = dir.path().to_str().expect("a plain path");
+    let ground = Ground::new();
+    let path = ground.path().to_str().expect("a plain path");
     // A file system of three megabytes, seen by this process and its children only.
     let mut api = Command::new("bwrap")
         .args(["--dev-bind", "/", "/", "--perms", "0700", "--size", "3000000", "--tmpfs", path, "--die-with-parent"])

@@ -1,0 +1,52 @@
+//! A data directory that leaves nothing behind.
+
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use crate::role::program;
+
+/// A data directory. What was started for it ends with the value, or with the test, however that ends.
+#[derive(Debug)]
+pub struct Ground {
+    reaper: Child,
+    dir: PathBuf,
+}
+
+impl Ground {
+    /// Makes a fresh data directory, closed to others.
+    ///
+    /// # Panics
+    ///
+    /// None can be made.
+    pub fn new() -> Self {
+        let closed = Permissions::from_mode(0o700);
+        let dir = tempfile::Builder::new().prefix("lf-").permissions(closed).tempdir().expect("a temporary directory");
+        let dir = dir.keep();
+        let mut reaper = Command::new(program("landfast-reaper"));
+        // In a group of its own, or the interrupt that ends the test would end it too.
+        reaper.arg(&dir).stdin(Stdio::piped()).process_group(0);
+        Self { reaper: reaper.spawn().expect("the reaper was built"), dir }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.dir
+    }
+}
+
+impl Default for Ground {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Ground {
+    fn drop(&mut self) {
+        drop(self.reaper.stdin.take());
+        // It ends within a second; how matters to nobody.
+        let _ = self.reaper.wait();
+    }
+}
