@@ -96,8 +96,12 @@ fn docs(check: bool) -> Result<ExitCode> {
 }
 
 fn bench(what: Bench, arguments: &[String]) -> Result<ExitCode> {
-    let programs = ["--bin", "landfast-bench", "--bin", "landfast-under-test", "--bin", "landfast-numbers"];
-    succeed(cargo().args(["build", "--release", "--package", "landfast-scenarios"]).args(programs))?;
+    let mut build = cargo();
+    build.args(["build", "--release", "--package", "landfast-scenarios"]);
+    for program in ["landfast-bench", "landfast-under-test", "landfast-numbers", "landfast-reaper"] {
+        build.args(["--bin", program]);
+    }
+    succeed(&mut build)?;
     let what = match what {
         Bench::Session => "session",
         Bench::Faults => "faults",
