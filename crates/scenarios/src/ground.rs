@@ -6,7 +6,12 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
 use crate::role::program;
+
+/// Three times what the largest measurement opens in one process.
+const ENOUGH_DESCRIPTORS: u64 = 65_536;
 
 /// A data directory. What was started for it ends with the value, or with the test, however that ends.
 #[derive(Debug)]
@@ -22,6 +27,7 @@ impl Ground {
     ///
     /// None can be made.
     pub fn new() -> Self {
+        raise_descriptor_limit();
         let closed = Permissions::from_mode(0o700);
         let dir = tempfile::Builder::new().prefix("lf-").permissions(closed).tempdir().expect("a temporary directory");
         let dir = dir.keep();
@@ -48,5 +54,16 @@ impl Drop for Ground {
         drop(self.reaper.stdin.take());
         // It ends within a second; how matters to nobody.
         let _ = self.reaper.wait();
+    }
+}
+
+/// Roles and tests may open as many descriptors as they are allowed to, whatever the shell's default says; ten thousand
+/// sessions are twenty thousand sockets in the gateway.
+fn raise_descriptor_limit() {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("every process has this limit");
+    let enough = hard.max(ENOUGH_DESCRIPTORS);
+    // Only root may go past the hard limit.
+    if setrlimit(Resource::RLIMIT_NOFILE, enough, enough).is_err() {
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("up to the hard limit is allowed");
     }
 }

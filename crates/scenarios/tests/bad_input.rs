@@ -149,6 +149,24 @@ async fn more_processes_than_an_instance_takes_are_refused_until_one_is_deleted(
 }
 
 #[tokio::test]
+async fn more_sessions_than_an_instance_takes_are_refused_at_once() {
+    let cell = Cell::start().await;
+    let process = cell.create().await.command("sleep 100").await;
+    let mut open = Vec::new();
+    let started = loop {
+        let started = Instant::now();
+        match PlainClient::open(&process.upgrade("from=now")).await {
+            Ok(client) => open.push(client),
+            Err(refusal) => {
+                assert_eq!(code(&refusal), (429, "limit.sessions".to_owned()));
+                break started;
+            }
+        }
+    };
+    assert!(started.elapsed() < Duration::from_secs(5), "a limit is not waited out: {:?}", started.elapsed());
+}
+
+#[tokio::test]
 async fn a_body_that_says_nothing_is_refused_by_what_is_wrong_with_it() {
     let cell = Cell::start().await;
     let instance = cell.create().await;

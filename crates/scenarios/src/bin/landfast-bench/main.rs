@@ -6,7 +6,6 @@ mod session;
 
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 #[derive(Parser)]
 #[command(name = "landfast-bench", about = "Measures Landfast on this machine")]
@@ -44,9 +43,6 @@ enum Output {
 
 fn main() -> Result<()> {
     let bench = Bench::parse();
-    // Ten thousand sessions are twenty thousand sockets in the gateway, which inherits this limit.
-    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         match bench {
