@@ -131,7 +131,7 @@ pub struct Up {
     /// Where clients connect; port 0 takes any free one [default: 127.0.0.1:7070]
     #[arg(long, value_name = "ADDRESS")]
     pub listen: Option<SocketAddr>,
-    /// A TOML file with the sections [api], [gateway] and [node]
+    /// A TOML file with the sections api, gateway and node
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 }
@@ -142,7 +142,7 @@ pub struct Api {
     /// Where it listens
     #[arg(long, value_name = "ADDRESS")]
     pub listen: Option<SocketAddr>,
-    /// A TOML file; its section [api] counts
+    /// A TOML file; its section api counts
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 }
@@ -153,7 +153,7 @@ pub struct Gateway {
     /// Where clients connect
     #[arg(long, value_name = "ADDRESS")]
     pub listen: Option<SocketAddr>,
-    /// A TOML file; its section [gateway] counts
+    /// A TOML file; its section gateway counts
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 }
@@ -195,7 +195,7 @@ pub struct Node {
     /// A label that instances may ask for; may be repeated
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = pair)]
     pub labels: Vec<(String, String)>,
-    /// A TOML file; its section [node] counts
+    /// A TOML file; its section node counts
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 }
