@@ -7,8 +7,11 @@
 //! cell that starts with ten thousand records does not write them all at once.
 //!
 //! The keeper never judges a node itself: a node is live while its record is there, which the store removes when the
-//! node's lease lapses. A keeper that has just started waits for one lease time before it calls anything lost, so that a
-//! cell that was off as a whole comes back whole.
+//! node's lease lapses. What the keeper has seen of nodes may be older than what it has seen of instances, and a new
+//! generation is a sign of life: it calls an instance lost only when it has known the generation for one lease time. So
+//! a keeper that has just started waits that long, and a cell that was off as a whole comes back whole. And because
+//! news may be late by any time, whoever takes the step looks for the node's record once more; see
+//! [`StepKind::absent_node`].
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
@@ -73,6 +76,15 @@ pub enum Applied {
 }
 
 impl StepKind {
+    /// The node whose record must not be there, when it is read after this record and before it is written: the step
+    /// rests on that node's lease having lapsed, and what the keeper has heard of nodes may be out of date.
+    pub fn absent_node(&self, record: &Instance) -> Option<NodeId> {
+        match self {
+            Self::Lost(_) | Self::End(_) => record.node.filter(|_| !record.phase.is_end()),
+            Self::Place(_) | Self::PlaceAgain(_) | Self::Sweep => None,
+        }
+    }
+
     /// Takes the step on the record as it is now.
     ///
     /// # Errors
@@ -113,6 +125,8 @@ struct Seen {
     phase: Phase,
     desired: Desired,
     generation: Generation,
+    /// When this generation was first seen.
+    since: Instant,
     node: Option<NodeId>,
     /// The node that is to have it next: the target of a move, or of our own step.
     next_node: Option<NodeId>,
@@ -143,8 +157,8 @@ struct Backoff {
 #[derive(Clone, Copy, Debug, Default)]
 struct Given {
     count: u32,
-    /// From when on its instances are lost, if it is not live.
-    lost_from: Option<Instant>,
+    /// Since when it is known not to be live.
+    gone_since: Option<Instant>,
 }
 
 enum Decision {
@@ -176,9 +190,8 @@ impl Keeper {
 
     /// A node's record has changed, or was removed because its lease lapsed.
     pub fn handle_node(&mut self, id: NodeId, node: Option<Node>, now: Instant) {
-        let lost_from = node.is_none().then_some(now);
         if let Some(given) = self.given.get_mut(&id) {
-            given.lost_from = lost_from;
+            given.gone_since = node.is_none().then_some(now);
         }
         match node {
             Some(node) => self.nodes.insert(id, node),
@@ -209,11 +222,14 @@ impl Keeper {
             self.take_back(node);
         }
         let Some(instance) = instance else { return };
-        let mut seen = Seen::of(instance);
+        let mut seen = Seen::of(instance, now);
+        if let Some(before) = before.as_ref().filter(|before| before.generation == seen.generation) {
+            seen.since = before.since;
+        }
         seen.backoff = before.map(|before| before.backoff).unwrap_or_default();
         seen.backoff.handle_phase(instance.phase, now);
         for node in seen.holders() {
-            self.give(node, now);
+            self.give(node);
         }
         self.instances.insert(id, seen);
         self.set_turn(id, Turn::Due(now));
@@ -290,8 +306,8 @@ impl Keeper {
 
     /// From when on the instance is lost, if its node is not live.
     fn lost_from(&self, seen: &Seen) -> Option<Instant> {
-        let lost_from = self.given.get(&seen.node?)?.lost_from?;
-        Some(lost_from.max(self.up_since + lease::TTL))
+        let gone_since = self.given.get(&seen.node?)?.gone_since?;
+        Some(gone_since.max(seen.since + lease::TTL))
     }
 
     fn begin(&mut self, id: InstanceId, kind: &StepKind, now: Instant) {
@@ -299,7 +315,7 @@ impl Keeper {
         if let StepKind::Place(node) = kind {
             // Counted at once, or a burst of creations would all go to the same node.
             self.instances.get_mut(&id).expect("it was decided on").next_node = Some(node.id);
-            self.give(node.id, now);
+            self.give(node.id);
         }
     }
 
@@ -311,11 +327,10 @@ impl Keeper {
         }
     }
 
-    fn give(&mut self, node: NodeId, now: Instant) {
-        let is_live = self.nodes.contains_key(&node);
-        // The listing of nodes may lag behind that of instances: a node not heard of gets the time to appear.
-        let unheard_of = Given { count: 0, lost_from: (!is_live).then(|| now + lease::TTL) };
-        self.given.entry(node).or_insert(unheard_of).count += 1;
+    fn give(&mut self, node: NodeId) {
+        // When one that is not live was last seen, if ever, is not remembered: since before this keeper's time.
+        let gone_since = (!self.nodes.contains_key(&node)).then_some(self.up_since);
+        self.given.entry(node).or_insert(Given { count: 0, gone_since }).count += 1;
     }
 
     fn take_back(&mut self, node: NodeId) {
@@ -343,8 +358,9 @@ impl Keeper {
 }
 
 impl Seen {
-    fn of(instance: &Instance) -> Self {
+    fn of(instance: &Instance, now: Instant) -> Self {
         Self {
+            since: now,
             phase: instance.phase,
             desired: instance.desired,
             generation: instance.generation,
@@ -580,6 +596,27 @@ mod tests {
         cell.keeper.handle_node(node(7).id, Some(node(7)), cell.now);
         cell.run_until(200_000);
         assert_eq!(cell.phase(1), Phase::Running);
+    }
+
+    #[test]
+    fn a_node_that_shows_life_by_a_new_generation_is_not_called_lost_for_being_thought_gone() {
+        let mut cell = Cell::new([1], [running(1, 1)]);
+        cell.run_until(100_000);
+        cell.keeper.handle_node(node(1).id, None, cell.now);
+        cell.change(1, |record| lifecycle::claim(record, node(1).id, Generation(1), "10.0.0.1:2").unwrap());
+        cell.run_until(109_000);
+        cell.keeper.handle_node(node(1).id, Some(node(1)), cell.now);
+        cell.run_until(200_000);
+        assert_eq!(cell.phase(1), Phase::Running);
+    }
+
+    #[test]
+    fn what_rests_on_a_lapsed_lease_names_the_node_whose_record_must_be_gone() {
+        let (live, lost) = (running(1, 1), StepKind::Lost(Generation(1)));
+        assert_eq!(lost.absent_node(&live), Some(node(1).id));
+        assert_eq!(StepKind::End(Generation(1)).absent_node(&live), Some(node(1).id));
+        assert_eq!(StepKind::End(Generation(0)).absent_node(&pending(1, Restart::Never)), None);
+        assert_eq!(StepKind::Sweep.absent_node(&live), None);
     }
 
     #[test]

@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 
 use landfast_core::InstanceId;
-use landfast_core::keeper::Keeper;
+use landfast_core::keeper::{Keeper, Step};
 
+use crate::Sabotage;
 use crate::clock::{Clock, MILLI, SECOND};
 use crate::stage::{Event, Stage, Who, Write};
 use crate::store::{Answer, News, Op};
@@ -16,7 +17,14 @@ pub(crate) struct Custodian {
     keeper: Keeper,
     watch: u64,
     listed: bool,
-    asks: HashMap<u64, InstanceId>,
+    asks: HashMap<u64, Asked>,
+}
+
+#[derive(Debug)]
+enum Asked {
+    /// Whether the node on whose absence a step rests is absent.
+    IsAbsent(Step),
+    Write(InstanceId),
 }
 
 impl Custodian {
@@ -53,23 +61,42 @@ impl Custodian {
         stage.wake(Who::Keeper, Some(stage.now + 2 * SECOND));
     }
 
-    fn handle_answer(&mut self, stage: &Stage, ask: u64, answer: &Answer) {
-        let Some(id) = self.asks.remove(&ask) else { return };
-        match answer {
-            Answer::Refused | Answer::Failed => self.keeper.handle_refused(id, self.clock.read(stage.now)),
+    fn handle_answer(&mut self, stage: &mut Stage, ask: u64, answer: &Answer) {
+        let Some(asked) = self.asks.remove(&ask) else { return };
+        match (asked, answer) {
+            (Asked::IsAbsent(step), Answer::Absent(true)) => self.write(stage, step),
+            (Asked::IsAbsent(Step { instance: id, .. }), _) | (Asked::Write(id), Answer::Refused | Answer::Failed) => {
+                self.keeper.handle_refused(id, self.clock.read(stage.now));
+            }
             // The watch tells.
-            _ => {}
+            (Asked::Write(_), _) => {}
         }
+    }
+
+    fn take(&mut self, stage: &mut Stage, step: Step) {
+        // A look hides a missing claim nearly always: to show what a claim is for, there is none.
+        let does_not_look = [Some(Sabotage::CallLostFromHearsay), Some(Sabotage::ServeWithoutAClaim)];
+        if does_not_look.contains(&stage.config.sabotage) {
+            return self.write(stage, step);
+        }
+        let ask = stage.request(Who::Keeper, Op::IsAbsent(step.clone()));
+        self.asks.insert(ask, Asked::IsAbsent(step));
+    }
+
+    fn write(&mut self, stage: &mut Stage, step: Step) {
+        let id = step.instance;
+        let ask = stage.request(Who::Keeper, Op::Write(id, Write::Keeper(step)));
+        self.asks.insert(ask, Asked::Write(id));
     }
 
     fn handle_news(&mut self, stage: &Stage, news: News) {
         let now = self.clock.read(stage.now);
         match news {
-            News::Listing { instances, nodes, .. } => {
+            News::Instances { records, .. } => {
                 self.listed = true;
-                self.keeper.handle_nodes(nodes, now);
-                self.keeper.handle_instances(instances.iter().map(|(record, _)| record), now);
+                self.keeper.handle_instances(records.iter().map(|(record, _)| record), now);
             }
+            News::Nodes(nodes) => self.keeper.handle_nodes(nodes, now),
             News::Instance { id, record, .. } => self.keeper.handle_instance(id, record.as_deref(), now),
             News::Node { id, record } => self.keeper.handle_node(id, record.map(|node| *node), now),
         }
@@ -78,9 +105,7 @@ impl Custodian {
     fn run(&mut self, stage: &mut Stage) {
         let now = self.clock.read(stage.now);
         while let Some(step) = self.keeper.poll(now, stage.now / MILLI) {
-            let id = step.instance;
-            let ask = stage.request(Who::Keeper, Op::Write(id, Write::Keeper(step)));
-            self.asks.insert(ask, id);
+            self.take(stage, step);
         }
         stage.wake(Who::Keeper, self.keeper.next_deadline().map(|at| self.clock.when(at)));
     }

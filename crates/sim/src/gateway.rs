@@ -99,14 +99,14 @@ impl Gateway {
         let now = self.clock.read(stage.now);
         stage.remark(Who::Gateway(self.me), || format!("hears {}", news.summary()));
         match news {
-            News::Listing { instances, revision, .. } => {
+            News::Instances { records: instances, revision } => {
                 self.listed = true;
                 self.believes_in_nothing =
                     instances.is_empty() && stage.config.sabotage == Some(Sabotage::BelieveAnEmptyListing);
                 self.view.handle_snapshot(instances.iter().map(|(record, at)| (record, *at)), revision, now);
             }
             News::Instance { id, record, revision } => self.view.handle_change(id, record.as_deref(), revision, now),
-            News::Node { .. } => {}
+            News::Nodes(_) | News::Node { .. } => {}
         }
     }
 

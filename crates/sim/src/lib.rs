@@ -83,6 +83,8 @@ pub enum Sabotage {
     TakeAnyGeneration,
     /// An agent stops giving a process its input after a thousand bytes.
     ForgetTheInput,
+    /// A keeper calls an instance lost without looking whether its node is back.
+    CallLostFromHearsay,
     /// A node daemon that was started anew serves what it finds, without claiming it.
     ServeWithoutAClaim,
 }

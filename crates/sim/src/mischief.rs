@@ -5,7 +5,7 @@ use crate::fact::Fact;
 use crate::names::instance_id;
 use crate::net::ConnId;
 use crate::stage::{Event, Reach, Stage, Who, Write};
-use crate::store::Op;
+use crate::store::{Op, Stream};
 use crate::trouble::{Counts, Kind, Mood};
 use crate::world::World;
 
@@ -169,8 +169,9 @@ impl World {
             Kind::OldListing => self.mislead(false),
             Kind::StallWatch => self.stall_watch(),
             Kind::StallKeeper => {
-                let until = self.downtime();
-                self.store.stall_watch(Who::Keeper, until);
+                let until = self.until(8 * SECOND, 40 * SECOND);
+                let stream = self.any_stream();
+                self.store.stall_watch(Who::Keeper, stream, until);
                 true
             }
             Kind::RestartKeeper => self.restart_keeper(),
@@ -305,8 +306,13 @@ impl World {
             index if index < nodes + gateways => Who::Gateway(index - nodes),
             _ => Who::Keeper,
         };
-        self.store.stall_watch(who, until);
+        let stream = self.any_stream();
+        self.store.stall_watch(who, stream, until);
         true
+    }
+
+    fn any_stream(&mut self) -> Stream {
+        if self.stage.chance.percent(50) { Stream::Instances } else { Stream::Nodes }
     }
 
     fn restart_keeper(&mut self) -> bool {

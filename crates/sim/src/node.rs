@@ -35,7 +35,7 @@ pub(crate) struct Daemon {
     listed: bool,
     asks: HashMap<u64, Asked>,
     places: BTreeMap<InstanceId, Place>,
-    nodes: BTreeMap<NodeId, Node>,
+    nodes: Option<BTreeMap<NodeId, Node>>,
 }
 
 #[derive(Debug)]
@@ -58,7 +58,7 @@ impl Daemon {
             listed: false,
             asks: HashMap::new(),
             places: BTreeMap::new(),
-            nodes: BTreeMap::new(),
+            nodes: None,
         };
         daemon.boot(stage);
         daemon
@@ -107,6 +107,7 @@ impl Daemon {
     /// What was known under an earlier lease, or by an earlier daemon, counts no more.
     fn forget(&mut self) {
         self.watch += 1;
+        self.nodes = None;
         self.listed = false;
         self.asks.clear();
         self.places.clear();
@@ -221,10 +222,10 @@ impl Daemon {
 
     fn handle_news(&mut self, stage: &Stage, news: News) {
         match news {
-            News::Listing { instances, nodes, .. } => {
+            News::Nodes(nodes) => self.nodes = Some(nodes.into_iter().map(|node| (node.id, node)).collect()),
+            News::Instances { records, .. } => {
                 let is_first = !std::mem::replace(&mut self.listed, true);
-                self.nodes = nodes.into_iter().map(|node| (node.id, node)).collect();
-                for (record, revision) in instances {
+                for (record, revision) in records {
                     let id = record.id;
                     self.learn(stage, record, revision);
                     if is_first {
@@ -234,8 +235,13 @@ impl Daemon {
             }
             News::Instance { record: Some(record), revision, .. } => self.learn(stage, *record, revision),
             News::Instance { id, record: None, .. } => drop(self.places.remove(&id)),
-            News::Node { id, record: Some(node) } => drop(self.nodes.insert(id, *node)),
-            News::Node { id, record: None } => drop(self.nodes.remove(&id)),
+            News::Node { id, record } => {
+                let nodes = self.nodes.get_or_insert_default();
+                match record {
+                    Some(node) => nodes.insert(id, *node),
+                    None => nodes.remove(&id),
+                };
+            }
         }
     }
 
@@ -387,7 +393,7 @@ impl Daemon {
         }
         stage.wake(Who::Node(self.me), Some(self.clock.when(give_up_at)));
         let to = record.moving.as_ref().expect("it is moving").to;
-        match self.nodes.get(&to) {
+        match self.nodes.as_ref()?.get(&to) {
             None => Some(NodeWrite::GiveUp),
             Some(node) if is_handed_over(record) || stage.config.sabotage == Some(Sabotage::CommitUnfenced) => {
                 Some(NodeWrite::Commit(Box::new(node.clone())))

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use landfast_core::keeper::Applied;
+use landfast_core::keeper::{Applied, Step, StepKind};
 use landfast_core::lease::TTL;
 use landfast_core::lifecycle::{self, StepError};
 use landfast_core::record::{Instance, Node};
@@ -21,6 +21,8 @@ pub(crate) enum Op {
     Grant(Box<Node>),
     Renew(u64),
     Read(InstanceId),
+    /// Whether the node on whose absence a step of the keeper rests has no record.
+    IsAbsent(Step),
     Write(InstanceId, Write),
 }
 
@@ -31,6 +33,7 @@ pub(crate) enum Answer {
     Renewed,
     Lapsed,
     Record(Option<(Box<Instance>, u64)>),
+    Absent(bool),
     /// The record as it was written.
     Written(Box<Instance>, u64),
     /// The record has outgrown the write.
@@ -42,33 +45,65 @@ pub(crate) enum Answer {
 /// What a watch tells.
 #[derive(Clone, Debug)]
 pub(crate) enum News {
-    Listing { instances: Vec<(Instance, u64)>, nodes: Vec<Node>, revision: u64 },
+    Instances { records: Vec<(Instance, u64)>, revision: u64 },
     Instance { id: InstanceId, record: Option<Box<Instance>>, revision: u64 },
+    Nodes(Vec<Node>),
     Node { id: NodeId, record: Option<Box<Node>> },
 }
 
 impl News {
+    const fn stream(&self) -> Stream {
+        match self {
+            Self::Instances { .. } | Self::Instance { .. } => Stream::Instances,
+            Self::Nodes(_) | Self::Node { .. } => Stream::Nodes,
+        }
+    }
+
     /// A line for the trace.
     pub(crate) fn summary(&self) -> String {
         match self {
-            Self::Listing { instances, revision, .. } => format!("a listing of {} at {revision}", instances.len()),
+            Self::Instances { records, revision } => format!("a listing of {} at {revision}", records.len()),
             Self::Instance { id, record: Some(record), revision } => {
                 format!("{id} is {} at generation {}, revision {revision}", record.phase.as_str(), record.generation)
             }
             Self::Instance { id, record: None, revision } => format!("{id} was removed, revision {revision}"),
+            Self::Nodes(nodes) => format!("a listing of {} nodes", nodes.len()),
             Self::Node { id, record } => format!("{id} is {}", if record.is_some() { "live" } else { "gone" }),
         }
     }
+}
+
+/// Whoever watches, watches instances and nodes apart: news of the one may overtake news of the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stream {
+    Instances,
+    Nodes,
 }
 
 #[derive(Debug)]
 struct Watcher {
     who: Who,
     watch: u64,
+    instances: Pace,
+    nodes: Pace,
+}
+
+/// How far one stream has come.
+#[derive(Clone, Copy, Debug)]
+struct Pace {
     /// News stay in order.
     last_at: Time,
     /// Nothing is delivered before.
     stalled_until: Time,
+}
+
+impl Watcher {
+    const fn pace(&mut self, stream: Stream) -> &mut Pace {
+        match stream {
+            Stream::Instances => &mut self.instances,
+            Stream::Nodes => &mut self.nodes,
+        }
+    }
 }
 
 /// See the module.
@@ -134,16 +169,17 @@ impl Store {
             Some((instances, revision)) if !empty => (instances.clone(), *revision),
             _ => (Vec::new(), stage.chance.between(0, self.revision)),
         };
-        self.tell(stage, index, News::Listing { instances, nodes: Vec::new(), revision });
+        self.tell(stage, index, News::Instances { records: instances, revision });
         let later = stage.now + stage.chance.skewed(MILLI, 5 * SECOND);
-        self.watchers[index].stalled_until = later;
+        self.watchers[index].instances.stalled_until = later;
         self.tell_listing(stage, index);
     }
 
     /// A watch hears nothing new until then.
-    pub(crate) fn stall_watch(&mut self, who: Who, until: Time) {
+    pub(crate) fn stall_watch(&mut self, who: Who, stream: Stream, until: Time) {
         if let Some(watcher) = self.watchers.iter_mut().find(|watcher| watcher.who == who) {
-            watcher.stalled_until = watcher.stalled_until.max(until);
+            let pace = watcher.pace(stream);
+            pace.stalled_until = pace.stalled_until.max(until);
         }
     }
 
@@ -161,6 +197,7 @@ impl Store {
             Op::Grant(node) => self.grant(stage, *node),
             Op::Renew(lease) => self.renew(stage.now, lease),
             Op::Read(id) => Answer::Record(self.instances.get(&id).map(|(record, at)| (Box::new(record.clone()), *at))),
+            Op::IsAbsent(step) => Answer::Absent(self.is_absent(step.instance, &step.kind)),
             Op::Write(id, write) => self.write(stage, from, id, &write),
         };
         self.answer(stage, from, ask, if is_down { Answer::Failed } else { answer });
@@ -211,6 +248,11 @@ impl Store {
 
     // --- records ---
 
+    fn is_absent(&self, id: InstanceId, step: &StepKind) -> bool {
+        let node = self.instances.get(&id).and_then(|(record, _)| step.absent_node(record));
+        node.is_none_or(|node| !self.nodes.contains_key(&node))
+    }
+
     fn write(&mut self, stage: &mut Stage, from: Who, id: InstanceId, write: &Write) -> Answer {
         let mut record = match (self.instances.get(&id), write) {
             (None, Write::Create(record)) => (**record).clone(),
@@ -256,14 +298,16 @@ impl Store {
             return;
         }
         self.watchers.retain(|watcher| watcher.who != who);
-        self.watchers.push(Watcher { who, watch, last_at: 0, stalled_until: self.down_until });
+        let pace = Pace { last_at: 0, stalled_until: self.down_until };
+        self.watchers.push(Watcher { who, watch, instances: pace, nodes: pace });
         self.tell_listing(stage, self.watchers.len() - 1);
     }
 
     fn tell_listing(&mut self, stage: &mut Stage, index: usize) {
-        let instances = self.instances.values().cloned().collect();
         let nodes = self.nodes.values().map(|(node, _)| node.clone()).collect();
-        self.tell(stage, index, News::Listing { instances, nodes, revision: self.revision });
+        self.tell(stage, index, News::Nodes(nodes));
+        let records = self.instances.values().cloned().collect();
+        self.tell(stage, index, News::Instances { records, revision: self.revision });
     }
 
     fn tell_all(&mut self, stage: &mut Stage, news: &News) {
@@ -275,8 +319,9 @@ impl Store {
     fn tell(&mut self, stage: &mut Stage, index: usize, news: News) {
         let travel = stage.chance.travel();
         let watcher = &mut self.watchers[index];
-        let at = (stage.now + travel).max(watcher.last_at).max(watcher.stalled_until);
-        watcher.last_at = at;
+        let pace = watcher.pace(news.stream());
+        let at = (stage.now + travel).max(pace.last_at).max(pace.stalled_until);
+        pace.last_at = at;
         stage.post(at, watcher.who, Event::News { watch: watcher.watch, news: Box::new(news) });
     }
 }

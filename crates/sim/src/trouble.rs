@@ -50,7 +50,7 @@ troubles! {
     EmptyListing 4 1000 "listings of an empty store";
     OldListing 3 1000 "listings of a restored store";
     StallWatch 10 1000 "watches that lag";
-    StallKeeper 4 1000 "keepers that lag for about a lease";
+    StallKeeper 6 1000 "keepers that lag for a lease or more";
     RestartKeeper 3 1000 "keepers killed and started";
     StallReader 8 1000 "clients that read nothing for a while";
     StallInput 6 1000 "processes that read nothing for a while";

@@ -34,5 +34,6 @@ found! {
     a_node_that_outlives_its_lease_is_noticed: IgnoreTheFence among Leases breaks Owners;
     a_relay_that_takes_any_generation_is_noticed: TakeAnyGeneration among Leases breaks Owners;
     a_daemon_that_serves_what_it_has_not_claimed_is_noticed: ServeWithoutAClaim among Comebacks breaks Owners;
+    a_keeper_that_goes_by_hearsay_is_noticed: CallLostFromHearsay among Comebacks breaks Owners;
     a_process_that_is_never_given_its_input_is_noticed: ForgetTheInput among Links breaks Settled;
 }
