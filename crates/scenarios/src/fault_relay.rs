@@ -246,7 +246,10 @@ async fn carry(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, faults: watch::Rec
     };
     let write = async move {
         while let Some((at, piece)) = due.recv().await {
-            sleep_until(at).await;
+            // A timer has millisecond steps: what is not delayed must not wait for one.
+            if at > Instant::now() {
+                sleep_until(at).await;
+            }
             let faults = gate.wait_for(|faults| !faults.held).await?.clone();
             if piece.is_empty() {
                 to.shutdown().await?;

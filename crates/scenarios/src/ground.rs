@@ -57,13 +57,19 @@ impl Drop for Ground {
     }
 }
 
-/// Roles and tests may open as many descriptors as they are allowed to, whatever the shell's default says; ten thousand
-/// sessions are twenty thousand sockets in the gateway.
-fn raise_descriptor_limit() {
+/// Lets roles and tests open as many descriptors as they are allowed to, whatever the shell's default says, and says how
+/// many that are. Ten thousand sessions are twenty thousand sockets in the gateway.
+///
+/// # Panics
+///
+/// The system does not know the limit.
+pub fn raise_descriptor_limit() -> u64 {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("every process has this limit");
     let enough = hard.max(ENOUGH_DESCRIPTORS);
-    // Only root may go past the hard limit.
-    if setrlimit(Resource::RLIMIT_NOFILE, enough, enough).is_err() {
-        setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("up to the hard limit is allowed");
+    // Only a privileged process may go past the hard limit.
+    if setrlimit(Resource::RLIMIT_NOFILE, enough, enough).is_ok() {
+        return enough;
     }
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("up to the hard limit is allowed");
+    hard
 }

@@ -1,6 +1,7 @@
 //! A role as a process of its own, which can be killed, stopped, frozen and started again.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs::File;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -164,7 +165,7 @@ impl Role {
         let log = File::options().create(true).append(true).open(&self.log).expect("the data directory takes files");
         let mut command = Command::new(program("landfast-under-test"));
         command.arg(self.kind).arg("--data").arg(&self.data).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
-        for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"LANDFAST_")) {
+        for (name, _) in std::env::vars_os().filter(|(name, _)| is_setting(name)) {
             command.env_remove(name);
         }
         for (key, value) in &self.settings {
@@ -181,6 +182,11 @@ impl Drop for Role {
             eprintln!("--- the end of {}\n{}", self.log.display(), self.log());
         }
     }
+}
+
+/// Whether a variable would change how a role works. How much it logs does not.
+fn is_setting(name: &OsStr) -> bool {
+    name.as_encoded_bytes().starts_with(b"LANDFAST_") && name != "LANDFAST_LOG"
 }
 
 /// A program of this package, beside the one that runs: tests lie one folder deeper.

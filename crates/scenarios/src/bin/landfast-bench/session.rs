@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use landfast_scenarios::attached::{Attached, Said};
 use landfast_scenarios::cell::{Cell, Plan};
 use landfast_scenarios::direct;
+use landfast_scenarios::ground::raise_descriptor_limit;
 use landfast_scenarios::instance::{Instance, Process};
 use landfast_scenarios::leaks::Footprint;
 use landfast_scenarios::plain::PlainClient;
@@ -179,9 +180,11 @@ async fn open_rate<F: Future<Output = Attached> + Send + 'static>(opens: usize, 
 // --- idle ---
 
 async fn idle(figures: &mut Figures, work: Work) {
+    // Two sockets of the gateway each; it needs some for itself.
+    let sessions = work.idle.min(raise_descriptor_limit() as usize / 2 - 500);
     let cell = Plan::default().bare().start().await;
     let mut processes = Vec::new();
-    for _ in 0..work.idle.div_ceil(IDLE_PER_INSTANCE) {
+    for _ in 0..sessions.div_ceil(IDLE_PER_INSTANCE) {
         processes.push(cell.create().await.command("sleep 100000").await);
     }
     // What a process allocates once is not a session's.
@@ -189,7 +192,7 @@ async fn idle(figures: &mut Figures, work: Work) {
     let agents: Vec<u32> = processes.iter().map(|process| process.instance.agent()).collect();
     let resident = |pids: &[u32]| pids.iter().map(|pid| Footprint::of(*pid).resident).sum::<u64>();
     let before = (resident(&[cell.gateway.pid()]), resident(&agents));
-    let sessions = open_idle(&processes, work.idle).await;
+    let sessions = open_idle(&processes, sessions).await;
     // Buffers are given back a moment after the last byte.
     sleep(Duration::from_secs(3)).await;
     let after = (resident(&[cell.gateway.pid()]), resident(&agents));
