@@ -27,6 +27,9 @@ struct Work {
     pauses: usize,
 }
 
+/// Turns in which sessions are opened straight and through the gateway.
+const OPEN_ROUNDS: usize = 5;
+
 /// Idle sessions of one instance: an agent takes 1,000, and a few are open to warm it.
 const IDLE_PER_INSTANCE: usize = 900;
 
@@ -142,20 +145,22 @@ async fn count(mut viewer: Attached, time: Duration) -> u64 {
 
 async fn opens(figures: &mut Figures, work: Work, cell: &Cell, instance: &Instance) {
     let process = instance.command("cat").await;
-    let through = open_rate(work.opens, || {
-        let process = process.clone();
-        async move { process.attach("now").await }
-    });
-    figures.add("opens_session", through.await, "/s", "sessions opened, first byte seen, and closed");
-    let mut rates = Vec::new();
-    for _ in 0..3 {
-        let started = Instant::now();
-        for _ in 0..work.opens / 20 {
-            direct::attach(cell, &process, "from=now").await.goes_live().await;
-        }
-        rates.push((work.opens / 20) as f64 / started.elapsed().as_secs_f64());
+    let way = direct::Way::to(cell, &process).await;
+    let (mut straight, mut through) = (Vec::new(), Vec::new());
+    for _ in 0..OPEN_ROUNDS {
+        let beside = || {
+            let way = way.clone();
+            async move { way.attach("from=now").await }
+        };
+        straight.push(open_rate(work.opens / OPEN_ROUNDS, beside).await);
+        let session = || {
+            let process = process.clone();
+            async move { process.attach("now").await }
+        };
+        through.push(open_rate(work.opens / OPEN_ROUNDS, session).await);
     }
-    figures.add("opens_direct_in_turn", median(rates), "/s", "the same straight to the agent, one after the other");
+    figures.add("opens_direct", median(straight), "/s", "opened straight to the agent, first frame seen, and closed");
+    figures.add("opens_session", median(through), "/s", "the same through gateway and link");
 }
 
 /// Opens sessions, sixteen at a time.
