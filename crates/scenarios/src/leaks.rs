@@ -1,8 +1,8 @@
 //! What a process holds, as the kernel counts it: nothing that it could forget to count itself.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use std::{fmt, fs};
 
 use tokio::time::{Instant, sleep};
 
@@ -17,6 +17,13 @@ pub struct Footprint {
     pub threads: usize,
     /// Resident memory in bytes.
     pub resident: u64,
+}
+
+impl fmt::Display for Footprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { descriptors, sockets, threads, resident } = self;
+        write!(f, "{descriptors} descriptors ({sockets} sockets), {threads} threads, {} KiB", resident / 1024)
+    }
 }
 
 impl Footprint {
@@ -58,7 +65,7 @@ pub async fn returns_to(pid: u32, before: Footprint, limit: Duration) -> Footpri
         if now.descriptors <= before.descriptors {
             return now;
         }
-        assert!(Instant::now() < deadline, "after {limit:?} process {pid} holds {now:?}; before it held {before:?}");
+        assert!(Instant::now() < deadline, "after {limit:?} process {pid} holds {now}; before it held {before}");
         sleep(Duration::from_millis(10)).await;
     }
 }

@@ -45,5 +45,5 @@ pub(crate) async fn rage(faults: usize, sessions: usize, seed: u64) {
         ended.expect("every session ends well");
     }
     let after = returns_to(cell.gateway.pid(), before, Duration::from_secs(5)).await;
-    println!("{sessions} sessions ended whole; the gateway held {before:?} before and {after:?} after");
+    println!("{sessions} sessions ended whole; the gateway held {before} before and {after} after");
 }
