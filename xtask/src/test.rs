@@ -92,7 +92,7 @@ fn everything() -> Vec<Step> {
     vec![
         Step::new("format", with(&["fmt", "--all", "--check"])),
         Step::new("lints", with(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])),
-        Step::new("tests", with(&["test", "--workspace"])),
+        Step::new("tests", with(&["test", "--workspace", "--no-fail-fast"])),
         Step::new("simulation", simulation),
         Step::new("rustdoc", rustdoc()),
         Step::new("references", docs(true)),
