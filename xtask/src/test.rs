@@ -8,8 +8,8 @@ use clap::ValueEnum;
 use crate::steps::{self, Step, cargo};
 use crate::system;
 
-/// How many seeds the simulator runs in a whole test: about a minute; a night's run takes what it likes.
-const SIM_SEEDS: &str = "300";
+/// How many seeds the simulator runs in a whole test: half a minute; a night's run takes what it likes.
+const SIM_SEEDS: &str = "10000";
 
 /// A part of the project that is tested by itself.
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
