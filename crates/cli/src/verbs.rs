@@ -37,6 +37,7 @@ pub(crate) async fn create(client: &Client, create: Create, paint: Paint) -> Res
             },
             env: create.env.into_iter().collect(),
             node_labels: create.node_labels.into_iter().collect(),
+            ..InstanceSpec::default()
         },
         labels: create.labels.into_iter().collect(),
     };
@@ -242,6 +243,7 @@ fn describe(instance: &Instance, nodes: &BTreeMap<String, String>) -> String {
 const fn kind_name(kind: Kind) -> &'static str {
     match kind {
         Kind::Sandbox => "sandbox",
+        Kind::Actor => "actor",
     }
 }
 

@@ -186,6 +186,8 @@ error_table! {
         "A link record went past the window." "Send no more than the window beyond what was acknowledged.";
     LinkVersion "link.version" 426 1002 Never Client
         "This link version is not spoken here." "Use landfast-link/1.";
+    ServiceUnknown "service.unknown" 404 4404 Never Client
+        "The instance has no service with this name." "Read the instance's spec, or reach a port by its number.";
     UpstreamRefused "upstream.refused" 502 1014 Safe Instance
         "Nothing listens on this port of the instance." "Start the program, or check the port.";
     UpstreamLost "upstream.lost" 502 1014 IfIdempotent Instance

@@ -17,9 +17,11 @@ pub mod record;
 pub mod redial;
 pub mod ring;
 pub mod route;
+pub mod service;
 pub mod session;
 pub mod time;
 pub mod ws;
 
 pub use error::{Blame, ErrorCode, Problem, Retry};
 pub use id::{InstanceId, NodeId, ProcessId, SessionId, TokenId};
+pub use service::ServiceName;

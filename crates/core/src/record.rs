@@ -8,7 +8,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{InstanceId, NodeId};
+use crate::{InstanceId, NodeId, ServiceName};
 
 /// The number of an instance's placements: only grows, and is the fencing token of ownership.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -33,8 +33,10 @@ impl fmt::Display for Generation {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
-    /// Processes and terminals on request.
+    /// Processes and terminals on request, and any services.
     Sandbox,
+    /// One supervised service, which sleeps while nobody needs it.
+    Actor,
 }
 
 /// What should be. The API writes it; the node that was given the instance makes it so.
@@ -149,6 +151,91 @@ pub struct InstanceSpec {
     pub env: BTreeMap<String, String>,
     /// The node must carry all of these labels.
     pub node_labels: BTreeMap<String, String>,
+    /// The servers inside it that the agent keeps running, or, of an external instance, the addresses of its servers.
+    pub services: BTreeMap<ServiceName, Service>,
+    /// Seconds without traffic after which it is put to sleep; never if absent.
+    pub idle_timeout: Option<u64>,
+    /// What a gateway lets through to it; the gateway's own limits where absent.
+    pub limits: Limits,
+    /// Set if Landfast does not run it, but only leads to it.
+    pub external: Option<External>,
+}
+
+/// A server inside an instance. Of one that the agent runs, a command and a place where it listens; of an external
+/// instance, an address.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Service {
+    /// The command.
+    pub argv: Vec<String>,
+    /// The command as a line for `/bin/sh -c`, instead of `argv`.
+    pub shell: Option<String>,
+    /// Its environment, over the instance's.
+    pub env: BTreeMap<String, String>,
+    /// Its directory, relative to the instance's home.
+    pub cwd: Option<String>,
+    /// The TCP port where it listens, on the loopback address that the instance sees.
+    pub port: Option<u16>,
+    /// The Unix socket where it listens, relative to the instance's home, instead of `port`.
+    pub socket: Option<String>,
+    /// The address (`host:port`) of a server of an external instance, instead of all of the above.
+    pub address: Option<String>,
+    /// When it counts as up.
+    pub ready: Ready,
+    /// Whether it is started again when it ends.
+    pub restart: ServiceRestart,
+    /// Whether a `503` of it with `landfast-error` is believed to say that the request was not run.
+    pub retry_signals: bool,
+}
+
+/// When a service counts as up: once it accepts a connection, or answers a request well.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Ready {
+    /// The path of a GET that is answered with 2xx or 3xx; a connection is enough if absent.
+    pub path: Option<String>,
+    /// Seconds after which a start without readiness counts as failed.
+    pub within: u64,
+}
+
+impl Default for Ready {
+    fn default() -> Self {
+        Self { path: None, within: 60 }
+    }
+}
+
+/// Whether a service that ended is started again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ServiceRestart {
+    /// Always.
+    #[default]
+    Always,
+    /// Unless it exited with 0.
+    OnFailure,
+    /// It stays down.
+    Never,
+}
+
+/// What a gateway lets through: to one instance, or with one access token.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Requests per second, averaged over the last few.
+    pub rate: Option<u32>,
+    /// Requests that have no whole answer yet.
+    pub in_flight: Option<u32>,
+    /// Open sessions.
+    pub sessions: Option<u32>,
+}
+
+/// Somebody else's machine, to which Landfast leads.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct External {
+    /// Where our agent listens there (`host:port`). Without one only the services' own addresses are reached, and
+    /// their connections live and die with the transport.
+    pub agent: Option<String>,
 }
 
 /// An instance as the registry knows it.

@@ -4,10 +4,11 @@
 
 use std::fmt;
 use std::io;
+use std::str::FromStr;
 use std::time::Duration;
 
 use landfast_core::record::Generation;
-use landfast_core::{ErrorCode, InstanceId, Problem};
+use landfast_core::{ErrorCode, InstanceId, Problem, ServiceName};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -25,6 +26,8 @@ pub enum Target {
     Agent,
     /// A TCP port.
     Port(u16),
+    /// A service that the agent keeps running.
+    Service(ServiceName),
 }
 
 impl fmt::Display for Target {
@@ -32,6 +35,21 @@ impl fmt::Display for Target {
         match self {
             Self::Agent => f.write_str("agent"),
             Self::Port(port) => port.fmt(f),
+            Self::Service(name) => name.fmt(f),
+        }
+    }
+}
+
+impl FromStr for Target {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        match text {
+            "agent" => Ok(Self::Agent),
+            number if number.starts_with(|first: char| first.is_ascii_digit()) => {
+                number.parse().ok().filter(|&port| port != 0).map(Self::Port).ok_or(())
+            }
+            name => name.parse().map(Self::Service).map_err(|_| ()),
         }
     }
 }
@@ -182,10 +200,7 @@ fn parse_connect(head: &RequestHead) -> Result<Connect, Problem> {
     let (instance, target) =
         head.target.split_once(':').ok_or_else(|| invalid("The target is not instance:target."))?;
     let instance = instance.parse().map_err(|error| invalid(&format!("The target's instance: {error}.")))?;
-    let target = match target {
-        "agent" => Target::Agent,
-        port => port.parse().map(Target::Port).map_err(|_| invalid("The target is neither agent nor a port."))?,
-    };
+    let target = target.parse().map_err(|()| invalid("The target is neither agent, a port nor a service."))?;
     let generation = head.headers.get("landfast-generation").and_then(|text| text.parse().ok());
     let generation =
         generation.map(Generation).ok_or_else(|| invalid("landfast-generation is missing or no number."))?;

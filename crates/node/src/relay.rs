@@ -217,6 +217,7 @@ impl Relay {
         let dialled = match connect.target {
             Target::Agent => timeout(DIAL_DEADLINE, self.dial_agent(connect.instance)).await,
             Target::Port(port) => timeout(DIAL_DEADLINE, dial_port(connect.instance, port, pass.network())).await,
+            Target::Service(_) => Ok(Err(ErrorCode::ServiceUnknown)),
         };
         dialled.unwrap_or(Err(ErrorCode::UpstreamTimeout)).map_err(refuse)
     }
