@@ -43,7 +43,7 @@ struct Shell {
 enum NotTaken {
     #[error("the record has outgrown it: {0}")]
     Outgrown(StepError),
-    #[error("somebody else changed the record first")]
+    #[error("somebody else changed the record first, or its node is there after all")]
     Conflict,
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -167,6 +167,13 @@ async fn take(store: Arc<dyn Store>, step: Step) -> (InstanceId, Result<(), NotT
 async fn try_take(store: &dyn Store, step: &Step) -> Result<(), NotTaken> {
     let id = step.instance;
     let (mut record, revision) = records::instance(store, id).await?.ok_or(NotTaken::Conflict)?;
+    // Looked for only now that the record is read: a node that comes back from here on claims its instances, which makes
+    // this write a conflict.
+    if let Some(node) = step.kind.absent_node(&record)
+        && store.get(&keys::node(node)).await?.is_some()
+    {
+        return Err(NotTaken::Conflict);
+    }
     let (key, expect) = (keys::instance(id), Expect::Revision(revision));
     let swap = match step.kind.apply(&mut record, clock::unix_millis()).map_err(NotTaken::Outgrown)? {
         Applied::Changed => store.put(&key, expect, records::encode(&record)?, None).await?,
@@ -188,6 +195,7 @@ mod tests {
     use std::time::Duration;
 
     use landfast_core::NodeId;
+    use landfast_core::keeper::StepKind;
     use landfast_core::lifecycle;
     use landfast_core::record::{Desired, Generation, InstanceSpec, Kind, Phase, Restart};
     use landfast_net::random;
@@ -341,6 +349,27 @@ mod tests {
         let lost = cell.comes_to(id, Phase::Lost).await;
         assert!(lost.reason.unwrap().contains(&node.to_string()));
         assert!(clock::now().since(since) >= landfast_core::lease::TTL);
+    }
+
+    #[tokio::test]
+    async fn a_node_whose_record_is_there_is_never_called_lost_however_stale_the_keepers_news() {
+        let cell = Cell::start();
+        let (node, lease) = cell.add_node(10).await;
+        let id = cell.create(Restart::Never).await;
+        let placed = cell.comes_to(id, Phase::Starting).await;
+        // What a keeper decides that has not heard of the node for a long time.
+        let stale = |kind| Step { instance: id, kind };
+        let lost = stale(StepKind::Lost(placed.generation));
+        assert!(matches!(try_take(&*cell.store, &lost).await, Err(NotTaken::Conflict)));
+        records::update_instance(&*cell.store, id, |record| Ok(lifecycle::desire_stopped(record)?)).await.unwrap();
+        let end = stale(StepKind::End(placed.generation));
+        assert!(matches!(try_take(&*cell.store, &end).await, Err(NotTaken::Conflict)));
+        let (record, _) = records::instance(&*cell.store, id).await.unwrap().unwrap();
+        assert_eq!((record.phase, record.node), (Phase::Starting, Some(node)));
+
+        cell.store.revoke(&lease).await.unwrap();
+        try_take(&*cell.store, &end).await.unwrap();
+        assert!(cell.comes_to(id, Phase::Stopped).await.ended_at.is_some());
     }
 
     #[tokio::test]
