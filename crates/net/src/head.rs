@@ -17,8 +17,20 @@ pub const HEAD_MAX: usize = 64 * 1024;
 const HEADERS_MAX: usize = 128;
 
 /// Headers in the order they stood.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Headers(Vec<(String, Vec<u8>)>);
+///
+/// All text stands in one buffer, and a line is four numbers: a head costs two allocations, however many lines it has.
+#[derive(Clone, Default)]
+pub struct Headers {
+    text: Vec<u8>,
+    lines: Vec<Line>,
+}
+
+/// Where a line's name and value stand in the text.
+#[derive(Clone, Copy)]
+struct Line {
+    name: (u32, u32),
+    value: (u32, u32),
+}
 
 /// A request's line and headers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,32 +84,38 @@ impl From<io::Error> for HeadError {
 impl Headers {
     /// No headers.
     pub const fn new() -> Self {
-        Self(Vec::new())
+        Self { text: Vec::new(), lines: Vec::new() }
     }
 
-    /// The first value of a header, if it is visible ASCII.
+    /// The first value of a header, if it is text.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.get_bytes(name).and_then(|value| std::str::from_utf8(value).ok())
     }
 
     /// The first value of a header.
     pub fn get_bytes(&self, name: &str) -> Option<&[u8]> {
-        self.0.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_slice())
+        self.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value)
     }
 
     /// Every value of a header, in order.
     pub fn get_all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
-        self.0.iter().filter(move |(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_slice())
+        self.iter().filter(move |(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+    }
+
+    /// Whether there is a line of this name.
+    pub fn contains(&self, name: &str) -> bool {
+        self.get_bytes(name).is_some()
     }
 
     /// Takes every line of a header away.
     pub fn remove(&mut self, name: &str) {
-        self.0.retain(|(known, _)| !known.eq_ignore_ascii_case(name));
+        self.retain(|known, _| !known.eq_ignore_ascii_case(name));
     }
 
     /// Keeps the lines for which `keep` says so.
     pub fn retain(&mut self, mut keep: impl FnMut(&str, &[u8]) -> bool) {
-        self.0.retain(|(name, value)| keep(name, value));
+        let text = &self.text;
+        self.lines.retain(|line| keep(line.name(text), line.value(text)));
     }
 
     /// Adds a line at the end.
@@ -105,19 +123,41 @@ impl Headers {
     /// # Panics
     ///
     /// If the name or value would break the head apart: a bug of the caller, never input.
-    pub fn push(&mut self, name: impl Into<String>, value: impl Into<Vec<u8>>) {
-        let (name, value) = (name.into(), value.into());
+    pub fn push(&mut self, name: impl AsRef<str>, value: impl AsRef<[u8]>) {
+        let (name, value) = (name.as_ref(), value.as_ref());
         assert!(
             !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':'),
             "bad header name"
         );
         assert!(!value.iter().any(|byte| matches!(byte, b'\r' | b'\n' | 0)), "bad header value");
-        self.0.push((name, value));
+        let name = self.keep(name.as_bytes());
+        let value = self.keep(value);
+        self.lines.push(Line { name, value });
+    }
+
+    /// Puts one line in the place of all that had its name.
+    ///
+    /// # Panics
+    ///
+    /// As [`Self::push`].
+    pub fn set(&mut self, name: &str, value: impl AsRef<[u8]>) {
+        self.remove(name);
+        self.push(name, value);
     }
 
     /// Every line, in order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
-        self.0.iter().map(|(name, value)| (name.as_str(), value.as_slice()))
+        self.lines.iter().map(|line| (line.name(&self.text), line.value(&self.text)))
+    }
+
+    /// How many lines there are.
+    pub fn len(&self) -> usize {
+        self.lines.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.lines.is_empty()
     }
 
     /// Whether a comma-separated header such as `Connection` or `Upgrade` holds `token`.
@@ -127,19 +167,81 @@ impl Headers {
         })
     }
 
-    fn of(parsed: &[httparse::Header<'_>]) -> Self {
-        Self(parsed.iter().map(|header| (header.name.to_owned(), header.value.to_vec())).collect())
+    /// Reads lines up to the empty one that ends them, as they stand behind a body; `None` if it has not come yet.
+    ///
+    /// # Errors
+    ///
+    /// [`HeadError::Malformed`].
+    pub fn parse(bytes: &[u8]) -> Result<Option<(Self, usize)>, HeadError> {
+        let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+        match httparse::parse_headers(bytes, &mut headers).map_err(HeadError::Malformed)? {
+            httparse::Status::Partial => Ok(None),
+            httparse::Status::Complete((len, parsed)) => Ok(Some((Self::of(&bytes[..len], parsed), len))),
+        }
     }
 
-    fn encode(&self, out: &mut Vec<u8>) {
-        for (name, value) in &self.0 {
+    /// Appends the lines, without the empty one that ends a head.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        for (name, value) in self.iter() {
             out.extend_from_slice(name.as_bytes());
             out.extend_from_slice(b": ");
             out.extend_from_slice(value);
             out.extend_from_slice(b"\r\n");
         }
-        out.extend_from_slice(b"\r\n");
     }
+
+    /// The lines that were found in `text`.
+    fn of(text: &[u8], parsed: &[httparse::Header<'_>]) -> Self {
+        let start = text.as_ptr() as usize;
+        let place = |part: &[u8]| {
+            // An empty value stands nowhere in particular.
+            let at = if part.is_empty() { 0 } else { part.as_ptr() as usize - start };
+            (offset(at), offset(part.len()))
+        };
+        let line = |header: &httparse::Header<'_>| Line {
+            name: place(header.name.as_bytes()),
+            value: place(header.value),
+        };
+        Self { text: text.to_vec(), lines: parsed.iter().map(line).collect() }
+    }
+
+    fn keep(&mut self, part: &[u8]) -> (u32, u32) {
+        let at = self.text.len();
+        self.text.extend_from_slice(part);
+        (offset(at), offset(part.len()))
+    }
+}
+
+impl Line {
+    fn name<'a>(&self, text: &'a [u8]) -> &'a str {
+        std::str::from_utf8(slice(text, self.name)).expect("names are ASCII")
+    }
+
+    fn value<'a>(&self, text: &'a [u8]) -> &'a [u8] {
+        slice(text, self.value)
+    }
+}
+
+impl fmt::Debug for Headers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.iter().map(|(name, value)| (name, String::from_utf8_lossy(value)))).finish()
+    }
+}
+
+impl PartialEq for Headers {
+    fn eq(&self, other: &Self) -> bool {
+        self.iter().eq(other.iter())
+    }
+}
+
+impl Eq for Headers {}
+
+fn slice(text: &[u8], (at, len): (u32, u32)) -> &[u8] {
+    &text[at as usize..][..len as usize]
+}
+
+fn offset(number: usize) -> u32 {
+    u32::try_from(number).expect("heads are bounded")
 }
 
 impl RequestHead {
@@ -160,7 +262,7 @@ impl RequestHead {
                 let head = Self {
                     method: method.to_owned(),
                     target: target.to_owned(),
-                    headers: Headers::of(request.headers),
+                    headers: Headers::of(&bytes[..len], request.headers),
                 };
                 Ok(Some((head, len)))
             }
@@ -170,9 +272,17 @@ impl RequestHead {
     /// Writes the head.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(512);
-        out.extend_from_slice(format!("{} {} HTTP/1.1\r\n", self.method, self.target).as_bytes());
-        self.headers.encode(&mut out);
+        self.encode_into(&mut out);
         out
+    }
+
+    /// Appends the head.
+    pub fn encode_into(&self, out: &mut Vec<u8>) {
+        for part in [&self.method, " ", &self.target, " HTTP/1.1\r\n"] {
+            out.extend_from_slice(part.as_bytes());
+        }
+        self.headers.encode(out);
+        out.extend_from_slice(b"\r\n");
     }
 
     /// The target's path, without its query.
@@ -198,19 +308,32 @@ impl ResponseHead {
         match response.parse(bytes).map_err(HeadError::Malformed)? {
             httparse::Status::Partial => Ok(None),
             httparse::Status::Complete(len) => {
-                let status = response.code.ok_or(HeadError::Malformed(httparse::Error::Status))?;
-                Ok(Some((Self { status, headers: Headers::of(response.headers) }, len)))
+                let status = response.code.filter(|code| (100..1000).contains(code));
+                let status = status.ok_or(HeadError::Malformed(httparse::Error::Status))?;
+                Ok(Some((Self { status, headers: Headers::of(&bytes[..len], response.headers) }, len)))
             }
         }
     }
 
     /// Writes the head.
     pub fn encode(&self) -> Vec<u8> {
-        let reason = http::StatusCode::from_u16(self.status).ok().and_then(|status| status.canonical_reason());
         let mut out = Vec::with_capacity(512);
-        out.extend_from_slice(format!("HTTP/1.1 {} {}\r\n", self.status, reason.unwrap_or("")).as_bytes());
-        self.headers.encode(&mut out);
+        self.encode_into(&mut out);
         out
+    }
+
+    /// Appends the head.
+    ///
+    /// # Panics
+    ///
+    /// If the status does not have three digits: a bug of the caller, never input.
+    pub fn encode_into(&self, out: &mut Vec<u8>) {
+        let status = http::StatusCode::from_u16(self.status).expect("statuses have three digits");
+        for part in ["HTTP/1.1 ", status.as_str(), " ", status.canonical_reason().unwrap_or(""), "\r\n"] {
+            out.extend_from_slice(part.as_bytes());
+        }
+        self.headers.encode(out);
+        out.extend_from_slice(b"\r\n");
     }
 }
 

@@ -10,6 +10,7 @@ pub mod handoff;
 pub mod head;
 pub mod hold;
 pub mod http;
+pub mod http1;
 pub mod leash;
 pub mod link;
 pub mod random;
