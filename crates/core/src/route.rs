@@ -13,15 +13,15 @@
 //! An end is final and says its cause. No record and no end is "unknown", remembered for a moment only; a question that
 //! failed proves nothing at all.
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::lifecycle::{end_code, is_handed_over, will_restart};
-use crate::record::{Generation, Instance, Phase};
+use crate::record::{Generation, Instance, Limits, Phase, Service};
 use crate::redial::Presence;
 use crate::time::{Instant, earliest};
-use crate::{ErrorCode, InstanceId, NodeId};
+use crate::{ErrorCode, InstanceId, NodeId, ServiceName};
 
 /// The most questions to the registry at a time: unknown ids come from outside, and may be made up.
 pub const ASKS_MAX: usize = 1_000;
@@ -53,12 +53,31 @@ pub struct Route {
     pub generation: Generation,
     /// The node that has it.
     pub node: Option<NodeId>,
-    /// That node's relay (`host:port`).
+    /// That node's relay (`host:port`), or the agent's own address on a machine that is not ours.
     pub address: Option<Arc<str>>,
+    /// What is known of its services.
+    pub services: Arc<BTreeMap<ServiceName, ServiceRoute>>,
+    /// What may be let through to it.
+    pub limits: Limits,
     /// Its node has stopped serving it, for a move.
     handed_over: bool,
     /// It has ended, and comes back by itself.
     restarts: bool,
+}
+
+/// What a gateway needs to know of a service.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServiceRoute {
+    /// Where it is reached without an agent (`host:port`).
+    pub address: Option<Arc<str>>,
+    /// Whether its own refusals are believed to say that nothing was run.
+    pub retry_signals: bool,
+}
+
+impl From<&Service> for ServiceRoute {
+    fn from(service: &Service) -> Self {
+        Self { address: service.address.as_deref().map(Arc::from), retry_signals: service.retry_signals }
+    }
 }
 
 impl Route {
@@ -70,6 +89,8 @@ impl Route {
             generation: instance.generation,
             node: instance.node,
             address: instance.address.as_deref().map(Arc::from),
+            services: Arc::new(instance.spec.services.iter().map(|(name, service)| (*name, service.into())).collect()),
+            limits: instance.spec.limits,
             handed_over: is_handed_over(instance),
             restarts: will_restart(instance),
         }

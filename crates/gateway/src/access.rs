@@ -2,22 +2,19 @@
 //!
 //! A line says what was asked, where it went and how it ended; never a token, and never a query, which may hold one.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use http::{HeaderMap, Method, Uri};
-use http::{HeaderName, HeaderValue};
 use landfast_core::id::RequestId;
 use landfast_core::record::Generation;
 use landfast_core::{ErrorCode, InstanceId};
+use landfast_net::head::Headers;
 use landfast_net::random;
 
 /// What is known of one request or session. Dropping it writes the line.
 #[derive(Debug)]
 pub(crate) struct Record {
     id: RequestId,
-    method: Method,
+    method: String,
     path: String,
     started: Instant,
     /// The instance it went to.
@@ -33,18 +30,18 @@ pub(crate) struct Record {
     /// Why it ended, where it did not simply end.
     pub(crate) cause: Option<ErrorCode>,
     /// Bytes of bodies or of the session, from the client.
-    pub(crate) up: Arc<AtomicU64>,
+    pub(crate) up: u64,
     /// The same, to the client.
     pub(crate) down: u64,
 }
 
 impl Record {
     /// Begins the record of a request.
-    pub(crate) fn new(method: &Method, uri: &Uri) -> Self {
+    pub(crate) fn new(method: &str, target: &str) -> Self {
         Self {
             id: random::request_id(),
-            method: method.clone(),
-            path: uri.path().to_owned(),
+            method: method.to_owned(),
+            path: target.split('?').next().unwrap_or("").to_owned(),
             started: Instant::now(),
             instance: None,
             generation: None,
@@ -52,17 +49,14 @@ impl Record {
             links: 0,
             status: None,
             cause: None,
-            up: Arc::default(),
+            up: 0,
             down: 0,
         }
     }
 
     /// Tells the client what is known: the request's id always, the rest where there is any.
-    pub(crate) fn stamp(&self, headers: &mut HeaderMap) {
-        let mut set = |name: &'static str, value: &str| {
-            let value = HeaderValue::from_str(value).expect("ids and numbers are visible ASCII");
-            headers.insert(HeaderName::from_static(name), value);
-        };
+    pub(crate) fn stamp(&self, headers: &mut Headers) {
+        let mut set = |name: &'static str, value: &str| headers.push(name, value);
         set("landfast-request-id", &self.id.to_string());
         if let Some(instance) = self.instance {
             set("landfast-instance", &instance.to_string());
@@ -92,7 +86,7 @@ impl Drop for Record {
             cause = self.cause.map(ErrorCode::as_str),
             attempts = self.attempts,
             links = self.links,
-            up = self.up.load(Ordering::Relaxed),
+            up = self.up,
             down = self.down,
             ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
         );

@@ -2,27 +2,21 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use http::{Request, Response};
-use hyper::body::Incoming;
 use landfast_core::record::ApiServer;
 use landfast_core::{ErrorCode, Problem};
-use landfast_net::socket::Socket;
+use landfast_net::head::RequestHead;
+use landfast_net::relay::Target;
 use landfast_registry::records;
 use landfast_registry::store::{Listing, WatchEvent};
-use tokio::net::TcpStream;
-use tokio::time::timeout;
 
 use crate::access::Record;
-use crate::body::{Body, Upload};
-use crate::forward::{self, Origin};
+use crate::client::{Client, Request};
+use crate::exchange::{Exchange, Failed, Upload, unless_gone};
+use crate::forward::{Forwarded, Unanswered, pass_on};
 use crate::gateway::Worker;
-use crate::upstream::{Connection, Key, SendError};
-
-/// How long an API server may take to accept a connection.
-const CONNECT_WITHIN: Duration = Duration::from_secs(2);
+use crate::upstream::{Key, Upstream};
 
 /// The API servers that live, as far as the registry has told.
 #[derive(Debug, Default)]
@@ -65,55 +59,48 @@ impl Apis {
 /// # Errors
 ///
 /// `registry.unavailable` if there is none, `upstream.lost` if it was lost after the request was sent.
-pub(crate) async fn forward(
+pub(crate) async fn forward<C: Client>(
     worker: &Worker,
-    request: Request<Incoming>,
-    origin: &Origin,
+    client: &mut C,
+    request: Request,
     record: &mut Record,
-) -> Result<Response<Body>, Problem> {
-    let (mut parts, body) = request.into_parts();
-    origin.mark(&mut parts.headers);
-    parts.uri = forward::origin_form(&parts.uri);
-    let mut request = Request::from_parts(parts, Upload::new(body, record.up.clone()));
+) -> Result<Forwarded, Unanswered> {
+    let Request { method, target, headers, body, .. } = request;
+    let head = RequestHead { method, target, headers };
+    let mut upload = Upload::new(body, false);
     for address in worker.gateway.apis.in_turn() {
         let key = Key::Api(address.clone());
         loop {
-            let connection = match worker.pool.take(&key) {
-                Some(connection) => connection,
-                None => match connect(worker, key.clone(), &address).await {
-                    Some(connection) => connection,
-                    None => break,
+            let mut upstream = match worker.pool.take(&key, true) {
+                Some(upstream) => upstream,
+                None => match unless_gone(client, Upstream::api(&address)).await? {
+                    Ok(upstream) => upstream,
+                    Err(_) => break,
                 },
             };
             record.attempts += 1;
-            let is_kept = connection.is_kept();
-            match connection.send(request).await {
-                Ok(response) => return Ok(forward::passed_on(response)),
-                Err(SendError::NotSent(unsent)) => request = *unsent,
-                Err(SendError::Lost(error)) => {
-                    tracing::debug!(%error, "an API server was lost");
-                    let detail = "The API server was lost before it answered; the request may have run.";
-                    return Err(Problem::new(ErrorCode::UpstreamLost, detail));
+            let mut exchange = Exchange::new(client, &mut upstream, &mut upload, &head, worker.gateway.config.patience());
+            match exchange.ask().await {
+                Ok(answered) => {
+                    let (ended, reusable) = pass_on(exchange, answered, &head.method, Target::Agent, record).await?;
+                    if reusable {
+                        worker.pool.put(upstream);
+                    }
+                    return Ok(ended);
                 }
-            }
-            if !is_kept {
-                break;
+                Err(Failed::Client(fault)) => return Err(fault.into()),
+                // That a kept connection has ended says nothing, and a GET does nothing.
+                Err(Failed::Lost(_)) if upstream.is_kept() && head.method == "GET" => {}
+                Err(Failed::Lost(kind)) => {
+                    tracing::debug!(?kind, "an API server was lost");
+                    let detail = "The API server was lost before it answered; the request may have run.";
+                    return Err(Problem::new(ErrorCode::UpstreamLost, detail).into());
+                }
+                Err(failed @ (Failed::Protocol(_) | Failed::Timeout)) => return Err(Problem::from(failed).into()),
             }
         }
     }
     Err(ErrorCode::RegistryUnavailable.into())
-}
-
-async fn connect(worker: &Worker, key: Key, address: &str) -> Option<Connection> {
-    let stream = match timeout(CONNECT_WITHIN, TcpStream::connect(address)).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => {
-            tracing::debug!(address, %error, "an API server cannot be reached");
-            return None;
-        }
-        Err(_) => return None,
-    };
-    worker.pool.open(key, Socket::tcp(stream)).await.ok()
 }
 
 fn set(servers: &mut BTreeMap<String, String>, key: &str, value: Option<&[u8]>) {

@@ -50,7 +50,8 @@ impl Attempts {
             (ErrorCode::InstanceStarting | ErrorCode::InstanceMoving | ErrorCode::InstanceWaking, _) => {
                 return Next::Again(NEWS_OVERDUE);
             }
-            (_, Retry::Never) => return Next::End(code),
+            // A closed port stays closed: whoever expects it to open knows when.
+            (ErrorCode::UpstreamRefused, _) | (_, Retry::Never) => return Next::End(code),
             (_, Retry::Safe | Retry::IfIdempotent) => {}
         }
         self.failures += 1;

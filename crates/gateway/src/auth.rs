@@ -9,11 +9,12 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use http::{HeaderMap, Uri};
 use landfast_core::reason::Cause;
 use landfast_core::record::{RevokedToken, keys};
 use landfast_core::{ErrorCode, InstanceId, Problem, TokenId};
 use landfast_net::clock;
+use landfast_net::head::Headers;
+use landfast_net::relay::Target;
 use landfast_registry::records;
 use landfast_registry::store::WatchEvent;
 use landfast_registry::token::{Claims, Scope, Verifier};
@@ -72,13 +73,13 @@ impl Auth {
     /// `auth.*`, `request.invalid` for too many tokens, or `registry.unavailable` while no key is known.
     pub(crate) fn admit(
         &self,
-        headers: &mut HeaderMap,
-        uri: &mut Uri,
+        headers: &mut Headers,
+        target: &mut String,
         instance: InstanceId,
     ) -> Result<Arc<Access>, Problem> {
         let mut admitted = Err(ErrorCode::AuthMissing);
         let mut ours = Vec::new();
-        for (count, token) in carrier::candidates(headers, uri).enumerate() {
+        for (count, token) in carrier::candidates(headers, target).enumerate() {
             if count == CANDIDATES_MAX {
                 let detail = format!("The request carries more than {CANDIDATES_MAX} tokens.");
                 return Err(Problem::new(ErrorCode::RequestInvalid, detail));
@@ -89,7 +90,7 @@ impl Auth {
             }
             admitted = better(admitted, checked);
         }
-        carrier::remove(headers, uri, |token| ours.iter().any(|our| our == token));
+        carrier::remove(headers, target, |token| ours.iter().any(|our| our == token));
         let access = admitted?;
         if access.claims.ins != instance {
             return Err(Problem::new(ErrorCode::AuthForbidden, "The token is for another instance."));
@@ -98,10 +99,10 @@ impl Auth {
     }
 
     /// Takes tokens out of a request inside a request, whoever they are for: the outer one was let in.
-    pub(crate) fn remove(&self, headers: &mut HeaderMap, uri: &mut Uri) {
-        let tokens = carrier::candidates(headers, uri).take(CANDIDATES_MAX);
+    pub(crate) fn remove(&self, headers: &mut Headers, target: &mut String) {
+        let tokens = carrier::candidates(headers, target).take(CANDIDATES_MAX);
         let ours: Vec<_> = tokens.filter(|token| self.check(token).is_ok()).map(str::to_owned).collect();
-        carrier::remove(headers, uri, |token| ours.iter().any(|our| our == token));
+        carrier::remove(headers, target, |token| ours.iter().any(|our| our == token));
     }
 
     /// Follows a watch of [`keys::TOKEN_KEYS`].
@@ -219,17 +220,25 @@ impl Revocations {
 }
 
 impl Access {
-    /// Whether the token allows a path of the agent.
+    /// Whether the token allows a place in its instance; `path` is the one there.
     ///
     /// # Errors
     ///
     /// `auth.forbidden`, naming the scope it would need.
-    pub(crate) fn check_path(&self, path: &str) -> Result<(), Problem> {
-        let (scope, name) = scope_of(path);
+    pub(crate) fn check(&self, target: Target, path: &str) -> Result<(), Problem> {
+        let (scope, name) = match target {
+            Target::Agent => scope_of(path),
+            Target::Port(_) | Target::Service(_) => (Scope::All, "all"),
+        };
         if self.claims.allows(scope) {
             return Ok(());
         }
         Err(Problem::new(ErrorCode::AuthForbidden, format!("This path needs a token with the scope {name}.")))
+    }
+
+    /// The token's id.
+    pub(crate) const fn token(&self) -> TokenId {
+        self.claims.jti
     }
 
     /// Waits until the token is revoked or, if that counts, has expired.
@@ -246,7 +255,7 @@ impl Access {
 
 /// The scope that a path of the agent needs. Links are open to all, since what they lead to is checked by itself.
 fn scope_of(path: &str) -> (Scope, &'static str) {
-    let first = path.trim_start_matches('/').split('/').next().unwrap_or("");
+    let first = path.trim_start_matches('/').split(['/', '?']).next().unwrap_or("");
     match first {
         "processes" | "exec" | "links" => (Scope::Process, "process"),
         _ => (Scope::All, "all"),
@@ -268,7 +277,6 @@ fn unix_now() -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
     use landfast_net::random;
     use landfast_registry::store::embedded::EmbeddedStore;
     use landfast_registry::store::{Change, Entry, Listing, Store};
@@ -301,9 +309,9 @@ mod tests {
         }
 
         fn admit(&self, token: &str) -> Result<Arc<Access>, ErrorCode> {
-            let mut headers = HeaderMap::new();
-            headers.insert("authorization", HeaderValue::from_str(&format!("Bearer {token}")).unwrap());
-            let admitted = self.auth.admit(&mut headers, &mut Uri::from_static("/"), self.instance);
+            let mut headers = Headers::new();
+            headers.push("authorization", format!("Bearer {token}"));
+            let admitted = self.auth.admit(&mut headers, &mut "/".into(), self.instance);
             admitted.map_err(|problem| problem.code)
         }
     }

@@ -31,8 +31,28 @@ pub struct Config {
     /// How long requests and sessions may go on after the first stop signal, in milliseconds: below the 30 s after which
     /// process managers kill. Default: 20,000.
     pub drain_timeout_ms: u64,
+    /// The domain below which instances have host names (`{service}-{instance}.{domain}`). Default: none.
+    pub domain: Option<String>,
+    /// How long a client's connection may be idle between two requests, in milliseconds. Default: 75,000.
+    pub idle_timeout_ms: u64,
+    /// How long a client may send nothing of a request's body, in milliseconds. Default: 30,000.
+    pub body_timeout_ms: u64,
+    /// How long a server may take to begin its answer, in milliseconds: agents and builds work for minutes. Default:
+    /// 600,000.
+    pub answer_timeout_ms: u64,
     /// Whether a session ends when its token expires, and not only when it is revoked. Default: false.
     pub end_sessions_at_expiry: bool,
+}
+
+/// How long the two sides of a request may do nothing.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Patience {
+    /// The client, where a body is awaited.
+    pub(crate) body: Duration,
+    /// The server, where an answer is.
+    pub(crate) answer: Duration,
+    /// The client, where it is to take something.
+    pub(crate) client: Duration,
 }
 
 impl Default for Config {
@@ -47,6 +67,10 @@ impl Default for Config {
             route_deadline_ms: 30_000,
             slow_client_timeout_ms: 60_000,
             drain_timeout_ms: 20_000,
+            domain: None,
+            idle_timeout_ms: 75_000,
+            body_timeout_ms: 30_000,
+            answer_timeout_ms: 600_000,
             end_sessions_at_expiry: false,
         }
     }
@@ -63,8 +87,23 @@ impl Config {
         if self.connections == 0 {
             return invalid("connections is at least 1.");
         }
-        if self.route_deadline_ms == 0 || self.slow_client_timeout_ms == 0 {
-            return invalid("route_deadline_ms and slow_client_timeout_ms are at least 1.");
+        for (name, value) in [
+            ("route_deadline_ms", self.route_deadline_ms),
+            ("slow_client_timeout_ms", self.slow_client_timeout_ms),
+            ("idle_timeout_ms", self.idle_timeout_ms),
+            ("body_timeout_ms", self.body_timeout_ms),
+            ("answer_timeout_ms", self.answer_timeout_ms),
+        ] {
+            if value == 0 {
+                return invalid(&format!("{name} is at least 1."));
+            }
+        }
+        let is_domain = |domain: &str| {
+            domain.split('.').all(|label| !label.is_empty())
+                && domain.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-.".contains(&byte))
+        };
+        if self.domain.as_deref().is_some_and(|domain| !is_domain(domain)) {
+            return invalid("domain is a plain domain name, such as box.example.com.");
         }
         if self.public_url.is_some() && self.public().is_none() {
             return invalid("public_url has the form http://host or https://host, with a port if need be and no path.");
@@ -96,6 +135,20 @@ impl Config {
     /// How long a client may take nothing.
     pub(crate) const fn slow_client_timeout(&self) -> Duration {
         Duration::from_millis(self.slow_client_timeout_ms)
+    }
+
+    /// How long a client's connection may be idle.
+    pub(crate) const fn idle_timeout(&self) -> Duration {
+        Duration::from_millis(self.idle_timeout_ms)
+    }
+
+    /// How long the two sides of a request may do nothing.
+    pub(crate) const fn patience(&self) -> Patience {
+        Patience {
+            body: Duration::from_millis(self.body_timeout_ms),
+            answer: Duration::from_millis(self.answer_timeout_ms),
+            client: Duration::from_millis(self.slow_client_timeout_ms),
+        }
     }
 
     /// How long a drain may take.

@@ -1,27 +1,39 @@
 //! What a request is for, and who answers it.
 
-use std::sync::{Arc, Mutex, PoisonError};
-
 use futures_util::future::BoxFuture;
-use http::request::Parts;
-use http::{Method, Request, Response, StatusCode, Uri, Version};
-use hyper::body::{Body as _, Incoming};
-use landfast_core::link::PROTOCOL;
-use landfast_core::{ErrorCode, InstanceId, Problem};
-use landfast_net::socket::Socket;
+use landfast_core::route::Lookup;
+use landfast_core::{ErrorCode, Problem};
+use landfast_net::head::{RequestHead, ResponseHead};
+use landfast_net::relay::Target;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::access::Record;
-use crate::answer;
+use crate::answer::{self, Answer};
 use crate::api;
-use crate::auth::Access;
-use crate::body::{Body, Upload};
+use crate::client::{BodySize, Client, Request, Upgrade};
+use crate::direct::Direct;
+use crate::exchange::{say, unless_gone};
 use crate::first::NoLink;
-use crate::forward::{self, Origin};
+use crate::forward::{self, Call, Forwarded, Unanswered, Wishes};
 use crate::gateway::{Gateway, Worker};
-use crate::headers;
+use crate::headers::Origin;
 use crate::hold::{self, Held};
 use crate::links::{self, Relayed};
-use crate::place::Place;
+use crate::place::{Inside, Place};
+use crate::upstream;
+
+/// How a request ended.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    /// It was answered as a whole.
+    Answered,
+    /// Its answer broke off, and the client must see that.
+    Cut,
+    /// The client left.
+    Gone,
+    /// Its connection goes on as something else.
+    Upgraded(Upgraded),
+}
 
 /// What goes on with a client's connection after a 101.
 #[derive(Debug)]
@@ -33,181 +45,210 @@ pub(crate) struct Upgraded {
 #[derive(Debug)]
 enum Kind {
     Held(Box<Held>),
+    Direct(Box<Direct>),
     Relayed(Box<Relayed>),
 }
 
-/// Where an answer leaves what goes on after it.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Slot(Arc<Mutex<Option<Upgraded>>>);
-
-/// An answer, and what goes on after it.
-struct Reply {
-    response: Response<Body>,
-    upgrade: Option<Kind>,
+/// What a request has come to before its client was told.
+enum Reply {
+    /// The client was told as it went along.
+    Forwarded(Forwarded),
+    /// This is to be said.
+    Whole(Answer),
+    /// This is to be said, and then the connection goes on so.
+    Switch(ResponseHead, Kind),
 }
 
 impl Upgraded {
-    /// Goes on with the client's socket; without one, the client left before its 101. Boxed by itself, so that a session
-    /// costs what it needs and not what the largest of them would.
-    pub(crate) fn run(self, client: Option<Socket>) -> BoxFuture<'static, ()> {
+    /// Goes on with the client's stream. Boxed by itself, so that a session costs what it needs and not what the largest
+    /// of them would.
+    pub(crate) fn run<S>(self, client: S) -> BoxFuture<'static, ()>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         match self.kind {
             Kind::Held(held) => Box::pin(held.run(client, self.record)),
+            Kind::Direct(direct) => Box::pin(direct.run(client, self.record)),
             Kind::Relayed(relayed) => Box::pin(relayed.run(client, self.record)),
         }
     }
-}
 
-impl Slot {
-    /// What goes on, if anything does.
-    pub(crate) fn take(&self) -> Option<Upgraded> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
-
-    /// Whether something goes on.
-    pub(crate) fn is_full(&self) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some()
-    }
-
-    fn put(&self, upgraded: Upgraded) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(upgraded);
+    /// Ends what was begun for a client that left before its 101.
+    pub(crate) async fn abandon(mut self) {
+        self.record.cause = Some(ErrorCode::ClientLost);
+        match self.kind {
+            Kind::Held(held) => held.abandon().await,
+            Kind::Direct(_) | Kind::Relayed(_) => {}
+        }
     }
 }
 
 /// Answers one request.
 ///
-/// Cancel safe: a client that leaves takes everything with it that was begun for it.
-pub(crate) async fn respond(
+/// Cancel safe in that the client's connection must be dropped; everything that was begun for it goes with it.
+pub(crate) async fn respond<C: Client>(
     worker: &Worker,
     origin: &Origin,
-    slot: &Slot,
-    request: Request<Incoming>,
-) -> Response<Body> {
-    if let Some(response) = health(&worker.gateway, request.uri().path()) {
-        return response;
+    client: &mut C,
+    request: Request,
+) -> Outcome {
+    let gateway = &worker.gateway;
+    let patience = gateway.config.patience().client;
+    if let Some(Answer { head, body, .. }) = health(gateway, &request.target) {
+        return match say(client, head, &body, patience).await {
+            Ok(()) => Outcome::Answered,
+            Err(_) => Outcome::Gone,
+        };
     }
-    let mut record = Box::new(Record::new(request.method(), request.uri()));
-    let reply = match Place::of(request.uri()) {
-        Ok(Place::Api) => api(worker, origin, request, &mut record).await,
-        Ok(Place::Instance(id, uri)) => instance(worker, origin, id, uri, request, &mut record).await,
-        Err(problem) => Err(problem.into()),
+    let mut record = Box::new(Record::new(&request.method, &request.target));
+    let reply = reply(worker, origin, client, request, &mut record).await;
+    let answer = match reply {
+        Ok(Reply::Forwarded(Forwarded::Answered)) => return Outcome::Answered,
+        Ok(Reply::Forwarded(Forwarded::Cut(code))) => {
+            record.cause = Some(code);
+            return Outcome::Cut;
+        }
+        Err(Unanswered::Gone) | Ok(Reply::Forwarded(Forwarded::Gone)) => {
+            record.cause = Some(ErrorCode::ClientLost);
+            return Outcome::Gone;
+        }
+        Ok(Reply::Forwarded(Forwarded::Switched(..))) => answer::refusal(&ErrorCode::Internal.into()),
+        Ok(Reply::Switch(head, kind)) => return switch(client, head, Upgraded { kind, record }).await,
+        Ok(Reply::Whole(answer)) => answer,
+        Err(Unanswered::Refused(problem)) => answer::refusal(&problem),
     };
-    let Reply { mut response, upgrade } = reply.unwrap_or_else(|refused| Reply::plain(refused.answer()));
-    record.status = Some(response.status().as_u16());
-    record.cause = answer::cause(&response);
-    record.stamp(response.headers_mut());
-    match upgrade {
-        Some(kind) => slot.put(Upgraded { kind, record }),
-        None => response.body_mut().carry(record),
+    let Answer { mut head, body, cause } = answer;
+    (record.status, record.cause) = (Some(head.status), cause);
+    record.stamp(&mut head.headers);
+    record.down = body.len() as u64;
+    match say(client, head, &body, patience).await {
+        Ok(()) => Outcome::Answered,
+        Err(_) => Outcome::Gone,
     }
-    response
+}
+
+/// Tells a client that its connection goes on as something else.
+async fn switch<C: Client>(client: &mut C, mut head: ResponseHead, mut upgraded: Upgraded) -> Outcome {
+    upgraded.record.status = Some(head.status);
+    upgraded.record.stamp(&mut head.headers);
+    client.begin(head, BodySize::Open);
+    if std::future::poll_fn(|cx| client.poll_flush(cx)).await.is_err() {
+        upgraded.abandon().await;
+        return Outcome::Gone;
+    }
+    Outcome::Upgraded(upgraded)
 }
 
 /// The answers for whoever watches over this process; they come too often to be logged.
-fn health(gateway: &Gateway, path: &str) -> Option<Response<Body>> {
+fn health(gateway: &Gateway, path: &str) -> Option<Answer> {
     match path {
-        "/livez" => Some(answer::empty(StatusCode::OK)),
+        "/livez" => Some(answer::empty(200)),
         "/readyz" if gateway.drain.has_begun() => Some(answer::refusal(&ErrorCode::GatewayDraining.into())),
-        "/readyz" if gateway.is_loaded() => Some(answer::empty(StatusCode::OK)),
+        "/readyz" if gateway.is_loaded() => Some(answer::empty(200)),
         "/readyz" => Some(answer::refusal(&ErrorCode::RegistryUnavailable.into())),
         _ => None,
     }
 }
 
-async fn api(
+async fn reply<C: Client>(
     worker: &Worker,
     origin: &Origin,
-    request: Request<Incoming>,
+    client: &mut C,
+    mut request: Request,
     record: &mut Record,
-) -> Result<Reply, NoLink> {
-    Ok(Reply::plain(api::forward(worker, request, origin, record).await?))
+) -> Result<Reply, Unanswered> {
+    check_expectation(&request)?;
+    let config = &worker.gateway.config;
+    match Place::of(&request.target, &request.headers, config.domain.as_deref())? {
+        Place::Api => {
+            origin.mark(&mut request.headers);
+            Ok(Reply::Forwarded(api::forward(worker, client, request, record).await?))
+        }
+        Place::Instance(inside) => instance(worker, origin, client, inside, request, record).await,
+    }
 }
 
-async fn instance(
+async fn instance<C: Client>(
     worker: &Worker,
     origin: &Origin,
-    id: InstanceId,
-    uri: Uri,
-    request: Request<Incoming>,
+    client: &mut C,
+    inside: Inside,
+    request: Request,
     record: &mut Record,
-) -> Result<Reply, NoLink> {
+) -> Result<Reply, Unanswered> {
     let gateway = &worker.gateway;
-    record.instance = Some(id);
-    let (mut parts, body) = request.into_parts();
-    parts.uri = uri;
-    let access = gateway.auth.admit(&mut parts.headers, &mut parts.uri, id)?;
-    access.check_path(parts.uri.path())?;
-    let upgrade = match headers::upgrade(&parts.headers).filter(|_| parts.version >= Version::HTTP_11) {
-        Some(protocol) if protocol.eq_ignore_ascii_case("websocket") => Some(Protocol::WebSocket),
-        Some(protocol) if is_link(protocol) => Some(Protocol::Link),
-        // Whoever does not know a protocol goes on with HTTP, and HTTP/1.0 knows none (RFC 9110, section 7.8).
-        Some(_) | None => None,
-    };
-    let Some(protocol) = upgrade else {
-        origin.mark(&mut parts.headers);
-        let request = Request::from_parts(parts, Upload::new(body, record.up.clone()));
-        return Ok(Reply::plain(forward::forward(worker, id, request, record).await?));
-    };
-    check_upgrade(gateway, &parts, &body)?;
-    match protocol {
-        Protocol::WebSocket => websocket(gateway, origin, access, id, parts, record).await,
-        Protocol::Link => link(gateway, origin, access, id, &parts, record).await,
+    let Inside { instance, target, mut path } = inside;
+    let Request { method, mut headers, body, upgrade, .. } = request;
+    record.instance = Some(instance);
+    let access = gateway.auth.admit(&mut headers, &mut path, instance)?;
+    access.check(target, &path)?;
+    let wishes = Wishes::of(&headers, gateway.config.route_deadline())?;
+    if upgrade.is_some() {
+        check_upgrade(gateway, &method, body)?;
+    }
+    if upgrade == Some(Upgrade::Link) {
+        let asked = links::read(&headers, &path, &gateway.auth, &access, origin)?;
+        let opened = unless_gone(client, links::open(gateway, instance, access, &asked, wishes, record)).await?;
+        return Ok(switched(opened, |relayed| Kind::Relayed(Box::new(relayed)))?);
+    }
+    origin.mark(&mut headers);
+    if upgrade == Some(Upgrade::WebSocket) {
+        headers.push("connection", "Upgrade");
+        headers.push("upgrade", "websocket");
+    }
+    let call = Call { instance, target, head: RequestHead { method, target: path, headers }, body, upgrade, wishes };
+    if upgrade.is_some() && !is_direct(gateway, &call).await? {
+        let opened = unless_gone(client, hold::open(gateway, access, call, record)).await?;
+        return Ok(switched(opened, |held| Kind::Held(Box::new(held)))?);
+    }
+    match forward::forward(worker, client, &call, record).await? {
+        Forwarded::Switched(head, upstream, generation) => {
+            let direct = Direct::new(gateway, access, upstream, instance, generation).await?;
+            Ok(Reply::Switch(head, Kind::Direct(Box::new(direct))))
+        }
+        forwarded => Ok(Reply::Forwarded(forwarded)),
     }
 }
 
-/// The protocols that are spoken after a 101.
-enum Protocol {
-    WebSocket,
-    Link,
-}
-
-async fn websocket(
-    gateway: &Arc<Gateway>,
-    origin: &Origin,
-    access: Arc<Access>,
-    id: InstanceId,
-    mut parts: Parts,
-    record: &mut Record,
-) -> Result<Reply, NoLink> {
-    origin.mark(&mut parts.headers);
-    let (response, held) = hold::open(gateway, id, access, &parts, record).await?;
-    Ok(Reply { response, upgrade: Some(Kind::Held(Box::new(held))) })
-}
-
-async fn link(
-    gateway: &Arc<Gateway>,
-    origin: &Origin,
-    access: Arc<Access>,
-    id: InstanceId,
-    parts: &Parts,
-    record: &mut Record,
-) -> Result<Reply, NoLink> {
-    if !links::is_path(parts.uri.path()) {
-        let detail = "Links are at /i/{instance}/links.";
-        return Err(Problem::new(ErrorCode::LinkProtocol, detail).into());
+/// Whether a place is reached without an agent, who could keep a session.
+async fn is_direct(gateway: &Gateway, call: &Call) -> Result<bool, Problem> {
+    if !matches!(call.target, Target::Service(_)) {
+        return Ok(false);
     }
-    let asked = links::read(parts, &gateway.auth, &access, origin)?;
-    let (response, relayed) = links::open(gateway, id, access, &asked, record).await?;
-    Ok(Reply { response, upgrade: Some(Kind::Relayed(Box::new(relayed))) })
+    let entry = gateway.routes.look(call.instance).await?;
+    match &*entry.state() {
+        Lookup::Known(route) => Ok(upstream::direct(route, call.target)?.is_some()),
+        // Whoever opens the session finds out what is so.
+        Lookup::Asking | Lookup::Ended(_) | Lookup::Unknown | Lookup::Unavailable => Ok(false),
+    }
 }
 
-fn check_upgrade(gateway: &Gateway, parts: &Parts, body: &Incoming) -> Result<(), Problem> {
+fn switched<T>(
+    opened: Result<(ResponseHead, T), NoLink>,
+    kind: impl FnOnce(T) -> Kind,
+) -> Result<Reply, Problem> {
+    match opened {
+        Ok((head, then)) => Ok(Reply::Switch(head, kind(then))),
+        Err(NoLink::Refused(refusal)) => Ok(Reply::Whole(answer::passed_on(*refusal))),
+        Err(NoLink::Ours(problem)) => Err(problem),
+        Err(NoLink::Lost) => Err(ErrorCode::UpstreamLost.into()),
+    }
+}
+
+fn check_upgrade(gateway: &Gateway, method: &str, body: BodySize) -> Result<(), Problem> {
     if gateway.drain.has_begun() {
         return Err(ErrorCode::GatewayDraining.into());
     }
-    if parts.method != Method::GET || !body.is_end_stream() {
+    if method != "GET" || !matches!(body, BodySize::None | BodySize::Exactly(0)) {
         return Err(Problem::new(ErrorCode::RequestInvalid, "An upgrade is asked for with GET and without a body."));
     }
     Ok(())
 }
 
-/// Whether a protocol is a version of ours; the one that is not spoken is refused by name.
-fn is_link(protocol: &str) -> bool {
-    let family = PROTOCOL.split_once('/').map_or(PROTOCOL, |(family, _)| family);
-    protocol.split_once('/').is_some_and(|(name, _)| name.eq_ignore_ascii_case(family))
-}
-
-impl Reply {
-    const fn plain(response: Response<Body>) -> Self {
-        Self { response, upgrade: None }
+/// Expectations other than `100-continue` cannot be met by whoever does not know them (RFC 9110, section 10.1.1).
+fn check_expectation(request: &Request) -> Result<(), Problem> {
+    match request.headers.get_bytes("expect") {
+        Some(what) if !what.eq_ignore_ascii_case(b"100-continue") => Err(ErrorCode::RequestExpectation.into()),
+        Some(_) | None => Ok(()),
     }
 }

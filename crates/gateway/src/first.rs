@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 
-use http::Response;
 use landfast_core::record::Generation;
 use landfast_core::redial::{Effect, Presence, Redial};
 use landfast_core::route::{Lookup, Route};
@@ -15,8 +14,7 @@ use landfast_net::{clock, random};
 use tokio::time::{Instant, timeout_at};
 
 use crate::access::Record;
-use crate::answer;
-use crate::body::Body;
+use crate::forward::{Wishes, signal};
 use crate::gateway::Gateway;
 use crate::routes::Entry;
 
@@ -79,15 +77,6 @@ impl From<Problem> for NoLink {
 }
 
 impl NoLink {
-    /// What the client is answered.
-    pub(crate) fn answer(self) -> Response<Body> {
-        match self {
-            Self::Ours(problem) => answer::refusal(&problem),
-            Self::Refused(refusal) => answer::passed_on(*refusal),
-            Self::Lost => answer::refusal(&ErrorCode::UpstreamLost.into()),
-        }
-    }
-
     fn code(&self) -> ErrorCode {
         match self {
             Self::Ours(problem) => problem.code,
@@ -111,9 +100,10 @@ pub(crate) async fn link(
     gateway: &Gateway,
     id: InstanceId,
     asked: &Asked,
+    wishes: Wishes,
     record: &mut Record,
 ) -> Result<Link, NoLink> {
-    let within = gateway.config.route_deadline();
+    let within = wishes.wait;
     let deadline = Instant::now() + within;
     let held = timeout_at(deadline, gateway.routes.hold(id)).await;
     let entry = held.unwrap_or(Err(ErrorCode::RegistryUnavailable))?;
@@ -140,6 +130,12 @@ pub(crate) async fn link(
             }
             Some(Effect::End(code)) => return Err(last.ending(code)),
             Some(Effect::DropLink) | None => {
+                if admission(&entry.state()) == Presence::Between(ErrorCode::InstanceWaking) {
+                    if !wishes.wakes {
+                        return Err(ErrorCode::InstanceSleeping.into());
+                    }
+                    gateway.wake(id);
+                }
                 let wait = async {
                     tokio::select! {
                         _ = news.changed() => {}
@@ -173,12 +169,32 @@ pub(crate) async fn route_now(entry: &Entry) -> Result<Route, ErrorCode> {
 async fn attempt(gateway: &Gateway, entry: &Entry, asked: &Asked) -> Result<(Route, Socket, Granted), NoLink> {
     let route = route_now(entry).await?;
     let socket = gateway.dial(&route, Target::Agent).await?;
-    let (socket, granted) = ask(socket, asked).await.map_err(|error| match error {
-        LinkError::Refused(refusal) => NoLink::Refused(Box::new(refusal)),
-        LinkError::Connection(_) if matches!(asked, Asked::Resume(_)) => NoLink::Lost,
-        LinkError::Connection(_) => NoLink::from(ErrorCode::NodeUnreachable),
-    })?;
-    Ok((route, socket, granted))
+    let refusal = match ask(socket, asked).await {
+        Ok((socket, granted)) => return Ok((route, socket, granted)),
+        Err(LinkError::Refused(refusal)) => refusal,
+        Err(LinkError::Connection(_)) if matches!(asked, Asked::Resume(_)) => return Err(NoLink::Lost),
+        Err(LinkError::Connection(_)) => return Err(ErrorCode::NodeUnreachable.into()),
+    };
+    match not_run(&refusal) {
+        None => Err(NoLink::Refused(Box::new(refusal))),
+        Some(code) => {
+            if code == ErrorCode::NodeNotHere {
+                // What comes of it is read from the routes.
+                let _ = gateway.routes.refused(route.instance, route.generation).await;
+            }
+            Err(code.into())
+        }
+    }
+}
+
+/// What a refusal says that lets another attempt be made: the agent's own word that a service starts, or a service's that
+/// it did not run the request, which the agent lets through from services that are believed only.
+fn not_run(refusal: &Refusal) -> Option<ErrorCode> {
+    let says = signal(&refusal.head)?;
+    if refusal.head.headers.contains("landfast-origin") {
+        return Some(ErrorCode::NodeNotHere);
+    }
+    Some(says).filter(|code| *code == ErrorCode::InstanceStarting)
 }
 
 async fn ask(socket: Socket, asked: &Asked) -> Result<(Socket, Granted), LinkError> {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use landfast_core::ErrorCode;
+use landfast_core::{ErrorCode, InstanceId};
 use landfast_core::route::Route;
 use landfast_net::relay::{self, Target};
 use landfast_net::secret::CellKey;
@@ -15,6 +15,7 @@ use crate::config::Config;
 use crate::routes::Routes;
 use crate::stop::Drain;
 use crate::upstream::Pool;
+use crate::wake::Waker;
 
 /// How long a node may take to answer a dial: several round trips around the world, or one lost packet and its repeat.
 const DIAL_WITHIN: Duration = Duration::from_secs(5);
@@ -34,6 +35,8 @@ pub(crate) struct Gateway {
     pub(crate) apis: Apis,
     /// When to end.
     pub(crate) drain: Drain,
+    /// The instances that are being woken.
+    pub(crate) waker: Waker,
 }
 
 /// What one worker's connections share.
@@ -49,6 +52,11 @@ impl Gateway {
     /// Whether the registry has been read once.
     pub(crate) fn is_loaded(&self) -> bool {
         self.routes.is_loaded() && self.auth.is_loaded()
+    }
+
+    /// Has an instance woken, once for any number of those who wait; what comes of it is read from the routes.
+    pub(crate) fn wake(&self, id: InstanceId) {
+        self.waker.wake(id);
     }
 
     /// Dials a place in an instance. What the node says about its routes is passed on to those who keep them.

@@ -1,111 +1,210 @@
 //! Headers on their way through: those that concern one hop only, and those that are ours alone.
 
-use http::HeaderMap;
-use http::header::{CONNECTION, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE};
+use std::net::SocketAddr;
+
+use landfast_core::link::PROTOCOL;
 use landfast_net::head::Headers;
+
+use crate::client::Upgrade;
+use crate::config::Config;
 
 /// What every name that only Landfast may say begins with.
 const OURS: &str = "landfast-";
 
 /// Names that concern one hop, whether `Connection` lists them or not (RFC 9110, section 7.6.1).
-const HOP_BY_HOP: [HeaderName; 7] = [
-    CONNECTION,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-authenticate"),
-    HeaderName::from_static("proxy-authorization"),
-    HeaderName::from_static("proxy-connection"),
-    TE,
-    TRANSFER_ENCODING,
+const HOP_BY_HOP: [&str; 8] = [
+    "connection",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "transfer-encoding",
+    "upgrade",
 ];
 
-/// Takes away what concerns the last hop only.
-pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
-    let listed: Vec<HeaderName> = connection_options(headers).filter_map(|name| name.parse().ok()).collect();
-    for name in listed.iter().chain(&HOP_BY_HOP).chain([&UPGRADE]) {
-        headers.remove(name);
+/// What a client may say about where it comes from; it is not believed.
+const FORWARDING: [&str; 4] = ["forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"];
+
+/// Where a request came from, as the next hop is told.
+#[derive(Clone, Debug)]
+pub(crate) struct Origin {
+    client: String,
+    scheme: &'static str,
+    public: Option<(String, String)>,
+}
+
+impl Origin {
+    /// A client's address, how it came, and the public address that the operator has named.
+    pub(crate) fn new(client: SocketAddr, is_secure: bool, config: &Config) -> Self {
+        let public = config.public().map(|(scheme, authority)| (scheme, authority.to_string()));
+        Self { client: client.ip().to_string(), scheme: if is_secure { "https" } else { "http" }, public }
     }
-}
 
-/// Takes away every header by which Landfast's parts speak to each other, so that nobody outside can forge one.
-pub(crate) fn remove_ours(headers: &mut HeaderMap) {
-    let forged: Vec<HeaderName> = headers.keys().filter(|name| name.as_str().starts_with(OURS)).cloned().collect();
-    for name in forged {
-        headers.remove(name);
-    }
-}
-
-/// The protocol that a request asks to switch to: the first in `Upgrade`, if `Connection` says so too.
-pub(crate) fn upgrade(headers: &HeaderMap) -> Option<&str> {
-    let asked = connection_options(headers).any(|option| option.eq_ignore_ascii_case("upgrade"));
-    let value = headers.get(UPGRADE).filter(|_| asked)?.to_str().ok()?;
-    value.split(',').map(str::trim).next()
-}
-
-/// The headers of a head that was read as bytes. A name or value that HTTP does not allow, which httparse lets pass in a
-/// few places, is left out.
-pub(crate) fn from_head(headers: &Headers) -> HeaderMap {
-    let mut map = HeaderMap::new();
-    for (name, value) in headers.iter() {
-        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_bytes(value)) {
-            map.append(name, value);
+    /// Removes what concerns the last hop and what only Landfast may say, and tells the next hop where the request came
+    /// from.
+    pub(crate) fn mark(&self, headers: &mut Headers) {
+        let takes_trailers = headers.has_token("te", "trailers");
+        remove(headers, |name| is_ours(name) || is_one_of(name, &FORWARDING));
+        if takes_trailers {
+            headers.push("te", "trailers");
         }
+        let said = headers.get_bytes("host").map(<[u8]>::to_vec);
+        let (scheme, host) = match &self.public {
+            Some((scheme, host)) => (scheme.as_str(), Some(host.as_bytes())),
+            None => (self.scheme, said.as_deref()),
+        };
+        headers.push("x-forwarded-for", &self.client);
+        headers.push("x-forwarded-proto", scheme);
+        if let Some(host) = host {
+            headers.push("x-forwarded-host", host);
+        }
+        headers.push("forwarded", self.forwarded(scheme, host));
     }
-    map
+
+    /// RFC 7239: an address of IPv6 stands in brackets and quotes, and so does whatever is no token.
+    fn forwarded(&self, scheme: &str, host: Option<&[u8]>) -> Vec<u8> {
+        let client = if self.client.contains(':') { format!("\"[{}]\"", self.client) } else { self.client.clone() };
+        let mut value = format!("for={client};proto={scheme}").into_bytes();
+        if let Some(host) = host.filter(|host| !host.contains(&b'"')) {
+            value.extend_from_slice(b";host=\"");
+            value.extend_from_slice(host);
+            value.push(b'"');
+        }
+        value
+    }
 }
 
-/// The headers as lines of a head.
-pub(crate) fn to_head(map: &HeaderMap) -> Headers {
-    let mut headers = Headers::new();
-    for (name, value) in map {
-        headers.push(name.as_str(), value.as_bytes());
-    }
-    headers
+/// Takes away what concerns the last hop only.
+pub(crate) fn remove_hop_by_hop(headers: &mut Headers) {
+    remove(headers, |_| false);
 }
 
-fn connection_options(headers: &HeaderMap) -> impl Iterator<Item = &str> {
-    let lines = headers.get_all(CONNECTION).into_iter().filter_map(|value| value.to_str().ok());
-    lines.flat_map(|line| line.split(',')).map(str::trim)
+/// Takes away what concerns the last hop only, and every header by which Landfast's parts speak to each other, so that
+/// nobody outside can forge one.
+pub(crate) fn remove_hop_by_hop_and_ours(headers: &mut Headers) {
+    remove(headers, is_ours);
+}
+
+/// The protocol of ours that a request asks to switch to: the first in `Upgrade`, if `Connection` says so too. Whoever
+/// does not know a protocol goes on with HTTP (RFC 9110, section 7.8).
+pub(crate) fn upgrade(headers: &Headers) -> Option<Upgrade> {
+    let value = headers.get("upgrade").filter(|_| headers.has_token("connection", "upgrade"))?;
+    let protocol = value.split(',').map(str::trim).next()?;
+    if protocol.eq_ignore_ascii_case("websocket") {
+        return Some(Upgrade::WebSocket);
+    }
+    is_link(protocol).then_some(Upgrade::Link)
+}
+
+/// Whether a protocol is a version of ours; the one that is not spoken is refused by name.
+fn is_link(protocol: &str) -> bool {
+    let family = PROTOCOL.split_once('/').map_or(PROTOCOL, |(family, _)| family);
+    protocol.split_once('/').is_some_and(|(name, _)| name.eq_ignore_ascii_case(family))
+}
+
+fn remove(headers: &mut Headers, also: impl Fn(&str) -> bool) {
+    let listed: Vec<Vec<u8>> = headers
+        .get_all("connection")
+        .flat_map(|line| line.split(|&byte| byte == b','))
+        .map(<[u8]>::trim_ascii)
+        .filter(|name| !is_kept(name))
+        .map(<[u8]>::to_vec)
+        .collect();
+    headers.retain(|name, _| {
+        let is_listed = || listed.iter().any(|listed| listed.eq_ignore_ascii_case(name.as_bytes()));
+        !(is_one_of(name, &HOP_BY_HOP) || also(name) || is_listed())
+    });
+}
+
+/// Options of `Connection` that name no header, or one that it cannot take away: a body's length, or who is asked.
+fn is_kept(option: &[u8]) -> bool {
+    ["close", "keep-alive", "upgrade", "content-length", "host"]
+        .iter()
+        .any(|kept| option.eq_ignore_ascii_case(kept.as_bytes()))
+}
+
+fn is_one_of(name: &str, names: &[&str]) -> bool {
+    names.iter().any(|known| name.eq_ignore_ascii_case(known))
+}
+
+fn is_ours(name: &str) -> bool {
+    name.as_bytes().get(..OURS.len()).is_some_and(|start| start.eq_ignore_ascii_case(OURS.as_bytes()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn map(lines: &[(&str, &str)]) -> HeaderMap {
+    fn lines(lines: &[(&str, &str)]) -> Headers {
         let mut headers = Headers::new();
-        lines.iter().for_each(|(name, value)| headers.push(*name, *value));
-        from_head(&headers)
+        lines.iter().for_each(|(name, value)| headers.push(name, value));
+        headers
     }
 
-    fn names(map: &HeaderMap) -> Vec<&str> {
-        map.iter().map(|(name, _)| name.as_str()).collect()
+    fn names(headers: &Headers) -> Vec<&str> {
+        headers.iter().map(|(name, _)| name).collect()
     }
 
     #[test]
     fn what_connection_lists_goes_with_it() {
-        let mut headers =
-            map(&[("Connection", "keep-alive, X-Hop"), ("x-hop", "1"), ("Keep-Alive", "5"), ("X-End", "2")]);
+        let mut headers = lines(&[
+            ("Connection", "keep-alive, X-Hop, Content-Length"),
+            ("x-hop", "1"),
+            ("Keep-Alive", "5"),
+            ("Content-Length", "3"),
+            ("X-End", "2"),
+        ]);
         remove_hop_by_hop(&mut headers);
-        assert_eq!(names(&headers), ["x-end"]);
+        assert_eq!(names(&headers), ["Content-Length", "X-End"]);
     }
 
     #[test]
     fn our_own_headers_cannot_come_from_outside() {
-        let mut headers = map(&[("Landfast-Error", "node.not_here"), ("LANDFAST-X", "1"), ("x-landfast", "2")]);
-        remove_ours(&mut headers);
+        let mut headers = lines(&[("Landfast-Error", "node.not_here"), ("LANDFAST-X", "1"), ("x-landfast", "2")]);
+        remove_hop_by_hop_and_ours(&mut headers);
         assert_eq!(names(&headers), ["x-landfast"]);
     }
 
     #[test]
     fn an_upgrade_counts_only_if_connection_says_so() {
-        assert_eq!(upgrade(&map(&[("Upgrade", "websocket")])), None);
-        let asked = map(&[("Upgrade", "websocket"), ("Connection", "keep-alive, Upgrade")]);
-        assert_eq!(upgrade(&asked), Some("websocket"));
+        assert_eq!(upgrade(&lines(&[("Upgrade", "websocket")])), None);
+        let asked = |protocol| upgrade(&lines(&[("Upgrade", protocol), ("Connection", "keep-alive, Upgrade")]));
+        assert_eq!(asked("WebSocket"), Some(Upgrade::WebSocket));
+        assert_eq!(asked("landfast-link/9"), Some(Upgrade::Link));
+        assert_eq!(asked("h2c"), None);
     }
 
     #[test]
-    fn headers_survive_both_forms_with_repeats_and_bytes() {
-        let before = map(&[("a", "1"), ("b", "2"), ("a", "3")]);
-        assert_eq!(from_head(&to_head(&before)), before);
+    fn the_next_hop_hears_who_asked_from_us_and_not_from_the_client() {
+        let said = [
+            ("host", "box.test"),
+            ("x-forwarded-for", "6.6.6.6"),
+            ("x-forwarded-host", "evil.test"),
+            ("forwarded", "for=6.6.6.6"),
+            ("landfast-error", "node.not_here"),
+            ("te", "trailers, deflate"),
+        ];
+        let client = SocketAddr::from(([127, 0, 0, 9], 1));
+        let marked = |config: &Config| {
+            let mut headers = lines(&said);
+            Origin::new(client, false, config).mark(&mut headers);
+            headers
+        };
+        let headers = marked(&Config::default());
+        let told = |name: &str| headers.get(name).unwrap();
+        assert_eq!((told("x-forwarded-for"), told("te")), ("127.0.0.9", "trailers"));
+        assert_eq!((told("x-forwarded-host"), told("x-forwarded-proto")), ("box.test", "http"));
+        assert_eq!(told("forwarded"), "for=127.0.0.9;proto=http;host=\"box.test\"");
+        assert_eq!(headers.len(), 6, "{headers:?}");
+        let headers = marked(&Config { public_url: Some("https://cell.example.test".into()), ..Config::default() });
+        assert_eq!(headers.get("x-forwarded-host"), Some("cell.example.test"));
+        assert_eq!(headers.get("x-forwarded-proto"), Some("https"));
+    }
+
+    #[test]
+    fn an_address_of_ipv6_is_quoted() {
+        let origin = Origin::new("[::1]:80".parse().unwrap(), true, &Config::default());
+        assert_eq!(origin.forwarded("https", None), b"for=\"[::1]\";proto=https");
     }
 }

@@ -2,33 +2,27 @@
 //! come and go.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use http::header::{CONNECTION, HeaderValue, UPGRADE};
-use http::request::Parts;
-use http::{Response, StatusCode};
+use landfast_core::ErrorCode;
 use landfast_core::link::Close;
 use landfast_core::reason::Cause;
 use landfast_core::record::Generation;
 use landfast_core::redial::Presence;
-use landfast_core::{ErrorCode, InstanceId};
-use landfast_net::head::{RequestHead, ResponseHead};
+use landfast_net::head::ResponseHead;
 use landfast_net::hold::{Attempt, Dialer, Ending, Holder, Resumed};
 use landfast_net::link::{self, LinkError, OpenRequest, ResumeRequest};
 use landfast_net::relay::Target;
-use landfast_net::socket::Socket;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::access::Record;
-use crate::answer;
 use crate::auth::Access;
-use crate::body::Body;
 use crate::first::{self, Asked, Granted, NoLink};
+use crate::forward::{Call, switching};
 use crate::gateway::Gateway;
-use crate::headers;
 use crate::routes::Entry;
 use crate::tap::Tap;
 
@@ -45,50 +39,56 @@ pub(crate) struct Held {
     access: Arc<Access>,
 }
 
-/// Opens a session for a client's upgrade request, and answers it with the far end's own head. `parts` is the request
-/// that the far end is to see.
+/// Opens a session for a client's upgrade request; the head is the far end's own.
 ///
 /// # Errors
 ///
 /// What the client is answered instead, by us or by the far end.
 pub(crate) async fn open(
     gateway: &Arc<Gateway>,
-    id: InstanceId,
     access: Arc<Access>,
-    parts: &Parts,
+    call: Call,
     record: &mut Record,
-) -> Result<(Response<Body>, Held), NoLink> {
-    let asked = Asked::Open(OpenRequest::new(request_head(parts)));
-    let link = first::link(gateway, id, &asked, record).await?;
+) -> Result<(ResponseHead, Held), NoLink> {
+    let Call { instance, target, mut head, wishes, .. } = call;
+    if target != Target::Agent {
+        head.target = format!("/services/{target}{}", head.target);
+    }
+    let asked = Asked::Open(OpenRequest::new(head));
+    let link = first::link(gateway, instance, &asked, wishes, record).await?;
     let Granted::Opened(answer) = link.granted else { return Err(ErrorCode::Internal.into()) };
-    let response = response(&answer.head);
     let holder = Holder::new(link.socket, &answer, link.generation);
     let news = link.entry.news();
-    let redialer = Redialer { gateway: Arc::clone(gateway), entry: link.entry };
-    Ok((response, Held { gateway: Arc::clone(gateway), holder, redialer, news, access }))
+    let redialer = Redialer::new(Arc::clone(gateway), link.entry);
+    Ok((switching(answer.head), Held { gateway: Arc::clone(gateway), holder, redialer, news, access }))
 }
 
 impl Held {
-    /// Holds the session until it ends, and tells both its ends why. Without a client its 101 never went out.
-    pub(crate) async fn run(mut self: Box<Self>, client: Option<Socket>, mut record: Box<Record>) {
-        let Some(client) = client else {
-            record.cause = Some(ErrorCode::ClientLost);
-            return self.leave(Close::new(ErrorCode::ClientLost, "")).await;
-        };
+    /// Holds the session until it ends, and tells both its ends why.
+    pub(crate) async fn run<S>(mut self: Box<Self>, client: S, mut record: Box<Record>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let mut tap = Box::new(Tap::new(client, self.gateway.config.slow_client_timeout()));
         let cause = self.wait(&mut tap).await;
         let account = self.holder.account();
         (record.links, record.generation) = (account.links, Some(account.generation));
-        let (up, down) = tap.bytes();
-        record.up.store(up, Ordering::Relaxed);
-        record.down = down;
+        (record.up, record.down) = tap.bytes();
         record.cause = Some(cause.close().code);
         self.end(tap, &cause).await;
     }
 
+    /// Ends a session whose client left before its 101.
+    pub(crate) async fn abandon(self: Box<Self>) {
+        self.leave(Close::new(ErrorCode::ClientLost, "")).await;
+    }
+
     /// Tells both ends. The far end is answered even if it was the one to end: until then it keeps the session for another
     /// link.
-    fn end(self: Box<Self>, tap: Box<Tap<Socket>>, cause: &Cause) -> BoxFuture<'static, ()> {
+    fn end<S>(self: Box<Self>, tap: Box<Tap<S>>, cause: &Cause) -> BoxFuture<'static, ()>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let close = cause.close();
         match cause {
             Cause::ClientClosed | Cause::ClientLost => self.leave(close),
@@ -109,7 +109,7 @@ impl Held {
         Box::pin(self.holder.leave(close))
     }
 
-    async fn wait(&mut self, tap: &mut Tap<Socket>) -> Cause {
+    async fn wait<S: AsyncRead + AsyncWrite + Unpin>(&mut self, tap: &mut Tap<S>) -> Cause {
         let expiry_counts = self.gateway.config.end_sessions_at_expiry;
         tokio::select! {
             biased;
@@ -126,9 +126,16 @@ impl Held {
 
 /// Dials further links of one session.
 #[derive(Debug)]
-struct Redialer {
+pub(crate) struct Redialer {
     gateway: Arc<Gateway>,
     entry: Arc<Entry>,
+}
+
+impl Redialer {
+    /// Dials to where the instance is, as `entry` hears of it.
+    pub(crate) const fn new(gateway: Arc<Gateway>, entry: Arc<Entry>) -> Self {
+        Self { gateway, entry }
+    }
 }
 
 impl Dialer for Redialer {
@@ -146,23 +153,4 @@ async fn resume(gateway: &Gateway, entry: &Entry, request: &ResumeRequest) -> Re
     let resumed = resumed.map_err(|_| ErrorCode::NodeUnreachable)?;
     let (socket, received) = resumed.map_err(|error: LinkError| error.code())?;
     Ok(Resumed { socket, received, generation })
-}
-
-/// The request as the far end is to see it: an upgrade to WebSocket, which is what was asked of us.
-fn request_head(parts: &Parts) -> RequestHead {
-    let mut headers = headers::to_head(&parts.headers);
-    headers.push("Connection", "Upgrade");
-    headers.push("Upgrade", "websocket");
-    RequestHead { method: parts.method.as_str().to_owned(), target: parts.uri.to_string(), headers }
-}
-
-/// The far end's 101 as ours.
-fn response(head: &ResponseHead) -> Response<Body> {
-    let mut response = answer::empty(StatusCode::SWITCHING_PROTOCOLS);
-    *response.headers_mut() = headers::from_head(&head.headers);
-    headers::remove_hop_by_hop(response.headers_mut());
-    headers::remove_ours(response.headers_mut());
-    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("Upgrade"));
-    response.headers_mut().insert(UPGRADE, HeaderValue::from_static("websocket"));
-    response
 }

@@ -16,17 +16,21 @@ mod answer;
 mod api;
 mod attempts;
 mod auth;
-mod body;
 mod carrier;
+mod client;
 mod config;
 mod counted;
+mod direct;
 mod dispatch;
+mod exchange;
 mod first;
 mod forward;
 mod gateway;
+mod h1;
 mod headers;
 mod hold;
 mod links;
+mod pipe;
 mod place;
 mod routes;
 mod search;
@@ -34,6 +38,7 @@ mod serve;
 mod stop;
 mod tap;
 mod upstream;
+mod wake;
 mod watch;
 
 use std::net::SocketAddr;
@@ -57,6 +62,7 @@ use crate::gateway::Gateway;
 use crate::routes::Routes;
 use crate::stop::Drain;
 pub use crate::stop::Stop;
+use crate::wake::Waker;
 use crate::watch::Feed;
 
 /// How long a start waits for the registry's first word; a gateway without one starts all the same, and is not ready.
@@ -78,13 +84,14 @@ pub async fn start(
     let listeners = listeners(config.listen, config.worker_count())?;
     let address = listeners[0].local_addr().map_err(|error| no_listener(&error))?;
     let (routes, routes_owner) = Routes::new(Arc::clone(&store));
+    let (waker, wakes) = Waker::new(Arc::clone(&store));
     let key = cell.key().clone();
     let (auth, apis, drain) = (Auth::default(), Apis::default(), Drain::default());
-    let gateway = Arc::new(Gateway { config, key, routes, auth, apis, drain });
+    let gateway = Arc::new(Gateway { config, key, routes, auth, apis, drain, waker });
     let followers = tokio::spawn({
         let gateway = Arc::clone(&gateway);
         async move {
-            tokio::join!(routes_owner, follow(&gateway, &*store));
+            tokio::join!(routes_owner, wakes, follow(&gateway, &*store));
         }
     });
     // What comes before the first word waits in the kernel's queue instead of being refused.

@@ -5,28 +5,25 @@
 //! finds the new place, or hears the reason why there is none.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
-use http::request::Parts;
-use http::{Response, StatusCode};
 use landfast_core::record::Generation;
 use landfast_core::redial::Presence;
 use landfast_core::{ErrorCode, InstanceId, Problem};
 use landfast_net::copy::{Copied, Ended, copy_both};
-use landfast_net::head::RequestHead;
+use landfast_net::head::{Headers, RequestHead, ResponseHead};
 use landfast_net::link::{OpenRequest, ResumeRequest, resume_answer};
 use landfast_net::socket::Socket;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 
 use crate::access::Record;
-use crate::answer;
 use crate::auth::{Access, Auth};
-use crate::body::Body;
+use crate::client::Upgrade;
 use crate::counted::Counted;
 use crate::first::{self, Asked, Granted, NoLink};
-use crate::forward::Origin;
+use crate::forward::Wishes;
 use crate::gateway::Gateway;
-use crate::headers;
+use crate::headers::{self, Origin};
 use crate::place;
 use crate::routes::Entry;
 
@@ -42,27 +39,32 @@ pub(crate) struct Relayed {
     access: Arc<Access>,
 }
 
-/// Whether a path inside an instance is one of links.
-pub(crate) fn is_path(path: &str) -> bool {
-    path == first::PATH || session(path).is_some()
-}
-
-/// Reads what a client asks for. The request inside an open is checked and cleaned like one from outside.
+/// Reads what a client asks for at a path of its instance. The request inside an open is checked and cleaned like one from
+/// outside.
 ///
 /// # Errors
 ///
 /// What is wrong with it, or what the token does not allow.
-pub(crate) fn read(parts: &Parts, auth: &Auth, access: &Access, origin: &Origin) -> Result<Asked, Problem> {
-    let get = |name: &str| parts.headers.get(name).and_then(|value| value.to_str().ok());
-    if let Some(session) = session(parts.uri.path()) {
+pub(crate) fn read(
+    headers: &Headers,
+    path: &str,
+    auth: &Auth,
+    access: &Access,
+    origin: &Origin,
+) -> Result<Asked, Problem> {
+    let get = |name: &str| headers.get(name);
+    if let Some(session) = session(path) {
         return ResumeRequest::decode(session, get).map(Asked::Resume);
     }
+    if path != first::PATH {
+        return Err(Problem::new(ErrorCode::LinkProtocol, "Links are at /i/{instance}/links."));
+    }
     let mut request = OpenRequest::decode(get)?;
-    request.head = inner_head(&request.head, auth, access, origin)?;
+    request.head = inner_head(request.head, auth, access, origin)?;
     Ok(Asked::Open(request))
 }
 
-/// Asks the instance for the link, and answers the client with what it said.
+/// Asks the instance for the link; the head is what it said.
 ///
 /// # Errors
 ///
@@ -72,15 +74,14 @@ pub(crate) async fn open(
     id: InstanceId,
     access: Arc<Access>,
     asked: &Asked,
+    wishes: Wishes,
     record: &mut Record,
-) -> Result<(Response<Body>, Relayed), NoLink> {
-    let link = first::link(gateway, id, asked, record).await?;
+) -> Result<(ResponseHead, Relayed), NoLink> {
+    let link = first::link(gateway, id, asked, wishes, record).await?;
     let head = match link.granted {
         Granted::Opened(answer) => answer.encode(),
         Granted::Resumed(received) => resume_answer(received),
     };
-    let mut response = answer::empty(StatusCode::SWITCHING_PROTOCOLS);
-    *response.headers_mut() = headers::from_head(&head.headers);
     let relayed = Relayed {
         gateway: Arc::clone(gateway),
         upstream: link.socket,
@@ -89,16 +90,15 @@ pub(crate) async fn open(
         entry: link.entry,
         access,
     };
-    Ok((response, relayed))
+    Ok((head, relayed))
 }
 
 impl Relayed {
     /// Copies until either side ends, or the link must be given up.
-    pub(crate) async fn run(mut self: Box<Self>, client: Option<Socket>, mut record: Box<Record>) {
-        let Some(client) = client else {
-            record.cause = Some(ErrorCode::ClientLost);
-            return;
-        };
+    pub(crate) async fn run<S>(mut self: Box<Self>, client: S, mut record: Box<Record>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         record.links = 1;
         let mut client = Counted::new(client);
         record.cause = tokio::select! {
@@ -114,9 +114,7 @@ impl Relayed {
             },
         };
         tracing::trace!(instance = %self.entry.id(), cause = ?record.cause, "link ended");
-        let (up, down) = client.counts();
-        record.up.store(up, Ordering::Relaxed);
-        record.down = down;
+        (record.up, record.down) = client.counts();
     }
 }
 
@@ -142,17 +140,20 @@ fn session(path: &str) -> Option<&str> {
 }
 
 /// The request inside an open, as the agent is to see it.
-fn inner_head(head: &RequestHead, auth: &Auth, access: &Access, origin: &Origin) -> Result<RequestHead, Problem> {
-    let mut uri = place::inner(&head.target)?;
-    access.check_path(uri.path())?;
-    let mut inner = headers::from_head(&head.headers);
-    auth.remove(&mut inner, &mut uri);
-    let upgrade = headers::upgrade(&inner).map(str::to_owned);
-    origin.mark(&mut inner);
-    let mut lines = headers::to_head(&inner);
-    if let Some(upgrade) = upgrade {
-        lines.push("Connection", "Upgrade");
-        lines.push("Upgrade", upgrade);
+fn inner_head(
+    mut head: RequestHead,
+    auth: &Auth,
+    access: &Access,
+    origin: &Origin,
+) -> Result<RequestHead, Problem> {
+    auth.remove(&mut head.headers, &mut head.target);
+    let (target, path) = place::inner(&head.target)?;
+    access.check(target, path)?;
+    let upgrade = headers::upgrade(&head.headers);
+    origin.mark(&mut head.headers);
+    if upgrade == Some(Upgrade::WebSocket) {
+        head.headers.push("Connection", "Upgrade");
+        head.headers.push("Upgrade", "websocket");
     }
-    Ok(RequestHead { method: head.method.clone(), target: uri.to_string(), headers: lines })
+    Ok(head)
 }

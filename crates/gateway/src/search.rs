@@ -9,27 +9,35 @@ use landfast_net::random;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::attempts::{Attempts, Next};
+use crate::gateway::Gateway;
 use crate::routes::{Entry, Routes};
 
 /// The search for one request's instance.
 #[derive(Debug)]
 pub(crate) struct Search<'a> {
-    routes: &'a Routes,
+    gateway: &'a Gateway,
     entry: Arc<Entry>,
     attempts: Attempts,
     deadline: Instant,
+    /// Whether a sleeping instance is to be woken.
+    wakes: bool,
 }
 
 impl<'a> Search<'a> {
-    /// Begins a search that ends `within` this time.
+    /// Begins a search that ends `within` this time. With `wakes`, an instance that sleeps is woken.
     ///
     /// # Errors
     ///
     /// `registry.unavailable` if nobody can tell anything.
-    pub(crate) async fn new(routes: &'a Routes, id: InstanceId, within: Duration) -> Result<Self, Problem> {
+    pub(crate) async fn new(
+        gateway: &'a Gateway,
+        id: InstanceId,
+        within: Duration,
+        wakes: bool,
+    ) -> Result<Self, Problem> {
         let deadline = Instant::now() + within;
-        let entry = look(routes, id, deadline).await?;
-        Ok(Self { routes, entry, attempts: Attempts::default(), deadline })
+        let entry = look(&gateway.routes, id, deadline).await?;
+        Ok(Self { gateway, entry, attempts: Attempts::default(), deadline, wakes })
     }
 
     /// The route to try next; waits for one while the instance is between places.
@@ -43,6 +51,7 @@ impl<'a> Search<'a> {
             let why = match &*self.entry.state() {
                 Lookup::Known(route) => match route.ready() {
                     Ok(()) => return Ok(route.clone()),
+                    Err(ErrorCode::InstanceWaking) if !self.wakes => return Err(ErrorCode::InstanceSleeping.into()),
                     Err(code) if code.retry() == Retry::Safe => code,
                     Err(code) => return Err(code.into()),
                 },
@@ -60,6 +69,9 @@ impl<'a> Search<'a> {
                 news = Some(self.entry.news());
                 continue;
             };
+            if why == ErrorCode::InstanceWaking {
+                self.gateway.wake(self.entry.id());
+            }
             if timeout_at(self.deadline, heard.changed()).await.is_err() {
                 return Err(why.into());
             }
@@ -97,7 +109,7 @@ impl<'a> Search<'a> {
     }
 
     async fn look(&mut self) -> Result<(), ErrorCode> {
-        self.entry = look(self.routes, self.entry.id(), self.deadline).await?;
+        self.entry = look(&self.gateway.routes, self.entry.id(), self.deadline).await?;
         Ok(())
     }
 }

@@ -4,38 +4,29 @@
 //! of one port. A connection lives and dies in one task on the worker that accepted it, with everything it needs from
 //! upstream, so that the path of a byte crosses no thread.
 
-use std::convert::Infallible;
-use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use http::{Request, Response};
-use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use landfast_core::{ErrorCode, Problem};
-use landfast_net::head::{HEAD_MAX, Headers, ResponseHead, write_all};
 use landfast_net::socket::Socket;
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use tokio_util::task::TaskTracker;
 
-use crate::body::Body;
-use crate::dispatch::{Slot, respond};
-use crate::forward::Origin;
+use crate::answer;
+use crate::dispatch::{Outcome, Upgraded, respond};
+use crate::exchange::say;
 use crate::gateway::{Gateway, Worker};
+use crate::h1::{Connection, Next};
+use crate::headers::Origin;
 use crate::upstream::Pool;
 
-/// How long a client may take to send a request's head, or to begin one on a connection that is kept.
-const HEAD_WITHIN: Duration = Duration::from_secs(10);
+/// How long a client that is told the end may take to hear it.
+const GOODBYE: Duration = Duration::from_secs(2);
 
 /// How long an accept that failed is not repeated: what is short, descriptors or memory, needs a moment to come back.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -120,66 +111,60 @@ async fn admit(listener: &TcpListener, connections: &Arc<Semaphore>) -> (TcpStre
 /// Serves one client: requests, and then maybe what an upgrade made of the connection.
 async fn connection(worker: Arc<Worker>, stream: TcpStream, client: SocketAddr, permit: OwnedSemaphorePermit) {
     configure(&stream, &worker.gateway);
-    let slot = Slot::default();
-    let served = boxed(serve_http(worker, stream, client, slot.clone())).await;
-    let upgraded = slot.take();
-    drop(slot);
-    if let Some(upgraded) = upgraded {
-        upgraded.run(served).await;
+    // Boxed, so that a session's task does not go on carrying the room for what served its request.
+    let served: BoxFuture<'static, _> = Box::pin(serve_http1(worker, Socket::tcp(stream), client));
+    if let Some((socket, upgraded)) = served.await {
+        upgraded.run(socket).await;
     }
     drop(permit);
 }
 
-/// Boxed in a function of its own, so that a session's task does not go on carrying the room for what served its request.
-fn boxed<T>(future: impl Future<Output = T> + Send + 'static) -> BoxFuture<'static, T> {
-    Box::pin(future)
-}
-
-/// Serves requests until the connection ends, or becomes something else: then the socket is returned.
-async fn serve_http(worker: Arc<Worker>, stream: TcpStream, client: SocketAddr, slot: Slot) -> Option<Socket> {
-    let origin = Arc::new(Origin::new(client, &worker.gateway.config));
-    let service = {
-        let (worker, slot) = (Arc::clone(&worker), slot.clone());
-        service_fn(move |request| handle(Arc::clone(&worker), Arc::clone(&origin), slot.clone(), request))
-    };
-    let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN).max_header_size(HEAD_MAX);
-    let mut requests = builder.serve_connection(TokioIo::new(stream), service);
-    let drain = &worker.gateway.drain;
-    let served = tokio::select! {
-        biased;
-        result = poll_fn(|cx| requests.poll_without_shutdown(cx)) => Some(result),
-        () = drain.begun.cancelled() => None,
-    };
-    let result = match served {
-        Some(result) => result,
-        None => {
-            Pin::new(&mut requests).graceful_shutdown();
-            tokio::select! {
-                result = poll_fn(|cx| requests.poll_without_shutdown(cx)) => result,
-                () = drain.over.cancelled() => return None,
+/// Serves requests until the connection ends, or becomes something else.
+async fn serve_http1(worker: Arc<Worker>, socket: Socket, client: SocketAddr) -> Option<(Socket, Upgraded)> {
+    let gateway = &worker.gateway;
+    let origin = Origin::new(client, false, &gateway.config);
+    let mut connection = Connection::new(socket);
+    loop {
+        let next = tokio::select! {
+            biased;
+            next = connection.next(gateway.config.idle_timeout()) => next,
+            () = gateway.drain.begun.cancelled() => Next::End,
+        };
+        let request = match next {
+            Next::Request(request) => request,
+            Next::End => return None,
+            Next::Http2 => return None,
+            Next::Refused(problem) => {
+                tracing::debug!(%client, %problem, "refused before it was a request");
+                let answer = answer::refusal(&problem);
+                connection.close_after();
+                let _ = say(&mut connection, answer.head, &answer.body, GOODBYE).await;
+                connection.finish(GOODBYE).await;
+                return None;
             }
+        };
+        if gateway.drain.has_begun() {
+            connection.close_after();
         }
-    };
-    let parts = requests.into_parts();
-    let began_a_head = !parts.read_buf.is_empty();
-    let mut socket = Socket::tcp(parts.io.into_inner());
-    match result {
-        Ok(()) if slot.is_full() => return Some(socket.with_ahead(parts.read_buf.to_vec())),
-        Ok(()) => {}
-        Err(error) if error.is_timeout() && began_a_head => say_timeout(&mut socket).await,
-        Err(error) => tracing::debug!(%client, %error, "connection"),
+        let outcome = tokio::select! {
+            biased;
+            outcome = respond(&worker, &origin, &mut connection, request) => outcome,
+            () = gateway.drain.over.cancelled() => Outcome::Cut,
+        };
+        match outcome {
+            Outcome::Answered if connection.is_reusable() => {}
+            Outcome::Answered => {
+                connection.finish(GOODBYE).await;
+                return None;
+            }
+            Outcome::Cut => {
+                connection.abort();
+                return None;
+            }
+            Outcome::Gone => return None,
+            Outcome::Upgraded(upgraded) => return Some((connection.into_socket(), upgraded)),
+        }
     }
-    // What the client has not read is still delivered; that it reads is its own affair.
-    let _ = timeout(HEAD_WITHIN, socket.shutdown()).await;
-    None
-}
-
-type Handled = BoxFuture<'static, Result<Response<Body>, Infallible>>;
-
-/// Boxed, so that a connection between requests carries no room for one.
-fn handle(worker: Arc<Worker>, origin: Arc<Origin>, slot: Slot, request: Request<Incoming>) -> Handled {
-    Box::pin(async move { Ok(respond(&worker, &origin, &slot, request).await) })
 }
 
 fn configure(stream: &TcpStream, gateway: &Gateway) {
@@ -189,17 +174,4 @@ fn configure(stream: &TcpStream, gateway: &Gateway) {
     let _ = socket.set_tcp_keepalive(&KEEPALIVE);
     // A client that takes nothing of an answer is dropped by the kernel. Twice the sessions' own limit, which knows why.
     let _ = socket.set_tcp_user_timeout(Some(2 * gateway.config.slow_client_timeout()));
-}
-
-async fn say_timeout(socket: &mut Socket) {
-    let code = ErrorCode::RequestTimeout;
-    let body = serde_json::to_vec(&Problem::from(code).body()).expect("a problem is plain JSON");
-    let mut headers = Headers::new();
-    headers.push("landfast-error", code.as_str());
-    headers.push("content-type", "application/problem+json");
-    headers.push("content-length", body.len().to_string());
-    headers.push("connection", "close");
-    let head = ResponseHead { status: code.status_or_500(), headers };
-    // A client that is gone needs no answer.
-    let _ = timeout(HEAD_WITHIN, write_all(socket, &[head.encode(), body].concat())).await;
 }

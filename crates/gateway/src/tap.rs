@@ -103,6 +103,11 @@ impl<S> Tap<S> {
         (self.bytes_up, self.bytes_down)
     }
 
+    /// Whether the client has said that it closes.
+    pub(crate) const fn client_closed(&self) -> bool {
+        self.up.saw_close()
+    }
+
     /// Why the client's side has ended.
     pub(crate) const fn cause(&self) -> Cause {
         match self.fate {

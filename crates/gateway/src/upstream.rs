@@ -1,40 +1,47 @@
-//! Connections to upstreams that are kept for the next request.
+//! Connections to upstreams, and those of them that are kept for the next request.
 //!
-//! A dial through a relay costs two round trips. What may be used again is decided by the key alone: the instance, its
-//! generation and the place inside it. So a kept socket can never reach another life of an instance, whatever happened
-//! to the routes meanwhile; it only grows old and is dropped.
+//! A dial through a relay costs some round trips. What may be used again is decided by the key alone: the instance, its
+//! generation and the place inside it. So a kept connection can never reach another life of an instance, whatever
+//! happened to the routes meanwhile; it only grows old and is dropped.
 //!
 //! There is one pool for each worker, because a socket belongs to the runtime that polls it. Its lock is never held
 //! across an await, and never contended.
 
 use std::collections::HashMap;
 use std::fmt;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::{Request, Response};
-use hyper::body::{Body as HttpBody, Bytes, Frame, Incoming, SizeHint};
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper_util::rt::TokioIo;
-use landfast_core::InstanceId;
 use landfast_core::record::Generation;
+use landfast_core::route::Route;
+use landfast_core::{ErrorCode, InstanceId};
 use landfast_net::relay::Target;
 use landfast_net::socket::Socket;
-use tokio::time::Instant;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout};
 
-use crate::body::Upload;
+use crate::gateway::Gateway;
+use crate::pipe::Pipe;
 
 /// How long an idle connection is kept: longer than the pause between two calls of a program that polls, shorter than
 /// the time after which the other side drops it.
 const IDLE: Duration = Duration::from_secs(20);
 
 /// The most idle connections for one key: as many as a page opens at once, with room.
-const IDLE_PER_KEY: usize = 32;
+const IDLE_PER_KEY: usize = 128;
 
-/// The most idle connections of one worker: each is a descriptor here, two at the relay and one at the agent.
+/// The most idle connections of one worker: each is a descriptor here, and another one at the far end.
 const IDLE_TOTAL: usize = 1024;
+
+/// How long a server that is reached without an agent may take to accept: as long as a node.
+const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+
+/// How long a place inside an instance may take to open: the agent holds who asks for a service that starts for 5 s.
+const OPEN_WITHIN: Duration = Duration::from_secs(10);
 
 /// What makes two connections interchangeable.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -43,6 +50,23 @@ pub(crate) enum Key {
     Instance(InstanceId, Generation, Target),
     /// An API server, by its address.
     Api(String),
+}
+
+/// A connection that requests are sent on, one after the other.
+#[derive(Debug)]
+pub(crate) struct Upstream {
+    io: Io,
+    key: Key,
+    /// Whether it was kept from an earlier request, and may have ended meanwhile.
+    is_kept: bool,
+    /// What was read and not yet understood.
+    pub(crate) input: Vec<u8>,
+}
+
+#[derive(Debug)]
+enum Io {
+    Direct(Socket),
+    Piped(Pipe),
 }
 
 /// One worker's idle connections.
@@ -59,52 +83,119 @@ struct Idle {
 }
 
 struct Kept {
-    sender: SendRequest<Upload>,
+    upstream: Upstream,
     since: Instant,
 }
 
-/// A connection that a request may be sent on.
-#[derive(Debug)]
-pub(crate) struct Connection {
-    key: Key,
-    sender: SendRequest<Upload>,
-    pool: Pool,
-    is_kept: bool,
-}
-
-/// Why a request brought no answer.
-#[derive(Debug)]
-pub(crate) enum SendError {
-    /// The connection was gone before a byte of it was sent: here it is again.
-    NotSent(Box<Request<Upload>>),
-    /// The connection was lost after that. It may have run.
-    Lost(hyper::Error),
-}
-
-/// The body of an answer. Its connection goes back to the pool after the last byte.
-#[derive(Debug)]
-pub(crate) struct Answer {
-    incoming: Incoming,
-    connection: Option<Connection>,
-}
-
-impl Pool {
-    /// An idle connection for `key`, the one used last.
-    pub(crate) fn take(&self, key: &Key) -> Option<Connection> {
-        let sender = self.lock().take(key)?;
-        Some(Connection { key: key.clone(), sender, pool: self.clone(), is_kept: true })
-    }
-
-    /// Makes a connected socket ready for requests. Must be called on the pool's own runtime.
+impl Upstream {
+    /// Connects to a place in an instance.
+    ///
+    /// Cancel safe.
     ///
     /// # Errors
     ///
-    /// hyper's; nothing was sent.
-    pub(crate) async fn open(&self, key: Key, socket: Socket) -> hyper::Result<Connection> {
-        let (sender, connection) = http1::Builder::new().handshake(TokioIo::new(socket)).await?;
-        // Ends with the sender, or with the socket; what failed is told where the answer is awaited.
-        tokio::spawn(connection);
-        Ok(Connection { key, sender, pool: self.clone(), is_kept: false })
+    /// Why there is no connection; nothing was started.
+    pub(crate) async fn open(gateway: &Arc<Gateway>, route: &Route, target: Target) -> Result<Self, ErrorCode> {
+        let io = match direct(route, target)? {
+            Some(address) => Io::Direct(connect(address).await?),
+            None => {
+                let opened = timeout(OPEN_WITHIN, Pipe::open(gateway, route, target)).await;
+                Io::Piped(opened.unwrap_or(Err(ErrorCode::NodeUnreachable))?)
+            }
+        };
+        Ok(Self::new(io, Key::Instance(route.instance, route.generation, target)))
+    }
+
+    /// Connects to an API server.
+    ///
+    /// # Errors
+    ///
+    /// `upstream.refused` or `upstream.timeout`; nothing was started.
+    pub(crate) async fn api(address: &str) -> Result<Self, ErrorCode> {
+        Ok(Self::new(Io::Direct(connect(address).await?), Key::Api(address.to_owned())))
+    }
+
+    const fn new(io: Io, key: Key) -> Self {
+        Self { io, key, is_kept: false, input: Vec::new() }
+    }
+
+    /// Whether it was kept from an earlier request: then its end says nothing about the server.
+    pub(crate) const fn is_kept(&self) -> bool {
+        self.is_kept
+    }
+
+    /// The connection alone, for what follows an upgrade; only one without an agent has a socket.
+    pub(crate) fn into_socket(self) -> Option<Socket> {
+        match self.io {
+            Io::Direct(socket) => Some(socket.with_ahead(self.input)),
+            Io::Piped(_) => None,
+        }
+    }
+
+    fn seems_open(&self) -> bool {
+        match &self.io {
+            Io::Direct(socket) => socket.seems_quiet(),
+            Io::Piped(pipe) => pipe.is_open(),
+        }
+    }
+
+    fn is_open(&self) -> bool {
+        match &self.io {
+            Io::Direct(socket) => socket.is_quiet(),
+            Io::Piped(pipe) => pipe.is_open(),
+        }
+    }
+}
+
+/// Where a service is reached without an agent; `None` if it is reached through one.
+///
+/// # Errors
+///
+/// That it cannot be reached at all.
+pub(crate) fn direct(route: &Route, target: Target) -> Result<Option<&str>, ErrorCode> {
+    let service = match target {
+        Target::Service(name) => Some(route.services.get(&name).ok_or(ErrorCode::ServiceUnknown)?),
+        Target::Agent | Target::Port(_) => None,
+    };
+    match service.and_then(|service| service.address.as_deref()) {
+        Some(address) => Ok(Some(address)),
+        // An external instance without an agent has its services' addresses, and nothing else.
+        None if route.address.is_none() && route.node.is_none() => Err(ErrorCode::ServiceUnknown),
+        None => Ok(None),
+    }
+}
+
+async fn connect(address: &str) -> Result<Socket, ErrorCode> {
+    match timeout(CONNECT_WITHIN, TcpStream::connect(address)).await {
+        Ok(Ok(stream)) => Ok(Socket::tcp(stream)),
+        Ok(Err(error)) => {
+            tracing::debug!(address, %error, "a server cannot be reached");
+            Err(ErrorCode::UpstreamRefused)
+        }
+        Err(_) => Err(ErrorCode::UpstreamTimeout),
+    }
+}
+
+impl Pool {
+    /// An idle connection for `key`, the one used last. With `surely` the kernel is asked whether it has ended: for
+    /// requests that cannot be repeated if it has.
+    pub(crate) fn take(&self, key: &Key, surely: bool) -> Option<Upstream> {
+        let mut idle = self.lock();
+        loop {
+            let upstream = idle.take(key)?;
+            if upstream.seems_open() && (!surely || upstream.is_open()) {
+                return Some(upstream);
+            }
+        }
+    }
+
+    /// Keeps a connection whose last answer was read to its end.
+    pub(crate) fn put(&self, mut upstream: Upstream) {
+        if upstream.input.is_empty() && upstream.seems_open() {
+            upstream.is_kept = true;
+            upstream.input = Vec::new();
+            self.lock().put(Kept { upstream, since: Instant::now() });
+        }
     }
 
     /// Drops what has grown old, again and again; the worker's own task.
@@ -115,12 +206,6 @@ impl Pool {
         }
     }
 
-    fn put_back(&self, key: Key, sender: SendRequest<Upload>) {
-        if !sender.is_closed() {
-            self.lock().put(key, Kept { sender, since: Instant::now() });
-        }
-    }
-
     fn lock(&self) -> std::sync::MutexGuard<'_, Idle> {
         // Nothing in here can be half done: a panic elsewhere does not make the list wrong.
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
@@ -128,23 +213,19 @@ impl Pool {
 }
 
 impl Idle {
-    fn take(&mut self, key: &Key) -> Option<SendRequest<Upload>> {
-        let kept = self.by_key.get_mut(key)?;
-        let before = kept.len();
-        kept.retain(|kept| !kept.sender.is_closed());
-        // One whose last request is still being sent, though it was answered, is not ready: leave it.
-        let ready = kept.iter().rposition(|kept| kept.sender.is_ready());
-        let taken = ready.map(|at| kept.remove(at).sender);
-        self.total -= before - kept.len();
-        if kept.is_empty() {
-            self.by_key.remove(key);
-        }
-        taken
+    fn take(&mut self, key: &Key) -> Option<Upstream> {
+        // An empty list stays for the connection that comes back in a moment; the sweep takes those that do not.
+        let kept = self.by_key.get_mut(key)?.pop()?;
+        self.total -= 1;
+        Some(kept.upstream)
     }
 
-    fn put(&mut self, key: Key, fresh: Kept) {
+    fn put(&mut self, fresh: Kept) {
         let is_full = self.total >= IDLE_TOTAL;
-        let kept = self.by_key.entry(key).or_default();
+        let kept = match self.by_key.get_mut(&fresh.upstream.key) {
+            Some(kept) => kept,
+            None => self.by_key.entry(fresh.upstream.key.clone()).or_default(),
+        };
         if kept.len() >= IDLE_PER_KEY || (is_full && !kept.is_empty()) {
             // The newest is the likeliest to live.
             kept.remove(0);
@@ -157,7 +238,7 @@ impl Idle {
 
     fn sweep(&mut self, now: Instant) {
         self.by_key.retain(|_, kept| {
-            kept.retain(|kept| !kept.sender.is_closed() && now - kept.since < IDLE);
+            kept.retain(|kept| kept.upstream.seems_open() && now - kept.since < IDLE);
             !kept.is_empty()
         });
         self.total = self.by_key.values().map(Vec::len).sum();
@@ -170,146 +251,42 @@ impl fmt::Debug for Idle {
     }
 }
 
-impl Connection {
-    /// Whether it was kept from an earlier request, and may have ended meanwhile.
-    pub(crate) const fn is_kept(&self) -> bool {
-        self.is_kept
-    }
-
-    /// Sends a request and waits for the head of its answer.
-    ///
-    /// Cancel safe in that the connection is dropped; the request may have run.
-    ///
-    /// # Errors
-    ///
-    /// [`SendError`].
-    pub(crate) async fn send(mut self, request: Request<Upload>) -> Result<Response<Answer>, SendError> {
-        match self.sender.try_send_request(request).await {
-            Ok(response) => Ok(response.map(|incoming| Answer { incoming, connection: Some(self) }.rested())),
-            Err(mut error) => Err(match error.take_message() {
-                Some(request) => SendError::NotSent(Box::new(request)),
-                None => SendError::Lost(error.into_error()),
-            }),
-        }
-    }
-
-    fn rest(self) {
-        self.pool.put_back(self.key, self.sender);
-    }
-}
-
-impl Answer {
-    /// Gives the connection back at once if the answer has no body.
-    fn rested(mut self) -> Self {
-        if self.incoming.is_end_stream() {
-            self.rest();
-        }
-        self
-    }
-
-    fn rest(&mut self) {
-        if let Some(connection) = self.connection.take() {
-            connection.rest();
+impl AsyncRead for Upstream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match &mut self.io {
+            Io::Direct(socket) => Pin::new(socket).poll_read(cx, buf),
+            Io::Piped(pipe) => Pin::new(pipe).poll_read(cx, buf),
         }
     }
 }
 
-impl HttpBody for Answer {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let frame = ready!(Pin::new(&mut self.incoming).poll_frame(cx));
-        match &frame {
-            Some(Ok(_)) if !self.incoming.is_end_stream() => {}
-            Some(Ok(_)) | None => self.rest(),
-            Some(Err(_)) => self.connection = None,
+impl AsyncWrite for Upstream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match &mut self.io {
+            Io::Direct(socket) => Pin::new(socket).poll_write(cx, buf),
+            Io::Piped(pipe) => Pin::new(pipe).poll_write(cx, buf),
         }
-        Poll::Ready(frame)
     }
 
-    fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use http_body_util::BodyExt;
-    use landfast_net::random;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::{TcpListener, TcpStream};
-
-    use super::*;
-
-    /// A server that answers every request on every connection with "ok".
-    async fn server() -> std::net::SocketAddr {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        tokio::spawn(async move {
-            while let Ok((mut stream, _)) = listener.accept().await {
-                tokio::spawn(async move {
-                    let mut heard = [0; 4096];
-                    while stream.read(&mut heard).await.is_ok_and(|n| n > 0) {
-                        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await.unwrap();
-                    }
-                });
-            }
-        });
-        address
-    }
-
-    async fn open(pool: &Pool, key: &Key, address: std::net::SocketAddr) -> Connection {
-        pool.open(key.clone(), Socket::tcp(TcpStream::connect(address).await.unwrap())).await.unwrap()
-    }
-
-    /// Sends a request and reads its answer to the end.
-    async fn ask(connection: Connection) {
-        let answer = connection.send(Request::new(Upload::empty())).await.unwrap();
-        assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "ok");
-    }
-
-    #[tokio::test]
-    async fn a_kept_connection_serves_its_key_and_no_other_generation_or_place() {
-        let (pool, address, id) = (Pool::default(), server().await, random::instance_id());
-        let key = |generation, target| Key::Instance(id, Generation(generation), target);
-        ask(open(&pool, &key(1, Target::Agent), address).await).await;
-        assert!(pool.take(&key(2, Target::Agent)).is_none());
-        assert!(pool.take(&key(1, Target::Port(80))).is_none());
-        let kept = pool.take(&key(1, Target::Agent)).expect("kept");
-        assert!(kept.is_kept());
-        assert!(pool.take(&key(1, Target::Agent)).is_none(), "it is given to one at a time");
-        ask(kept).await;
-        assert!(pool.take(&key(1, Target::Agent)).is_some());
-    }
-
-    #[tokio::test]
-    async fn a_connection_whose_answer_was_not_read_is_not_kept() {
-        let (pool, address, key) = (Pool::default(), server().await, Key::Api("x".into()));
-        let answer = open(&pool, &key, address).await.send(Request::new(Upload::empty())).await.unwrap();
-        drop(answer);
-        assert!(pool.take(&key).is_none());
-    }
-
-    #[tokio::test]
-    async fn what_is_kept_is_bounded_and_grows_old() {
-        let (pool, address, key) = (Pool::default(), server().await, Key::Api("x".into()));
-        let mut connections = Vec::new();
-        for _ in 0..IDLE_PER_KEY + 5 {
-            connections.push(open(&pool, &key, address).await);
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.io {
+            Io::Direct(socket) => Pin::new(socket).poll_write_vectored(cx, bufs),
+            Io::Piped(pipe) => Pin::new(pipe).poll_write_vectored(cx, bufs),
         }
-        for connection in connections {
-            ask(connection).await;
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.io {
+            Io::Direct(socket) => Pin::new(socket).poll_shutdown(cx),
+            Io::Piped(pipe) => Pin::new(pipe).poll_shutdown(cx),
         }
-        let mut idle = pool.lock();
-        assert_eq!(idle.total, IDLE_PER_KEY);
-        idle.sweep(Instant::now());
-        assert_eq!(idle.total, IDLE_PER_KEY);
-        idle.sweep(Instant::now() + IDLE);
-        assert_eq!((idle.total, idle.by_key.len()), (0, 0));
     }
 }

@@ -13,8 +13,8 @@ use landfast_core::link::ProtocolError;
 use landfast_core::session::{Effect, Session};
 use landfast_core::time::Instant;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::time::Sleep;
 
+use crate::alarm::Alarm;
 use crate::clock;
 use crate::scratch;
 use crate::socket::Socket;
@@ -59,23 +59,12 @@ impl fmt::Display for LinkLoss {
     }
 }
 
-/// The timer of one session, kept between the calls of [`Carrier::carry`].
-#[derive(Debug)]
+/// What is kept between the calls of [`Carrier::carry`].
+#[derive(Debug, Default)]
 pub struct Carrier {
-    timer: Pin<Box<Sleep>>,
-    armed: Option<Instant>,
+    alarm: Alarm,
     /// The event for our CLOSE was given for the present link.
     told_finished: bool,
-}
-
-impl Default for Carrier {
-    fn default() -> Self {
-        Self {
-            timer: Box::pin(tokio::time::sleep_until(clock::to_tokio(Instant::ZERO))),
-            armed: None,
-            told_finished: false,
-        }
-    }
 }
 
 impl Carrier {
@@ -106,19 +95,12 @@ impl Carrier {
         (finished && !told).then_some(Event::Finished)
     }
 
-    /// Lets the machine do what time has made due, and sleeps until the next deadline. A deadline that moved later is
-    /// not worth touching the timer for: it fires once in vain.
+    /// Lets the machine do what time has made due, and sleeps until the next deadline.
     fn poll_timer(&mut self, cx: &mut Context<'_>, session: &mut Session) -> Option<Event> {
         loop {
-            let next = session.next_deadline()?;
-            if self.armed.is_none_or(|armed| next < armed) {
-                self.timer.as_mut().reset(clock::to_tokio(next));
-                self.armed = Some(next);
-            }
-            if self.timer.as_mut().poll(cx).is_pending() {
+            if self.alarm.poll(cx, session.next_deadline()?).is_pending() {
                 return None;
             }
-            self.armed = None;
             if session.poll(clock::now()) == Some(Effect::LinkDead) {
                 return Some(Event::LinkLost(LinkLoss::Dead));
             }

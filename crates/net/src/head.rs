@@ -118,6 +118,20 @@ impl Headers {
         self.lines.retain(|line| keep(line.name(text), line.value(text)));
     }
 
+    /// Rewrites lines where they stand: nothing leaves a line as it is, `Some(None)` takes it away.
+    pub fn edit(&mut self, change: impl Fn(&str, &[u8]) -> Option<Option<String>>) {
+        let Self { text, lines } = self;
+        lines.retain_mut(|line| match change(line.name(text), line.value(text)) {
+            None => true,
+            Some(None) => false,
+            Some(Some(value)) => {
+                line.value = (offset(text.len()), offset(value.len()));
+                text.extend_from_slice(value.as_bytes());
+                true
+            }
+        });
+    }
+
     /// Adds a line at the end.
     ///
     /// # Panics
@@ -251,6 +265,11 @@ impl RequestHead {
     ///
     /// [`HeadError::Malformed`].
     pub fn parse(bytes: &[u8]) -> Result<Option<(Self, usize)>, HeadError> {
+        Ok(Self::parse_versioned(bytes)?.map(|(head, len, _)| (head, len)))
+    }
+
+    /// As [`Self::parse`], with the version: whether it was HTTP/1.1, and not 1.0.
+    pub(crate) fn parse_versioned(bytes: &[u8]) -> Result<Option<(Self, usize, bool)>, HeadError> {
         let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
         let mut request = httparse::Request::new(&mut headers);
         match request.parse(bytes).map_err(HeadError::Malformed)? {
@@ -259,12 +278,13 @@ impl RequestHead {
                 let (Some(method), Some(target)) = (request.method, request.path) else {
                     return Err(HeadError::Malformed(httparse::Error::Token));
                 };
+                let is_http11 = request.version == Some(1);
                 let head = Self {
                     method: method.to_owned(),
                     target: target.to_owned(),
                     headers: Headers::of(&bytes[..len], request.headers),
                 };
-                Ok(Some((head, len)))
+                Ok(Some((head, len, is_http11)))
             }
         }
     }
@@ -303,6 +323,11 @@ impl ResponseHead {
     ///
     /// [`HeadError::Malformed`].
     pub fn parse(bytes: &[u8]) -> Result<Option<(Self, usize)>, HeadError> {
+        Ok(Self::parse_versioned(bytes)?.map(|(head, len, _)| (head, len)))
+    }
+
+    /// As [`Self::parse`], with the version: whether it was HTTP/1.1, and not 1.0.
+    pub(crate) fn parse_versioned(bytes: &[u8]) -> Result<Option<(Self, usize, bool)>, HeadError> {
         let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
         let mut response = httparse::Response::new(&mut headers);
         match response.parse(bytes).map_err(HeadError::Malformed)? {
@@ -310,7 +335,8 @@ impl ResponseHead {
             httparse::Status::Complete(len) => {
                 let status = response.code.filter(|code| (100..1000).contains(code));
                 let status = status.ok_or(HeadError::Malformed(httparse::Error::Status))?;
-                Ok(Some((Self { status, headers: Headers::of(&bytes[..len], response.headers) }, len)))
+                let is_http11 = response.version == Some(1);
+                Ok(Some((Self { status, headers: Headers::of(&bytes[..len], response.headers) }, len, is_http11)))
             }
         }
     }

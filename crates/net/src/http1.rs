@@ -41,8 +41,8 @@ pub struct Received {
 ///
 /// What is wrong with it, for its sender. The connection cannot be trusted after it.
 pub fn read_request(bytes: &[u8]) -> Result<Option<(Received, usize)>, Problem> {
-    let parsed = RequestHead::parse(bytes).map_err(|error| malformed(&error))?;
-    let Some((mut head, len)) = parsed else {
+    let parsed = RequestHead::parse_versioned(bytes).map_err(|error| malformed(&error))?;
+    let Some((mut head, len, is_http11)) = parsed else {
         if bytes.len() >= HEAD_MAX {
             return Err(ErrorCode::LimitHeader.into());
         }
@@ -54,16 +54,32 @@ pub fn read_request(bytes: &[u8]) -> Result<Option<(Received, usize)>, Problem> 
     if has_bare_line_feed(&bytes[..len]) {
         return Err(invalid("A line ends without a carriage return."));
     }
-    let is_http11 = bytes[..len].split(|&byte| byte == b'\n').any(|line| line.ends_with(b" HTTP/1.1\r"));
     check_host(&mut head, is_http11)?;
     let framing = request_framing(&head, is_http11)?;
-    let headers = &head.headers;
-    let keep_alive = if is_http11 {
-        !headers.has_token("connection", "close")
-    } else {
-        headers.has_token("connection", "keep-alive") && !headers.has_token("connection", "close")
-    };
+    let keep_alive = keeps_alive(&head.headers, is_http11);
     Ok(Some((Received { head, is_http11, framing, keep_alive }, len)))
+}
+
+/// An answer's head with what it says of the connection.
+#[derive(Debug)]
+pub struct Answered {
+    /// The head.
+    pub head: ResponseHead,
+    /// Whether the connection may serve another request after it.
+    pub keep_alive: bool,
+}
+
+/// Reads an answer's head from the front of `bytes`: it and its length, or `None` if more bytes are needed.
+///
+/// # Errors
+///
+/// [`HeadError`].
+pub fn read_answer(bytes: &[u8]) -> Result<Option<(Answered, usize)>, HeadError> {
+    let Some((head, len, is_http11)) = ResponseHead::parse_versioned(bytes)? else {
+        return if bytes.len() >= HEAD_MAX { Err(HeadError::TooLarge) } else { Ok(None) };
+    };
+    let keep_alive = keeps_alive(&head.headers, is_http11);
+    Ok(Some((Answered { head, keep_alive }, len)))
 }
 
 /// How the body of an answer to `method` is delimited (RFC 9112, section 6.3).
@@ -146,6 +162,11 @@ impl BodyReader {
         trailers.retain(|name, _| !is_forbidden_trailer(name));
         Ok(Some(trailers).filter(|trailers| !trailers.is_empty()))
     }
+}
+
+fn keeps_alive(headers: &Headers, is_http11: bool) -> bool {
+    let asked = |token| headers.has_token("connection", token);
+    !asked("close") && (is_http11 || asked("keep-alive"))
 }
 
 fn malformed(error: &HeadError) -> Problem {

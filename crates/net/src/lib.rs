@@ -2,6 +2,7 @@
 //!
 //! Everything that decides is in `landfast-core`; what is here moves bytes and keeps time.
 
+pub mod alarm;
 pub mod carry;
 pub mod clock;
 pub mod copy;
@@ -16,6 +17,6 @@ pub mod link;
 pub mod random;
 pub mod relay;
 pub mod role;
-mod scratch;
+pub mod scratch;
 pub mod secret;
 pub mod socket;

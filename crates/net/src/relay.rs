@@ -281,7 +281,7 @@ mod tests {
         assert!(error.detail.contains("landfast-generation"));
         let error = parse(format!("CONNECT {instance}:agent HTTP/1.1\r\nlandfast-generation: 1\r\n\r\n"));
         assert_eq!(error.code, ErrorCode::AuthForbidden);
-        let error = parse(format!("CONNECT {instance}:http HTTP/1.1\r\n\r\n"));
+        let error = parse(format!("CONNECT {instance}:99999 HTTP/1.1\r\n\r\n"));
         assert!(error.detail.contains("port"));
     }
 }

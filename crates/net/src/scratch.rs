@@ -16,6 +16,6 @@ thread_local! {
 /// # Panics
 ///
 /// If `f` asks for it again.
-pub(crate) fn with<T>(f: impl FnOnce(&mut [u8]) -> T) -> T {
+pub fn with<T>(f: impl FnOnce(&mut [u8]) -> T) -> T {
     SCRATCH.with_borrow_mut(|scratch| f(scratch))
 }

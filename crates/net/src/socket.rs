@@ -6,7 +6,7 @@
 use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, RawFd};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -86,6 +86,17 @@ impl Socket {
         if let Stream::Tcp(stream) = &self.stream {
             let _ = socket2::SockRef::from(stream).set_linger(Some(std::time::Duration::ZERO));
         }
+    }
+
+    /// Whether the runtime has heard of nothing to read, which costs no call of the kernel; [`Self::is_quiet`] knows for
+    /// certain.
+    pub fn seems_quiet(&self) -> bool {
+        let cx = &mut Context::from_waker(Waker::noop());
+        self.ahead.is_empty()
+            && match &self.stream {
+                Stream::Tcp(stream) => stream.poll_read_ready(cx).is_pending(),
+                Stream::Unix(stream) => stream.poll_read_ready(cx).is_pending(),
+            }
     }
 
     /// Whether bytes may wait to be read, or the end was seen: what a pool must know before it hands out an idle socket.

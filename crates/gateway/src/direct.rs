@@ -1,0 +1,98 @@
+//! WebSockets to servers that are reached without an agent: both ends hold one connection each, and the gateway stands
+//! between them.
+//!
+//! Nobody on the other side can resume, so the loss of the server's connection is the end. What is left to do well is to
+//! say so: with a close frame where one may stand, and the one true cause.
+
+use std::sync::Arc;
+
+use landfast_core::reason::Cause;
+use landfast_core::record::Generation;
+use landfast_core::redial::Presence;
+use landfast_core::{ErrorCode, InstanceId};
+use landfast_net::copy::{Copied, Ended, copy_both};
+use landfast_net::socket::Socket;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
+
+use crate::access::Record;
+use crate::auth::Access;
+use crate::gateway::Gateway;
+use crate::routes::Entry;
+use crate::tap::Tap;
+use crate::upstream::Upstream;
+
+/// A WebSocket whose client is about to get its 101, or has it.
+#[derive(Debug)]
+pub(crate) struct Direct {
+    gateway: Arc<Gateway>,
+    access: Arc<Access>,
+    upstream: Socket,
+    /// Held so that it hears all news.
+    _entry: Arc<Entry>,
+    news: watch::Receiver<Presence>,
+    generation: Generation,
+}
+
+impl Direct {
+    /// Takes over a connection on which a server has just said 101.
+    ///
+    /// # Errors
+    ///
+    /// `registry.unavailable`, or `internal` for a connection that is none.
+    pub(crate) async fn new(
+        gateway: &Arc<Gateway>,
+        access: Arc<Access>,
+        upstream: Upstream,
+        instance: InstanceId,
+        generation: Generation,
+    ) -> Result<Self, ErrorCode> {
+        let entry = gateway.routes.hold(instance).await?;
+        let upstream = upstream.into_socket().ok_or(ErrorCode::Internal)?;
+        let news = entry.news();
+        Ok(Self { gateway: Arc::clone(gateway), access, upstream, _entry: entry, news, generation })
+    }
+
+    /// Copies until either side ends, and tells the client why.
+    pub(crate) async fn run<S>(mut self: Box<Self>, client: S, mut record: Box<Record>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let mut tap = Tap::new(client, self.gateway.config.slow_client_timeout());
+        let cause = self.wait(&mut tap).await;
+        (record.up, record.down) = tap.bytes();
+        record.generation = Some(self.generation);
+        let close = cause.close();
+        record.cause = Some(close.code);
+        drop(self.upstream);
+        if !matches!(cause, Cause::ClientClosed | Cause::ClientLost) {
+            let goodbye = tap.end(close.code, &close.reason).await;
+            tracing::debug!(code = close.code.as_str(), ?goodbye, "session ended");
+        }
+    }
+
+    async fn wait<S: AsyncRead + AsyncWrite + Unpin>(&mut self, tap: &mut Tap<S>) -> Cause {
+        let expiry_counts = self.gateway.config.end_sessions_at_expiry;
+        tokio::select! {
+            biased;
+            cause = self.access.ended(expiry_counts) => cause,
+            () = self.gateway.drain.over.cancelled() => Cause::GatewayDraining,
+            cause = ended(&mut self.news) => cause,
+            Copied { ended_by, .. } = copy_both(tap, &mut self.upstream) => match ended_by {
+                Ended::First(_) => tap.cause(),
+                Ended::Clean if tap.client_closed() => Cause::ClientClosed,
+                Ended::Clean | Ended::Second(_) => Cause::Redial(ErrorCode::UpstreamLost),
+            },
+        }
+    }
+}
+
+/// Waits until the instance has ended. That it lives on elsewhere is no reason to cut what still works.
+async fn ended(news: &mut watch::Receiver<Presence>) -> Cause {
+    let seen = news.wait_for(|presence| matches!(presence, Presence::Ended(_))).await.map(|presence| *presence);
+    match seen {
+        Ok(Presence::Ended(code)) => Cause::Redial(code),
+        // The entry that is held keeps the sender.
+        Ok(_) | Err(_) => std::future::pending().await,
+    }
+}
