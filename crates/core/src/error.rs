@@ -120,6 +120,10 @@ error_table! {
         "There is nothing at this path." "Compare the path with the API reference.";
     RequestMethod "request.method" 405 - Never Client
         "This path does not take this method." "Use a method the Allow header lists.";
+    RequestVersion "request.version" 505 - Never Client
+        "This HTTP version is not spoken here." "Use HTTP/1.1 or HTTP/2.";
+    RequestExpectation "request.expectation" 417 - Never Client
+        "This expectation cannot be met." "Send Expect: 100-continue, or none.";
     RequestConflict "request.conflict" 409 - Safe Client
         "Another request changed the same record first." "Read the record again and repeat the change.";
     RequestKeyReused "request.key_reused" 422 - Never Client
@@ -150,6 +154,10 @@ error_table! {
         "The instance is moving to another node." "Try again shortly.";
     InstanceWaking "instance.waking" 503 1013 Safe Platform
         "The instance is waking." "Try again shortly.";
+    InstanceSleeping "instance.sleeping" 409 - Never Client
+        "The instance is asleep." "Wake it with `landfast wake`, or send it a request.";
+    SleepRefused "sleep.refused" 409 - Never Client
+        "The instance cannot be put to sleep." "Choose a running instance that a node of the cell runs.";
     MoveRefused "move.refused" 409 - Never Client
         "The instance cannot be moved there." "Choose a running instance and a live node on the same host.";
     MoveFailed "move.failed" 502 - Safe Platform
@@ -192,6 +200,10 @@ error_table! {
         "Nothing listens on this port of the instance." "Start the program, or check the port.";
     UpstreamLost "upstream.lost" 502 1014 IfIdempotent Instance
         "The connection to the instance's program was lost." "Repeat the request if that is safe.";
+    UpstreamEnded "upstream.ended" - 1000 Never Nobody
+        "The instance's program ended the connection." "Nothing to do; connect again to say more.";
+    UpstreamProtocol "upstream.protocol" 502 1014 Never Instance
+        "The instance's program answered with something that is not HTTP." "Look at the program's log; the detail says what came.";
     UpstreamTimeout "upstream.timeout" 504 1014 IfIdempotent Instance
         "The instance's program did not answer in time." "Repeat the request if that is safe.";
     UpstreamChanged "upstream.changed" 502 1012 Never Instance
