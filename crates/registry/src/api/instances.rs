@@ -230,7 +230,7 @@ fn check_labels(field: &str, labels: &BTreeMap<String, String>) -> Result<(), Pr
 fn is_settled(instance: &Instance) -> Option<()> {
     match instance.phase {
         Phase::Pending | Phase::Starting => None,
-        Phase::Running | Phase::Moving => Some(()),
+        Phase::Running | Phase::Moving | Phase::Sleeping => Some(()),
         Phase::Stopped | Phase::Failed | Phase::Lost | Phase::Deleted => (!will_restart(instance)).then_some(()),
     }
 }
