@@ -932,7 +932,7 @@ mod tests {
                             let _ = match event {
                                 Event::Fail(_) => lifecycle::failed(record, owner, record.generation, "it died", unix),
                                 Event::Start(_) => lifecycle::started(record, owner, record.generation),
-                                Event::Sleep(_) if unix % 2 == 0 => lifecycle::desire_sleeping(record),
+                                Event::Sleep(_) if unix.is_multiple_of(2) => lifecycle::desire_sleeping(record),
                                 Event::Sleep(_) => lifecycle::asleep(record, owner, record.generation),
                                 Event::Wake(_) => lifecycle::desire_awake(record),
                                 _ => lifecycle::desire_deleted(record),
