@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use landfast_core::record::Generation;
-use landfast_core::{ErrorCode, InstanceId, Problem};
+use landfast_core::record::{Generation, Service};
+use landfast_core::{ErrorCode, InstanceId, Problem, ServiceName};
 
 /// An agent's configuration. Its node makes it; no person does.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +21,8 @@ pub struct Config {
     pub home: PathBuf,
     /// The environment of every process, over the agent's own and beneath the process's.
     pub env: BTreeMap<String, String>,
+    /// The servers inside the instance.
+    pub services: BTreeMap<ServiceName, Service>,
     /// What it holds at most.
     pub limits: Limits,
     /// Whether the agent has its process to itself. It then takes in the instance's orphans, which means waiting for every
@@ -48,6 +50,21 @@ impl Default for Limits {
 }
 
 impl Config {
+    /// An agent beside others in one process, with nothing in its environment and no services.
+    pub fn new(instance: InstanceId, generation: Generation, run: PathBuf, state: PathBuf, home: PathBuf) -> Self {
+        Self {
+            instance,
+            generation,
+            run,
+            state,
+            home,
+            env: BTreeMap::new(),
+            services: BTreeMap::new(),
+            limits: Limits::default(),
+            is_alone: false,
+        }
+    }
+
     /// Reads the arguments that a node passes: `--instance`, `--generation`, `--run`, `--state`, `--home` once each, and
     /// `--env NAME=VALUE` any number of times.
     ///
@@ -71,16 +88,10 @@ impl Config {
         let instance = instance.parse().map_err(|error| invalid(format!("--instance {instance}: {error}.")))?;
         let generation = take("--generation")?;
         let generation = generation.parse().map_err(|error| invalid(format!("--generation {generation}: {error}.")))?;
-        let config = Self {
-            instance,
-            generation: Generation(generation),
-            run: take("--run")?.into(),
-            state: take("--state")?.into(),
-            home: take("--home")?.into(),
-            env,
-            limits: Limits::default(),
-            is_alone: true,
-        };
+        let generation = Generation(generation);
+        let (run, state, home) = (take("--run")?, take("--state")?, take("--home")?);
+        let config =
+            Self { env, is_alone: true, ..Self::new(instance, generation, run.into(), state.into(), home.into()) };
         match single.keys().next() {
             None => Ok(config),
             Some(name) => Err(invalid(format!("{name} is no argument of an agent."))),

@@ -26,6 +26,7 @@ mod record;
 mod runner;
 mod scan;
 mod screen;
+mod service;
 mod sessions;
 mod spawn;
 mod table;

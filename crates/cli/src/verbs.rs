@@ -44,7 +44,7 @@ pub(crate) async fn create(client: &Client, create: Create, paint: Paint) -> Res
     let instance = client.create_instance(&wish, create.wait).await?;
     answer(create.output.format, &instance, || instance.id.to_string());
     match instance.phase {
-        Phase::Running | Phase::Moving => {
+        Phase::Running | Phase::Moving | Phase::Sleeping => {
             if create.output.format == Format::Text && crate::terminal::is_seen() {
                 eprintln!("{}", paint.faint(&format!("landfast exec -t {} gives a shell in it", instance.id)));
             }

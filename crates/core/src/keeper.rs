@@ -1,5 +1,5 @@
-//! What the registry's keeper does by itself: place what is pending, call lost what nobody holds, bring back what shall
-//! come back, finish what nobody else can finish, and sweep the records of what ended long ago.
+//! What the registry's keeper does by itself: place what is pending or was woken, call lost what nobody holds, bring back
+//! what shall come back, finish what nobody else can finish, and sweep the records of what ended long ago.
 //!
 //! It acts on what it has seen of the store, which may be old, and there may be several keepers. So each of its steps
 //! is a proposal: it names the generation it is meant for, goes through [`crate::lifecycle`] on the record as it is by
@@ -17,9 +17,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use crate::lifecycle::{self, StepError};
+use crate::placement::{self, Candidate, NoneFits};
 use crate::record::{Desired, Generation, Instance, Node, Phase, Restart};
 use crate::time::{Instant, earliest};
-use crate::{InstanceId, NodeId, lease, placement};
+use crate::{InstanceId, NodeId, lease};
 
 /// How many steps are under way at a time: enough to keep a store busy, few enough not to flood it.
 pub const STEPS_AT_ONCE: usize = 64;
@@ -38,6 +39,16 @@ pub const RESTART_AFTER_MOST: Duration = Duration::from_secs(60);
 
 /// The record of an end is kept this long, so that "gone" can be told from "never was".
 pub const TOMBSTONE_KEPT: Duration = Duration::from_secs(24 * 3600);
+
+/// An instance that has waited this long for a node is told why. What is placed sooner needs no word.
+pub const EXPLAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// Another word on the same wait comes no sooner: two keepers whose news differ would take turns for ever.
+const EXPLAIN_EVERY: Duration = Duration::from_secs(10);
+
+/// The move of an external instance of which its platform says nothing more is given up after this long: a machine's
+/// memory of many gigabytes is carried over in less, and nobody waits longer for an answer.
+pub const EXTERNAL_MOVE_WITHIN: Duration = Duration::from_secs(600);
 
 /// How often the age of a tombstone is looked at: wall clocks may be set, so the time left is not trusted for long.
 const TOMBSTONE_LOOK_EVERY: Duration = Duration::from_secs(3600);
@@ -62,6 +73,12 @@ pub enum StepKind {
     Lost(Generation),
     /// End it as desired; nobody has it in this generation.
     End(Generation),
+    /// Put it to sleep as desired; its owner's lease has lapsed in this generation.
+    Asleep(Generation),
+    /// Say in its record why no node takes it.
+    Explain(NoneFits),
+    /// Its platform began to move it in this generation, and has said nothing since.
+    GiveUpMove(Generation),
     /// Remove the record of its end.
     Sweep,
 }
@@ -80,8 +97,8 @@ impl StepKind {
     /// rests on that node's lease having lapsed, and what the keeper has heard of nodes may be out of date.
     pub fn absent_node(&self, record: &Instance) -> Option<NodeId> {
         match self {
-            Self::Lost(_) | Self::End(_) => record.node.filter(|_| !record.phase.is_end()),
-            Self::Place(_) | Self::PlaceAgain(_) | Self::Sweep => None,
+            Self::Lost(_) | Self::End(_) | Self::Asleep(_) => record.node.filter(|_| !record.phase.is_end()),
+            Self::Place(_) | Self::PlaceAgain(_) | Self::Explain(_) | Self::GiveUpMove(_) | Self::Sweep => None,
         }
     }
 
@@ -96,6 +113,11 @@ impl StepKind {
             Self::PlaceAgain(generation) => lifecycle::place_again(record, *generation)?,
             Self::Lost(generation) => lifecycle::lost(record, *generation, unix_millis)?,
             Self::End(generation) => lifecycle::ended_unowned(record, *generation, unix_millis)?,
+            Self::Asleep(generation) => lifecycle::asleep_unowned(record, *generation)?,
+            Self::Explain(why) => lifecycle::waits(record, &why.to_string())?,
+            Self::GiveUpMove(generation) => {
+                lifecycle::give_up_external_move(record, *generation, "Its platform did not say how the move went.")?;
+            }
             Self::Sweep if is_old(record.ended_at, unix_millis) && !lifecycle::will_restart(record) => {
                 return Ok(Applied::Removed);
             }
@@ -110,6 +132,8 @@ impl StepKind {
 pub struct Keeper {
     up_since: Instant,
     nodes: BTreeMap<NodeId, Node>,
+    /// The nodes that an operator drains, live or not.
+    drained: BTreeSet<NodeId>,
     instances: HashMap<InstanceId, Seen>,
     /// What each node has been given; a node is here as long as that is anything.
     given: HashMap<NodeId, Given>,
@@ -127,6 +151,15 @@ struct Seen {
     generation: Generation,
     /// When this generation was first seen.
     since: Instant,
+    /// When it was first seen in this phase in this generation.
+    phase_since: Instant,
+    /// Where it must be placed, if that is said.
+    host: Option<String>,
+    /// What its record says of why it waits for a node.
+    waits_for: Option<String>,
+    /// When that was last to be written.
+    explained_at: Option<Instant>,
+    is_external: bool,
     node: Option<NodeId>,
     /// The node that is to have it next: the target of a move, or of our own step.
     next_node: Option<NodeId>,
@@ -173,6 +206,7 @@ impl Keeper {
         Self {
             up_since: now,
             nodes: BTreeMap::new(),
+            drained: BTreeSet::new(),
             instances: HashMap::new(),
             given: HashMap::new(),
             due: BTreeSet::new(),
@@ -197,7 +231,29 @@ impl Keeper {
             Some(node) => self.nodes.insert(id, node),
             None => self.nodes.remove(&id),
         };
-        let concerned = |seen: &Seen| seen.phase == Phase::Pending || seen.node == Some(id);
+        self.look_at_what_concerns(id, now);
+    }
+
+    /// A whole listing of the nodes that an operator drains.
+    pub fn handle_drains(&mut self, drained: BTreeSet<NodeId>, now: Instant) {
+        let changed: Vec<_> = self.drained.symmetric_difference(&drained).copied().collect();
+        self.drained = drained;
+        changed.into_iter().for_each(|id| self.look_at_what_concerns(id, now));
+    }
+
+    /// An operator drains a node, or does so no more.
+    pub fn handle_drain(&mut self, id: NodeId, is_drained: bool, now: Instant) {
+        if is_drained {
+            self.drained.insert(id)
+        } else {
+            self.drained.remove(&id)
+        };
+        self.look_at_what_concerns(id, now);
+    }
+
+    /// What waits for any node, and what the node has.
+    fn look_at_what_concerns(&mut self, id: NodeId, now: Instant) {
+        let concerned = |seen: &Seen| seen.waits() || seen.node == Some(id);
         let ids: Vec<_> = self.instances.iter().filter(|(_, seen)| concerned(seen)).map(|(id, _)| *id).collect();
         for id in ids {
             if !matches!(self.instances[&id].turn, Turn::UnderWay(_)) {
@@ -225,6 +281,9 @@ impl Keeper {
         let mut seen = Seen::of(instance, now);
         if let Some(before) = before.as_ref().filter(|before| before.generation == seen.generation) {
             seen.since = before.since;
+            if before.phase == seen.phase {
+                (seen.phase_since, seen.explained_at) = (before.phase_since, before.explained_at);
+            }
         }
         seen.backoff = before.map(|before| before.backoff).unwrap_or_default();
         seen.backoff.handle_phase(instance.phase, now);
@@ -276,13 +335,20 @@ impl Keeper {
     fn decide(&self, seen: &Seen, now: Instant, unix_millis: u64) -> Decision {
         let generation = seen.generation;
         match (seen.phase, seen.desired) {
-            (Phase::Pending, Desired::Running) => self.decide_place(seen, now),
-            (Phase::Pending, Desired::Stopped | Desired::Deleted) => Decision::Do(StepKind::End(generation)),
+            (Phase::Pending | Phase::Sleeping, Desired::Running) => self.decide_place(seen, now),
+            (Phase::Pending | Phase::Sleeping, Desired::Sleeping) => Decision::Nothing,
+            (Phase::Pending | Phase::Sleeping, Desired::Stopped | Desired::Deleted) => {
+                Decision::Do(StepKind::End(generation))
+            }
+            (Phase::Starting | Phase::Running | Phase::Moving, _) if seen.is_external => decide_external(seen, now),
             (Phase::Starting | Phase::Running | Phase::Moving, desired) => match self.lost_from(seen) {
                 None => Decision::Nothing,
                 Some(at) if now < at => Decision::LookAt(at),
-                Some(_) if desired == Desired::Running => Decision::Do(StepKind::Lost(generation)),
-                Some(_) => Decision::Do(StepKind::End(generation)),
+                Some(_) => Decision::Do(match desired {
+                    Desired::Running => StepKind::Lost(generation),
+                    Desired::Sleeping => StepKind::Asleep(generation),
+                    Desired::Stopped | Desired::Deleted => StepKind::End(generation),
+                }),
             },
             (Phase::Failed | Phase::Lost, Desired::Running) if seen.restart == Restart::Always => {
                 let at = seen.backoff.again_at;
@@ -297,10 +363,25 @@ impl Keeper {
     }
 
     fn decide_place(&self, seen: &Seen, now: Instant) -> Decision {
-        let running = |id| self.given.get(&id).map_or(0, |given| given.count);
-        match placement::choose(self.nodes.values(), &seen.node_labels, running) {
+        let candidates = self.nodes.values().map(|node| Candidate {
+            node,
+            running: self.given.get(&node.id).map_or(0, |given| given.count),
+            drained: self.drained.contains(&node.id),
+        });
+        match placement::choose(candidates, seen.host.as_deref(), &seen.node_labels) {
             Ok(node) => Decision::Do(StepKind::Place(Box::new(node.clone()))),
-            Err(_) => Decision::LookAt(now + LOOK_AGAIN_AFTER),
+            Err(why) if seen.waits_for.as_deref() == Some(&*why.to_string()) => {
+                Decision::LookAt(now + LOOK_AGAIN_AFTER)
+            }
+            Err(why) => {
+                let first = seen.phase_since + EXPLAIN_AFTER;
+                let at = seen.explained_at.map_or(first, |before| first.max(before + EXPLAIN_EVERY));
+                if now < at {
+                    Decision::LookAt(at.min(now + LOOK_AGAIN_AFTER))
+                } else {
+                    Decision::Do(StepKind::Explain(why))
+                }
+            }
         }
     }
 
@@ -317,12 +398,15 @@ impl Keeper {
             self.instances.get_mut(&id).expect("it was decided on").next_node = Some(node.id);
             self.give(node.id);
         }
+        if let StepKind::Explain(_) = kind {
+            self.instances.get_mut(&id).expect("it was decided on").explained_at = Some(now);
+        }
     }
 
     /// Forgets what a step under way would have given to a node.
     fn withdraw(&mut self, id: InstanceId) {
         let seen = self.instances.get_mut(&id).expect("a step is under way");
-        if let Some(node) = seen.next_node.take_if(|_| seen.phase == Phase::Pending) {
+        if let Some(node) = seen.next_node.take_if(|_| matches!(seen.phase, Phase::Pending | Phase::Sleeping)) {
             self.take_back(node);
         }
     }
@@ -361,6 +445,11 @@ impl Seen {
     fn of(instance: &Instance, now: Instant) -> Self {
         Self {
             since: now,
+            phase_since: now,
+            host: instance.host.clone().filter(|_| instance.phase == Phase::Sleeping),
+            waits_for: instance.reason.clone().filter(|_| is_waiting(instance.phase)),
+            explained_at: None,
+            is_external: instance.spec.external.is_some(),
             phase: instance.phase,
             desired: instance.desired,
             generation: instance.generation,
@@ -372,6 +461,10 @@ impl Seen {
             turn: Turn::Quiet,
             backoff: Backoff::default(),
         }
+    }
+
+    fn waits(&self) -> bool {
+        is_waiting(self.phase) && self.desired == Desired::Running
     }
 
     /// The nodes on which it takes up room.
@@ -387,7 +480,7 @@ impl Backoff {
                 self.running_since.get_or_insert(now);
                 self.has_ended = false;
             }
-            Phase::Pending | Phase::Starting => self.has_ended = false,
+            Phase::Pending | Phase::Starting | Phase::Sleeping => self.has_ended = false,
             Phase::Failed | Phase::Lost if !self.has_ended => self.handle_end(now),
             Phase::Stopped | Phase::Failed | Phase::Lost | Phase::Deleted => {}
         }
@@ -404,6 +497,21 @@ impl Backoff {
     }
 }
 
+const fn is_waiting(phase: Phase) -> bool {
+    matches!(phase, Phase::Pending | Phase::Sleeping)
+}
+
+/// Nobody says of an external instance that it is lost; only a move that its platform has forgotten is ended.
+fn decide_external(seen: &Seen, now: Instant) -> Decision {
+    let at = seen.phase_since + EXTERNAL_MOVE_WITHIN;
+    match seen.phase {
+        Phase::Moving if now < at => Decision::LookAt(at),
+        Phase::Moving => Decision::Do(StepKind::GiveUpMove(seen.generation)),
+        Phase::Pending | Phase::Starting | Phase::Running | Phase::Sleeping => Decision::Nothing,
+        Phase::Stopped | Phase::Failed | Phase::Lost | Phase::Deleted => Decision::Nothing,
+    }
+}
+
 fn is_old(ended_at: Option<u64>, unix_millis: u64) -> bool {
     let kept = TOMBSTONE_KEPT.as_millis() as u64;
     ended_at.is_some_and(|ended_at| unix_millis >= ended_at.saturating_add(kept))
@@ -414,7 +522,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::record::{InstanceSpec, Kind};
+    use crate::record::{External, InstanceSpec, Kind};
 
     const DAY: u64 = 24 * 3600 * 1000;
 
@@ -510,6 +618,9 @@ mod tests {
                 StepKind::PlaceAgain(_) => "again",
                 StepKind::Lost(_) => "lost",
                 StepKind::End(_) => "end",
+                StepKind::Asleep(_) => "asleep",
+                StepKind::Explain(_) => "explain",
+                StepKind::GiveUpMove(_) => "give up",
                 StepKind::Sweep => "sweep",
             };
             self.done.push((unix, word));
@@ -669,6 +780,98 @@ mod tests {
         assert!(cell.records.is_empty() && cell.keeper.instances.is_empty() && cell.keeper.due.is_empty());
     }
 
+    fn asleep(number: u128, on: u128) -> Instance {
+        let mut instance = running(number, on);
+        lifecycle::desire_sleeping(&mut instance).unwrap();
+        lifecycle::asleep(&mut instance, node(on).id, Generation(1)).unwrap();
+        instance
+    }
+
+    #[test]
+    fn what_sleeps_is_left_alone_until_it_is_woken_and_then_placed_on_its_host() {
+        let mut cell = Cell::new([], [asleep(1, 1)]);
+        let far = Node { host: "far".to_owned(), ..node(9) };
+        cell.keeper.handle_node(far.id, Some(far), cell.now);
+        cell.run_until(100_000);
+        assert_eq!((cell.phase(1), cell.done.len()), (Phase::Sleeping, 0));
+        cell.change(1, |record| lifecycle::desire_awake(record).unwrap());
+        cell.run_until(103_000);
+        assert_eq!((cell.phase(1), &cell.done[..]), (Phase::Sleeping, &[(100_000, "explain")][..]));
+        let reason = cell.records[&id(1)].reason.clone();
+        assert_eq!(reason.as_deref(), Some("No live node is on the host that has the instance's files."));
+        cell.keeper.handle_node(node(2).id, Some(node(2)), cell.now);
+        cell.run_until(103_000);
+        let record = &cell.records[&id(1)];
+        assert_eq!((record.phase, record.node, record.generation), (Phase::Starting, Some(node(2).id), Generation(2)));
+        assert_eq!(record.reason, None);
+    }
+
+    #[test]
+    fn what_sleeps_is_ended_on_request() {
+        let mut cell = Cell::new([1], [asleep(1, 1)]);
+        cell.change(1, |record| lifecycle::desire_deleted(record).unwrap());
+        cell.run_until(0);
+        assert_eq!(cell.phase(1), Phase::Deleted);
+    }
+
+    #[test]
+    fn what_was_to_sleep_when_its_node_was_lost_sleeps() {
+        let mut cell = Cell::new([1], [running(1, 1)]);
+        cell.run_until(20_000);
+        cell.change(1, |record| lifecycle::desire_sleeping(record).unwrap());
+        cell.keeper.handle_node(node(1).id, None, cell.now);
+        cell.run_until(40_000);
+        assert_eq!((cell.phase(1), &cell.done[..]), (Phase::Sleeping, &[(20_000, "asleep")][..]));
+    }
+
+    #[test]
+    fn what_waits_for_a_node_is_told_why_once_and_again_only_after_a_while() {
+        let mut cell = Cell::new([], [pending(1, Restart::Never)]);
+        cell.run_until(8_000);
+        let reason = |cell: &Cell| cell.records[&id(1)].reason.clone().unwrap();
+        assert_eq!((cell.done.len(), cell.done[0]), (1, (1_000, "explain")));
+        assert_eq!(reason(&cell), "No node is live.");
+        let full = Node { capacity: 0, ..node(1) };
+        cell.keeper.handle_node(full.id, Some(full), cell.now);
+        cell.run_until(30_000);
+        assert_eq!((cell.done.len(), cell.done[1]), (2, (11_000, "explain")));
+        assert_eq!(reason(&cell), "Every live node with fitting labels is full.");
+    }
+
+    #[test]
+    fn a_node_that_an_operator_drains_is_given_nothing_until_it_is_drained_no_more() {
+        let mut cell = Cell::new([1], []);
+        cell.keeper.handle_drain(node(1).id, true, cell.now);
+        cell.write(pending(1, Restart::Never));
+        cell.run_until(5_000);
+        assert_eq!(cell.phase(1), Phase::Pending);
+        assert_eq!(cell.records[&id(1)].reason.as_deref(), Some("Every live node with fitting labels is draining."));
+        cell.keeper.handle_drains(BTreeSet::new(), cell.now);
+        cell.run_until(5_000);
+        assert_eq!(cell.phase(1), Phase::Starting);
+    }
+
+    fn external(number: u128) -> Instance {
+        let spec = InstanceSpec { external: Some(External::default()), ..InstanceSpec::default() };
+        Instance { spec, phase: Phase::Running, generation: Generation(1), ..pending(number, Restart::Never) }
+    }
+
+    #[test]
+    fn an_external_instance_is_left_alone_but_for_a_move_that_was_forgotten() {
+        let mut cell = Cell::new([], [external(1)]);
+        cell.run_until(3_600_000);
+        assert!(cell.done.is_empty());
+        cell.change(1, |record| lifecycle::begin_external_move(record).unwrap());
+        cell.run_until(3_600_000 + 599_999);
+        assert_eq!(cell.phase(1), Phase::Moving);
+        cell.run_until(3_600_000 + 600_000);
+        assert_eq!(cell.phase(1), Phase::Running);
+        assert!(cell.records[&id(1)].reason.as_ref().unwrap().contains("platform"));
+        cell.change(1, |record| lifecycle::begin_external_move(record).unwrap());
+        cell.run_until(4_500_000);
+        assert_eq!(cell.phase(1), Phase::Moving, "each move has its own ten minutes");
+    }
+
     #[test]
     fn few_steps_are_under_way_at_a_time_and_lost_ones_are_tried_again() {
         let mut cell = Cell::new([1], (0..1000).map(|number| pending(number, Restart::Never)));
@@ -687,6 +890,8 @@ mod tests {
         NodeDown(u128),
         Fail(u128),
         Start(u128),
+        Sleep(u128),
+        Wake(u128),
         Delete(u128),
         Wait(u64),
     }
@@ -698,6 +903,8 @@ mod tests {
             (0u128..3).prop_map(Event::NodeDown),
             (0u128..8).prop_map(Event::Fail),
             (0u128..8).prop_map(Event::Start),
+            (0u128..8).prop_map(Event::Sleep),
+            (0u128..8).prop_map(Event::Wake),
             (0u128..8).prop_map(Event::Delete),
             (0u64..30_000).prop_map(Event::Wait),
         ]
@@ -717,13 +924,17 @@ mod tests {
                     Event::NodeUp(number) => cell.keeper.handle_node(node(number).id, Some(node(number)), cell.now),
                     Event::NodeDown(number) => cell.keeper.handle_node(node(number).id, None, cell.now),
                     Event::Wait(millis) => cell.run_until(cell.now.as_millis() + millis),
-                    Event::Fail(n) | Event::Start(n) | Event::Delete(n) if cell.records.contains_key(&id(n)) => {
+                    Event::Fail(n) | Event::Start(n) | Event::Sleep(n) | Event::Wake(n) | Event::Delete(n)
+                        if cell.records.contains_key(&id(n)) => {
                         let unix = cell.now.as_millis();
                         cell.change(n, |record| {
                             let owner = record.node.unwrap_or(node(0).id);
                             let _ = match event {
                                 Event::Fail(_) => lifecycle::failed(record, owner, record.generation, "it died", unix),
                                 Event::Start(_) => lifecycle::started(record, owner, record.generation),
+                                Event::Sleep(_) if unix.is_multiple_of(2) => lifecycle::desire_sleeping(record),
+                                Event::Sleep(_) => lifecycle::asleep(record, owner, record.generation),
+                                Event::Wake(_) => lifecycle::desire_awake(record),
                                 _ => lifecycle::desire_deleted(record),
                             };
                         });
@@ -740,6 +951,7 @@ mod tests {
                     Phase::Starting | Phase::Running => owner_is_live,
                     Phase::Failed | Phase::Lost => record.spec.restart == Restart::Never,
                     Phase::Deleted => true,
+                    Phase::Sleeping => record.desired == Desired::Sleeping,
                     Phase::Pending | Phase::Moving | Phase::Stopped => false,
                 };
                 prop_assert!(settled, "{record:?}");

@@ -20,6 +20,7 @@ pub mod ring;
 pub mod route;
 pub mod service;
 pub mod session;
+pub mod supervise;
 pub mod time;
 pub mod ws;
 

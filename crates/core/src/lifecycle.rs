@@ -7,20 +7,32 @@
 //!
 //! ```text
 //! pending ─place▶ starting ─started▶ running ─begin_move▶ moving{preparing} ─prepared▶ moving{prepared}
-//!    ▲                                  ▲ ▲──────give_up_move──────┴───────────────────────┤
-//!    │                                  └───────────────commit_move (generation + 1)───────┘
+//!    ▲               ▲                │ ▲ ▲──────give_up_move──────┴───────────────────────┤
+//!    │               │                │ │ └─────────────commit_move (generation + 1)───────┘
+//!    │               └─place─ sleeping ◀┘asleep
 //!    └──place_again── failed │ lost ◀──failed │ lost── starting, running, moving
 //!                     any ──ended──▶ stopped │ deleted, as desired
+//!
+//! external:  running ─begin_external_move▶ moving ─commit_external_move (generation + 1)▶ running ──ended_external──▶
+//!               ▲────────────give_up_external_move──────┘                                        stopped │ deleted
 //! ```
 //!
 //! Only [`place`] and [`commit_move`] change the owner, and both give out the next generation. [`commit_move`] belongs to
 //! the source, which fences itself first; [`lost`] belongs to the keeper, after the owner's lease has lapsed and the
 //! owner has therefore fenced itself. That is why no two nodes serve an instance, however old their copies are.
+//!
+//! Sleep is asked for by [`desire_sleeping`] or [`idle`] and done by [`asleep`]; between the two the owner takes nothing
+//! new, so that whatever comes then has not been started and can wait for the next life. [`desire_awake`] may come at any
+//! time: before the owner has begun, nothing happens; after it, the instance sleeps for a moment and is placed again.
+//! What an end would be otherwise is no end of an instance that should sleep: nothing of it was to remain.
+//!
+//! An external instance has no owner among the nodes: its platform says what happens to it, and nobody else does.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::record::{Desired, Generation, Instance, Move, MoveStep, Node, Phase, Restart};
-use crate::{ErrorCode, NodeId, Problem};
+use crate::{ErrorCode, NodeId, Problem, ServiceName};
 
 /// Why a step was refused. The record is unchanged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +54,14 @@ pub enum StepError {
     NoRestart,
     /// The node cannot take the instance.
     Target(TargetError),
+    /// It is external: Landfast does not run it, so it cannot put it to sleep.
+    CannotSleep,
+    /// It is not external: where it is, is for the cell to say.
+    NotExternal,
+    /// No move of it is under way.
+    NoMove,
+    /// It has no service with this name.
+    NoService(ServiceName),
 }
 
 /// Why a node cannot be the target of a move.
@@ -53,6 +73,8 @@ pub enum TargetError {
     OtherHost,
     /// It takes nothing new.
     Draining,
+    /// The instance is external: no node has it.
+    External,
 }
 
 impl fmt::Display for StepError {
@@ -64,12 +86,20 @@ impl fmt::Display for StepError {
                 write!(f, "The step was meant for generation {given}; the instance is at {present}.")
             }
             Self::Desired(Desired::Running) => f.write_str("Nobody asked for the instance to end."),
+            Self::Desired(Desired::Sleeping) => f.write_str("The instance is to sleep."),
             Self::Desired(Desired::Stopped) => f.write_str("The instance is to be stopped."),
             Self::Desired(Desired::Deleted) => f.write_str("The instance is to be deleted."),
             Self::NoRestart => f.write_str("The instance was made with restart: never."),
             Self::Target(TargetError::SameNode) => f.write_str("The instance runs on this node already."),
             Self::Target(TargetError::OtherHost) => f.write_str("The node is on another host."),
             Self::Target(TargetError::Draining) => f.write_str("The node is draining."),
+            Self::Target(TargetError::External) => {
+                f.write_str("The instance is external: its platform moves it, and announces that with move/begin.")
+            }
+            Self::CannotSleep => f.write_str("The instance is external: its platform decides when it sleeps."),
+            Self::NotExternal => f.write_str("The instance is not external: the cell moves it between its nodes."),
+            Self::NoMove => f.write_str("No move of the instance is under way; announce it with move/begin first."),
+            Self::NoService(name) => write!(f, "The instance has no service {name}."),
         }
     }
 }
@@ -83,9 +113,12 @@ impl From<StepError> for Problem {
             StepError::NotYours => ErrorCode::NodeNotHere,
             StepError::Generation { .. } => ErrorCode::NodeStaleGeneration,
             StepError::Desired(Desired::Running) | StepError::NoRestart => ErrorCode::RequestConflict,
+            StepError::Desired(Desired::Sleeping) => ErrorCode::InstanceSleeping,
             StepError::Desired(Desired::Stopped) => ErrorCode::InstanceStopped,
             StepError::Desired(Desired::Deleted) => ErrorCode::InstanceGone,
-            StepError::Target(_) => ErrorCode::MoveRefused,
+            StepError::Target(_) | StepError::NotExternal | StepError::NoMove => ErrorCode::MoveRefused,
+            StepError::CannotSleep => ErrorCode::SleepRefused,
+            StepError::NoService(_) => ErrorCode::ServiceUnknown,
         };
         Self::new(code, error.to_string())
     }
@@ -99,6 +132,9 @@ impl From<StepError> for Problem {
 ///
 /// Unless it runs and should, and the node is another one of the same host that takes new instances.
 pub fn begin_move(instance: &mut Instance, to: &Node) -> Result<(), StepError> {
+    if instance.spec.external.is_some() {
+        return Err(StepError::Target(TargetError::External));
+    }
     in_phase(instance, &[Phase::Running])?;
     wanted(instance)?;
     if instance.node == Some(to.id) {
@@ -123,7 +159,7 @@ pub fn begin_move(instance: &mut Instance, to: &Node) -> Result<(), StepError> {
 /// It is to be deleted, or was.
 pub fn desire_stopped(instance: &mut Instance) -> Result<(), StepError> {
     match instance.desired {
-        Desired::Running | Desired::Stopped => instance.desired = Desired::Stopped,
+        Desired::Running | Desired::Sleeping | Desired::Stopped => instance.desired = Desired::Stopped,
         Desired::Deleted => return Err(StepError::Desired(Desired::Deleted)),
     }
     Ok(())
@@ -142,18 +178,120 @@ pub fn desire_deleted(instance: &mut Instance) -> Result<(), StepError> {
     Ok(())
 }
 
-// --- what the keeper writes ---
-
-/// Gives a pending instance to a node, with the next generation.
+/// Asks for the instance to sleep. Asking again changes nothing.
 ///
 /// # Errors
 ///
-/// Unless it is pending and should run.
-pub fn place(instance: &mut Instance, node: &Node) -> Result<(), StepError> {
-    in_phase(instance, &[Phase::Pending])?;
+/// Unless it runs or sleeps already, on nodes of the cell, and is not to end.
+pub fn desire_sleeping(instance: &mut Instance) -> Result<(), StepError> {
+    if instance.spec.external.is_some() {
+        return Err(StepError::CannotSleep);
+    }
+    in_phase(instance, &[Phase::Running, Phase::Sleeping])?;
+    match instance.desired {
+        Desired::Running | Desired::Sleeping => instance.desired = Desired::Sleeping,
+        Desired::Stopped | Desired::Deleted => return Err(StepError::Desired(instance.desired)),
+    }
+    Ok(())
+}
+
+/// Asks for an instance that sleeps, or is about to, to run. Of any other that should run it changes nothing.
+///
+/// # Errors
+///
+/// It is to end, or has for good.
+pub fn desire_awake(instance: &mut Instance) -> Result<(), StepError> {
+    if instance.phase.is_end() && !will_restart(instance) {
+        return Err(StepError::Phase(instance.phase));
+    }
+    match instance.desired {
+        Desired::Running | Desired::Sleeping => instance.desired = Desired::Running,
+        Desired::Stopped | Desired::Deleted => return Err(StepError::Desired(instance.desired)),
+    }
+    Ok(())
+}
+
+/// The platform of an external instance begins to move it: nothing new is sent there. Saying so again changes nothing.
+///
+/// # Errors
+///
+/// Unless the instance is external and runs, or moves already.
+pub fn begin_external_move(instance: &mut Instance) -> Result<(), StepError> {
+    external(instance)?;
+    in_phase(instance, &[Phase::Running, Phase::Moving])?;
     wanted(instance)?;
+    instance.phase = Phase::Moving;
+    instance.reason = None;
+    Ok(())
+}
+
+/// An external instance has moved: to these addresses of its agent and services, as far as they have changed.
+///
+/// # Errors
+///
+/// Unless the instance is external and moves, and has these services.
+pub fn commit_external_move(
+    instance: &mut Instance,
+    agent: Option<&str>,
+    services: &BTreeMap<ServiceName, String>,
+) -> Result<(), StepError> {
+    external(instance)?;
+    under_way(instance)?;
+    if let Some(name) = services.keys().find(|name| !instance.spec.services.contains_key(name)) {
+        return Err(StepError::NoService(*name));
+    }
+    for (name, service) in &mut instance.spec.services {
+        if let Some(address) = services.get(name) {
+            service.address = Some(address.clone());
+        }
+    }
+    if let (Some(agent), Some(external)) = (agent, &mut instance.spec.external) {
+        external.agent = Some(agent.to_owned());
+        instance.address = Some(agent.to_owned());
+    }
+    instance.generation = instance.generation.next();
+    instance.phase = Phase::Running;
+    Ok(())
+}
+
+/// Ends an external instance as desired: no node will.
+///
+/// # Errors
+///
+/// Unless it is external and should end, and has not ended as desired already.
+pub fn ended_external(instance: &mut Instance, unix_millis: u64) -> Result<(), StepError> {
+    external(instance)?;
+    ended_unowned(instance, instance.generation, unix_millis)
+}
+
+// --- what the keeper writes ---
+
+/// Gives a pending or a woken instance to a node, with the next generation.
+///
+/// # Errors
+///
+/// Unless it is pending or sleeps, and should run. What slept goes on where its files are.
+pub fn place(instance: &mut Instance, node: &Node) -> Result<(), StepError> {
+    in_phase(instance, WAITING)?;
+    wanted(instance)?;
+    if instance.phase == Phase::Sleeping && instance.host.as_ref() != Some(&node.host) {
+        return Err(StepError::Target(TargetError::OtherHost));
+    }
     give_to(instance, node);
     instance.phase = Phase::Starting;
+    instance.reason = None;
+    Ok(())
+}
+
+/// No node can take the instance now, for this reason.
+///
+/// # Errors
+///
+/// Unless it waits for a node.
+pub fn waits(instance: &mut Instance, why: &str) -> Result<(), StepError> {
+    in_phase(instance, WAITING)?;
+    wanted(instance)?;
+    instance.reason = Some(why.to_owned());
     Ok(())
 }
 
@@ -161,12 +299,42 @@ pub fn place(instance: &mut Instance, node: &Node) -> Result<(), StepError> {
 ///
 /// # Errors
 ///
-/// It has ended already, has no owner, or has had another since.
+/// It has ended already, has no owner, or has had another since; or it should sleep: then see [`asleep_unowned`].
 pub fn lost(instance: &mut Instance, generation: Generation, unix_millis: u64) -> Result<(), StepError> {
     in_phase(instance, OWNED)?;
     same_generation(instance, generation)?;
+    awake(instance)?;
     let node = instance.node.map(|node| node.to_string()).unwrap_or_default();
     end(instance, Phase::Lost, &format!("The lease of node {node} lapsed."), unix_millis);
+    Ok(())
+}
+
+/// Puts to sleep, as desired, an instance whose owner's lease has lapsed.
+///
+/// # Errors
+///
+/// It is not to sleep, has ended or sleeps already, or has had another owner since.
+pub fn asleep_unowned(instance: &mut Instance, generation: Generation) -> Result<(), StepError> {
+    in_phase(instance, OWNED)?;
+    same_generation(instance, generation)?;
+    if instance.desired != Desired::Sleeping {
+        return Err(StepError::Desired(instance.desired));
+    }
+    fall_asleep(instance);
+    Ok(())
+}
+
+/// The move of an external instance is given up: it is where it was.
+///
+/// # Errors
+///
+/// Unless the instance is external and moves in this generation.
+pub fn give_up_external_move(instance: &mut Instance, generation: Generation, why: &str) -> Result<(), StepError> {
+    external(instance)?;
+    under_way(instance)?;
+    same_generation(instance, generation)?;
+    instance.phase = Phase::Running;
+    instance.reason = Some(why.to_owned());
     Ok(())
 }
 
@@ -250,7 +418,7 @@ pub fn readdress(instance: &mut Instance, by: NodeId, generation: Generation, ad
 ///
 /// # Errors
 ///
-/// Unless the writer is the owner of a live instance.
+/// Unless the writer is the owner of a live instance; or it should sleep: then [`asleep`] is all there is to say.
 pub fn failed(
     instance: &mut Instance,
     by: NodeId,
@@ -260,7 +428,38 @@ pub fn failed(
 ) -> Result<(), StepError> {
     in_phase(instance, OWNED)?;
     owned_by(instance, by, generation)?;
+    awake(instance)?;
     end(instance, Phase::Failed, why, unix_millis);
+    Ok(())
+}
+
+/// The owner has seen no traffic for as long as the spec says, and asks for the instance to sleep.
+///
+/// # Errors
+///
+/// Unless the writer is the owner of an instance that runs and should.
+pub fn idle(instance: &mut Instance, by: NodeId, generation: Generation) -> Result<(), StepError> {
+    in_phase(instance, &[Phase::Running])?;
+    owned_by(instance, by, generation)?;
+    wanted(instance)?;
+    instance.desired = Desired::Sleeping;
+    Ok(())
+}
+
+/// The owner was asked to put the instance to sleep, and has: nothing of it runs any more.
+///
+/// It may have been woken since; then this is still true, and it is placed again.
+///
+/// # Errors
+///
+/// Unless the writer is the owner of an instance that runs and is not to end.
+pub fn asleep(instance: &mut Instance, by: NodeId, generation: Generation) -> Result<(), StepError> {
+    in_phase(instance, &[Phase::Running])?;
+    owned_by(instance, by, generation)?;
+    match instance.desired {
+        Desired::Running | Desired::Sleeping => fall_asleep(instance),
+        Desired::Stopped | Desired::Deleted => return Err(StepError::Desired(instance.desired)),
+    }
     Ok(())
 }
 
@@ -344,7 +543,9 @@ pub fn may_serve(instance: &Instance, node: NodeId, generation: Generation) -> R
         Phase::Failed => return Err(ErrorCode::InstanceFailed),
         Phase::Lost => return Err(ErrorCode::InstanceLost),
         Phase::Deleted => return Err(ErrorCode::InstanceGone),
+        Phase::Sleeping => return Err(ErrorCode::InstanceWaking),
         Phase::Starting => Err(ErrorCode::InstanceStarting),
+        Phase::Running if is_dozing(instance) => Err(ErrorCode::InstanceWaking),
         Phase::Moving if is_handed_over(instance) => Err(ErrorCode::InstanceMoving),
         Phase::Running | Phase::Moving => Ok(()),
     };
@@ -357,15 +558,23 @@ pub fn may_serve(instance: &Instance, node: NodeId, generation: Generation) -> R
     }
 }
 
-/// Whether the source of a move serves no more: the target is prepared.
+/// Whether the source of a move serves no more: the target is prepared, or its platform moves an external instance.
 pub fn is_handed_over(instance: &Instance) -> bool {
-    instance.moving.as_ref().is_some_and(|moving| moving.step == MoveStep::Prepared)
+    match &instance.moving {
+        Some(moving) => moving.step == MoveStep::Prepared,
+        None => instance.phase == Phase::Moving && instance.spec.external.is_some(),
+    }
+}
+
+/// Whether the owner is about to put the instance to sleep, and takes nothing new.
+pub fn is_dozing(instance: &Instance) -> bool {
+    instance.phase == Phase::Running && instance.desired == Desired::Sleeping
 }
 
 /// What a client is told about an instance in this phase, if the phase is an end.
 pub const fn end_code(phase: Phase) -> Option<ErrorCode> {
     match phase {
-        Phase::Pending | Phase::Starting | Phase::Running | Phase::Moving => None,
+        Phase::Pending | Phase::Starting | Phase::Running | Phase::Moving | Phase::Sleeping => None,
         Phase::Stopped => Some(ErrorCode::InstanceStopped),
         Phase::Failed => Some(ErrorCode::InstanceFailed),
         Phase::Lost => Some(ErrorCode::InstanceLost),
@@ -382,12 +591,16 @@ pub fn will_restart(instance: &Instance) -> bool {
 /// The phases in which a node has the instance.
 const OWNED: &[Phase] = &[Phase::Starting, Phase::Running, Phase::Moving];
 
+/// The phases in which an instance that should run waits for a node.
+const WAITING: &[Phase] = &[Phase::Pending, Phase::Sleeping];
+
 /// Why nothing can be done with an instance in this phase; `None` while it runs.
 const fn refusal(phase: Phase) -> Option<ErrorCode> {
     match phase {
         Phase::Running => None,
         Phase::Pending | Phase::Starting => Some(ErrorCode::InstanceStarting),
         Phase::Moving => Some(ErrorCode::InstanceMoving),
+        Phase::Sleeping => Some(ErrorCode::InstanceSleeping),
         Phase::Stopped | Phase::Failed | Phase::Lost | Phase::Deleted => end_code(phase),
     }
 }
@@ -411,13 +624,33 @@ fn owned_by(instance: &Instance, by: NodeId, generation: Generation) -> Result<(
 fn wanted(instance: &Instance) -> Result<(), StepError> {
     match instance.desired {
         Desired::Running => Ok(()),
-        Desired::Stopped | Desired::Deleted => Err(StepError::Desired(instance.desired)),
+        Desired::Sleeping | Desired::Stopped | Desired::Deleted => Err(StepError::Desired(instance.desired)),
+    }
+}
+
+fn awake(instance: &Instance) -> Result<(), StepError> {
+    match instance.desired {
+        Desired::Sleeping => Err(StepError::Desired(Desired::Sleeping)),
+        Desired::Running | Desired::Stopped | Desired::Deleted => Ok(()),
+    }
+}
+
+fn external(instance: &Instance) -> Result<(), StepError> {
+    if instance.spec.external.is_some() { Ok(()) } else { Err(StepError::NotExternal) }
+}
+
+fn under_way(instance: &Instance) -> Result<(), StepError> {
+    match instance.phase {
+        Phase::Moving => Ok(()),
+        Phase::Running => Err(StepError::NoMove),
+        Phase::Pending | Phase::Starting | Phase::Sleeping => Err(StepError::Phase(instance.phase)),
+        Phase::Stopped | Phase::Failed | Phase::Lost | Phase::Deleted => Err(StepError::Phase(instance.phase)),
     }
 }
 
 fn desired_end(instance: &Instance) -> Result<Phase, StepError> {
     match instance.desired {
-        Desired::Running => Err(StepError::Desired(Desired::Running)),
+        Desired::Running | Desired::Sleeping => Err(StepError::Desired(instance.desired)),
         Desired::Stopped => Ok(Phase::Stopped),
         Desired::Deleted => Ok(Phase::Deleted),
     }
@@ -428,6 +661,13 @@ fn give_to(instance: &mut Instance, node: &Node) {
     instance.node = Some(node.id);
     instance.host = Some(node.host.clone());
     instance.address = Some(node.address.clone());
+}
+
+/// The host stays: its files are there.
+fn fall_asleep(instance: &mut Instance) {
+    instance.phase = Phase::Sleeping;
+    (instance.node, instance.address) = (None, None);
+    instance.reason = None;
 }
 
 /// Node, host and address stay: they are the evidence of where it ended.
@@ -446,7 +686,7 @@ mod tests {
 
     use super::*;
     use crate::InstanceId;
-    use crate::record::{InstanceSpec, Kind};
+    use crate::record::{External, InstanceSpec, Kind, Service};
 
     const NODES: u128 = 3;
 
@@ -567,6 +807,155 @@ mod tests {
         assert_eq!(instance.phase, Phase::Deleted);
     }
 
+    fn asleep_on(host: u128) -> Instance {
+        let mut instance = running(host);
+        desire_sleeping(&mut instance).unwrap();
+        asleep(&mut instance, node_id(host), G1).unwrap();
+        instance
+    }
+
+    #[test]
+    fn an_idle_instance_sleeps_on_no_node_and_wakes_where_its_files_are_with_the_next_generation() {
+        let mut instance = running(1);
+        idle(&mut instance, node_id(1), G1).unwrap();
+        assert!(is_dozing(&instance));
+        asleep(&mut instance, node_id(1), G1).unwrap();
+        assert_eq!((instance.phase, instance.generation, instance.ended_at), (Phase::Sleeping, G1, None));
+        assert_eq!((instance.node, instance.host.as_deref(), &instance.address), (None, Some("h"), &None));
+        assert_eq!(place(&mut instance, &node(2)), Err(StepError::Desired(Desired::Sleeping)), "nobody woke it");
+        desire_awake(&mut instance).unwrap();
+        let far = Node { host: "elsewhere".to_owned(), ..node(2) };
+        assert_eq!(place(&mut instance, &far), Err(StepError::Target(TargetError::OtherHost)));
+        place(&mut instance, &node(2)).unwrap();
+        assert_eq!((instance.phase, instance.generation), (Phase::Starting, Generation(2)));
+        assert_eq!(asleep(&mut instance, node_id(1), G1), Err(StepError::Phase(Phase::Starting)));
+    }
+
+    #[test]
+    fn only_the_owner_of_this_life_finds_it_idle_or_says_that_it_sleeps() {
+        let mut instance = running(1);
+        let stale = Err(StepError::Generation { given: Generation(0), present: G1 });
+        assert_eq!(idle(&mut instance, node_id(2), G1), Err(StepError::NotYours));
+        assert_eq!(idle(&mut instance, node_id(1), Generation(0)), stale);
+        assert_eq!(asleep(&mut instance, node_id(2), G1), Err(StepError::NotYours));
+        assert_eq!(instance, running(1));
+    }
+
+    #[test]
+    fn one_that_is_woken_while_it_falls_asleep_is_placed_again_and_one_woken_before_never_slept() {
+        let mut instance = running(1);
+        desire_sleeping(&mut instance).unwrap();
+        desire_awake(&mut instance).unwrap();
+        assert_eq!(instance, running(1));
+        desire_sleeping(&mut instance).unwrap();
+        desire_awake(&mut instance).unwrap();
+        // The owner had begun by then, and says what it did.
+        asleep(&mut instance, node_id(1), G1).unwrap();
+        place(&mut instance, &node(1)).unwrap();
+        assert_eq!((instance.phase, instance.generation), (Phase::Starting, Generation(2)));
+    }
+
+    #[test]
+    fn sleep_and_waking_are_asked_for_as_often_as_one_likes_and_of_nothing_that_is_to_end() {
+        let mut instance = asleep_on(1);
+        desire_sleeping(&mut instance).unwrap();
+        assert_eq!(instance, asleep_on(1));
+        for _ in 0..2 {
+            desire_awake(&mut instance).unwrap();
+        }
+        desire_stopped(&mut instance).unwrap();
+        assert_eq!(desire_awake(&mut instance), Err(StepError::Desired(Desired::Stopped)));
+        let failed = Instance { phase: Phase::Failed, ..created(Restart::Never) };
+        assert_eq!(desire_awake(&mut failed.clone()), Err(StepError::Phase(Phase::Failed)));
+        assert_eq!(desire_sleeping(&mut instance), Err(StepError::Desired(Desired::Stopped)));
+        ended_unowned(&mut instance, G1, 5).unwrap();
+        assert_eq!((instance.phase, instance.host.as_deref()), (Phase::Stopped, Some("h")));
+        assert_eq!(desire_sleeping(&mut instance), Err(StepError::Phase(Phase::Stopped)));
+        let mut starting = created(Restart::Never);
+        place(&mut starting, &node(1)).unwrap();
+        assert_eq!(desire_sleeping(&mut starting), Err(StepError::Phase(Phase::Starting)));
+    }
+
+    #[test]
+    fn what_should_sleep_neither_fails_nor_is_lost_but_sleeps() {
+        let mut instance = running(1);
+        desire_sleeping(&mut instance).unwrap();
+        let sleeps = Err(StepError::Desired(Desired::Sleeping));
+        assert_eq!(failed(&mut instance, node_id(1), G1, "the agent died", 5), sleeps);
+        assert_eq!(lost(&mut instance, G1, 5), sleeps);
+        asleep_unowned(&mut instance, G1).unwrap();
+        assert_eq!(instance, asleep_on(1));
+        let mut awake = running(1);
+        assert_eq!(asleep_unowned(&mut awake, G1), Err(StepError::Desired(Desired::Running)));
+    }
+
+    #[test]
+    fn why_an_instance_waits_for_a_node_stands_in_its_record_until_one_takes_it() {
+        let mut instance = created(Restart::Never);
+        waits(&mut instance, "No node is live.").unwrap();
+        assert_eq!(instance.reason.as_deref(), Some("No node is live."));
+        place(&mut instance, &node(1)).unwrap();
+        assert_eq!(instance.reason, None);
+        assert_eq!(waits(&mut instance, "late news"), Err(StepError::Phase(Phase::Starting)));
+    }
+
+    fn named(name: &str) -> ServiceName {
+        name.parse().unwrap()
+    }
+
+    /// An external instance with an agent and a service.
+    fn outside() -> Instance {
+        let service = Service { address: Some("10.1.0.1:80".to_owned()), ..Service::default() };
+        let spec = InstanceSpec {
+            external: Some(External { agent: Some("10.1.0.1:9".to_owned()) }),
+            services: [(named("web"), service)].into(),
+            ..InstanceSpec::default()
+        };
+        let address = Some("10.1.0.1:9".to_owned());
+        Instance { spec, phase: Phase::Running, generation: G1, address, ..created(Restart::Never) }
+    }
+
+    #[test]
+    fn the_platform_of_an_external_instance_moves_it_in_two_steps() {
+        let mut instance = outside();
+        assert_eq!(commit_external_move(&mut instance, None, &BTreeMap::new()), Err(StepError::NoMove));
+        begin_external_move(&mut instance).unwrap();
+        assert!(is_handed_over(&instance));
+        let moving = instance.clone();
+        begin_external_move(&mut instance).unwrap();
+        assert_eq!(instance, moving);
+        let unknown = [(named("db"), "10.1.0.2:1".to_owned())].into();
+        assert_eq!(commit_external_move(&mut instance, None, &unknown), Err(StepError::NoService(named("db"))));
+        assert_eq!(instance, moving);
+        let services = [(named("web"), "10.1.0.2:80".to_owned())].into();
+        commit_external_move(&mut instance, Some("10.1.0.2:9"), &services).unwrap();
+        assert_eq!((instance.phase, instance.generation), (Phase::Running, Generation(2)));
+        assert_eq!(instance.address.as_deref(), Some("10.1.0.2:9"));
+        assert_eq!(instance.spec.services[&named("web")].address.as_deref(), Some("10.1.0.2:80"));
+    }
+
+    #[test]
+    fn an_external_move_that_is_given_up_changes_nothing_but_the_reason() {
+        let mut instance = outside();
+        begin_external_move(&mut instance).unwrap();
+        give_up_external_move(&mut instance, G1, "called off").unwrap();
+        assert_eq!(instance, Instance { reason: Some("called off".to_owned()), ..outside() });
+        assert_eq!(give_up_external_move(&mut instance, G1, "late"), Err(StepError::NoMove));
+    }
+
+    #[test]
+    fn who_runs_an_instance_moves_it_sleeps_it_and_ends_it_and_nobody_else() {
+        let mut instance = outside();
+        assert_eq!(desire_sleeping(&mut instance), Err(StepError::CannotSleep));
+        assert_eq!(begin_move(&mut instance, &node(1)), Err(StepError::Target(TargetError::External)));
+        desire_stopped(&mut instance).unwrap();
+        ended_external(&mut instance, 5).unwrap();
+        assert_eq!((instance.phase, instance.ended_at), (Phase::Stopped, Some(5)));
+        let mut ours = running(1);
+        assert_eq!(begin_external_move(&mut ours), Err(StepError::NotExternal));
+        assert_eq!(ended_external(&mut ours, 5), Err(StepError::NotExternal));
+    }
+
     #[test]
     fn who_may_serve_follows_from_the_record() {
         let mut prepared_move = moving(1, 2);
@@ -585,6 +974,8 @@ mod tests {
             (running(1), 2, Err(ErrorCode::NodeNotHere)),
             (running(2), 1, Err(ErrorCode::NodeNotHere)),
             (moving(2, 1), 1, Err(ErrorCode::NodeNotHere)),
+            (Instance { desired: Desired::Sleeping, ..running(1) }, 1, Err(ErrorCode::InstanceWaking)),
+            (asleep_on(1), 1, Err(ErrorCode::InstanceWaking)),
             (in_phase(Phase::Stopped), 1, Err(ErrorCode::InstanceStopped)),
             (in_phase(Phase::Failed), 1, Err(ErrorCode::InstanceFailed)),
             (in_phase(Phase::Lost), 1, Err(ErrorCode::InstanceLost)),
@@ -609,6 +1000,8 @@ mod tests {
         LeaseLapses(u128),
         Keeper(u8),
         Move(u128),
+        Sleep,
+        Wake,
         Desire(u8),
         Node(u128, u8),
     }
@@ -645,11 +1038,15 @@ mod tests {
                         .is_none_or(|owner| (0..NODES).any(|n| node_id(n) == owner && self.seen[n as usize].is_none()));
                     if fenced && step == 2 {
                         self.write(|record| lost(record, generation, 9));
+                    } else if fenced && step == 3 {
+                        self.write(|record| asleep_unowned(record, generation));
                     } else if fenced || self.record.phase.is_end() {
                         self.write(|record| ended_unowned(record, generation, 9));
                     }
                 }
                 Try::Move(to) => drop(self.write(|record| begin_move(record, &node(to)))),
+                Try::Sleep => drop(self.write(desire_sleeping)),
+                Try::Wake => drop(self.write(desire_awake)),
                 Try::Desire(0) => drop(self.write(desire_stopped)),
                 Try::Desire(_) => drop(self.write(desire_deleted)),
                 Try::Node(by, step) => self.attempt_as_node(by, step),
@@ -667,7 +1064,7 @@ mod tests {
             // What is asked of an owner: it has stopped serving before it says that the instance is over, or another's.
             let to = view.moving.as_ref().and_then(|moving| (0..NODES).find(|&n| node_id(n) == moving.to)).unwrap_or(0);
             let fenced = view.moving.as_ref().is_some_and(|moving| moving.step == MoveStep::Prepared);
-            if matches!(step, 1 | 6) {
+            if matches!(step, 1 | 6 | 8) {
                 self.seen[by as usize] = None;
             }
             // Nobody hears the answer to a write: a writer learns what it did by looking.
@@ -678,6 +1075,8 @@ mod tests {
                 3 => fenced && self.write(|record| commit_move(record, id, generation, &node(to))),
                 4 => self.write(|record| give_up_move(record, id, generation, "no answer")),
                 5 => self.write(|record| readdress(record, id, generation, "10.0.0.9:1")),
+                7 => self.write(|record| idle(record, id, generation)),
+                8 => self.write(|record| asleep(record, id, generation)),
                 _ => self.write(|record| ended(record, id, generation, 9)),
             };
         }
@@ -697,6 +1096,8 @@ mod tests {
         assert!(after.generation >= before.generation, "the generation fell");
         assert_eq!(after.phase == Phase::Moving, after.moving.is_some());
         assert_eq!(after.phase.is_end(), after.ended_at.is_some());
+        assert!(after.desired != Desired::Sleeping || matches!(after.phase, Phase::Running | Phase::Sleeping));
+        assert!(after.phase != Phase::Sleeping || (after.node.is_none() && after.host.is_some()));
         let new_owner = after.node.is_some() && after.node != before.node;
         assert!(!new_owner || after.generation > before.generation, "a new owner without a new generation");
         let back = after.phase == Phase::Pending && matches!(before.phase, Phase::Failed | Phase::Lost);
@@ -707,13 +1108,15 @@ mod tests {
     /// Mostly what brings the instance on, so that many lives, moves and losses fit into one run.
     fn any_try() -> impl Strategy<Value = Try> {
         let node = 0..NODES;
-        let step = prop_oneof![9 => Just(0u8), 3 => Just(1), 9 => Just(2), 9 => Just(3), 1 => 4u8..7];
+        let step = prop_oneof![9 => Just(0u8), 3 => Just(1), 9 => Just(2), 9 => Just(3), 1 => 4u8..9];
         prop_oneof![
             200 => node.clone().prop_map(Try::See),
             8 => node.clone().prop_map(Try::LeaseLapses),
             100 => (0u8..2).prop_map(Try::Keeper),
-            30 => (2u8..4).prop_map(Try::Keeper),
+            30 => (2u8..5).prop_map(Try::Keeper),
             60 => node.clone().prop_map(Try::Move),
+            20 => Just(Try::Sleep),
+            40 => Just(Try::Wake),
             1 => (0u8..2).prop_map(Try::Desire),
             300 => (node, step).prop_map(|(by, step)| Try::Node(by, step)),
         ]

@@ -36,6 +36,10 @@ impl Cause {
     pub fn close(&self) -> Close {
         match self {
             Self::FarEnd(close) => close.clone(),
+            // It goes on one day, but what the session talked to does not.
+            Self::Instance(Phase::Sleeping, _) => {
+                Close::new(ErrorCode::UpstreamChanged, "the instance was put to sleep")
+            }
             Self::Instance(phase, reason) => Close::new(end_code(*phase).unwrap_or(ErrorCode::Internal), reason),
             Self::TokenRevoked => Close::new(ErrorCode::AuthRevoked, ""),
             Self::TokenExpired => Close::new(ErrorCode::AuthExpired, ""),
@@ -72,6 +76,7 @@ mod tests {
             (far(ErrorCode::ProcessExited), 1000, "process.exited"),
             (far(ErrorCode::UpstreamChanged), 1012, "upstream.changed"),
             (instance(Phase::Stopped), 1000, "instance.stopped"),
+            (instance(Phase::Sleeping), 1012, "upstream.changed"),
             (instance(Phase::Deleted), 4410, "instance.gone"),
             (instance(Phase::Failed), 1011, "instance.failed"),
             (instance(Phase::Lost), 1011, "instance.lost"),

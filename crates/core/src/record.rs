@@ -45,6 +45,8 @@ pub enum Kind {
 pub enum Desired {
     /// The agent and what it runs should be up.
     Running,
+    /// Nothing of it should run until somebody wants something of it.
+    Sleeping,
     /// It should end, and its record stay.
     Stopped,
     /// It should end, and only a tombstone stay.
@@ -63,6 +65,8 @@ pub enum Phase {
     Running,
     /// Between two nodes; see [`Move`].
     Moving,
+    /// Nothing of it runs, and no node has it; its files stay on its host.
+    Sleeping,
     /// Ended on request, the record kept.
     Stopped,
     /// Ended by itself, or could not start.
@@ -77,7 +81,7 @@ impl Phase {
     /// Whether nothing follows this phase but `Deleted`.
     pub const fn is_end(self) -> bool {
         match self {
-            Self::Pending | Self::Starting | Self::Running | Self::Moving => false,
+            Self::Pending | Self::Starting | Self::Running | Self::Moving | Self::Sleeping => false,
             Self::Stopped | Self::Failed | Self::Lost | Self::Deleted => true,
         }
     }
@@ -89,6 +93,7 @@ impl Phase {
             Self::Starting => "starting",
             Self::Running => "running",
             Self::Moving => "moving",
+            Self::Sleeping => "sleeping",
             Self::Stopped => "stopped",
             Self::Failed => "failed",
             Self::Lost => "lost",
@@ -253,16 +258,16 @@ pub struct Instance {
     pub phase: Phase,
     /// The number of its placements so far; 0 before the first.
     pub generation: Generation,
-    /// The node it was given to.
+    /// The node it was given to; none while it sleeps, and never of an external one.
     pub node: Option<NodeId>,
-    /// The host of that node: moves of the `process` driver stay on one host.
+    /// The host of that node: moves of the `process` driver stay on one host, and so does what slept.
     pub host: Option<String>,
-    /// The relay address (`host:port`) of that node.
+    /// The relay address (`host:port`) of that node; of an external one the agent's.
     pub address: Option<String>,
-    /// The move in progress; present exactly in phase `moving`.
+    /// The move in progress; present exactly in phase `moving`, except of an external one, whose platform moves it.
     #[serde(rename = "move", default)]
     pub moving: Option<Move>,
-    /// Why it ended, or why its last move was given up.
+    /// Why it ended, why its last move was given up, or why no node takes it.
     pub reason: Option<String>,
     /// The user's labels.
     #[serde(default)]

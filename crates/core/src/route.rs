@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::lifecycle::{end_code, is_handed_over, will_restart};
+use crate::lifecycle::{end_code, is_dozing, is_handed_over, will_restart};
 use crate::record::{Generation, Instance, Limits, Phase, Service};
 use crate::redial::Presence;
 use crate::time::{Instant, earliest};
@@ -63,6 +63,8 @@ pub struct Route {
     handed_over: bool,
     /// It has ended, and comes back by itself.
     restarts: bool,
+    /// Its node is about to put it to sleep, and takes nothing new.
+    dozes: bool,
 }
 
 /// What a gateway needs to know of a service.
@@ -93,15 +95,21 @@ impl Route {
             limits: instance.spec.limits,
             handed_over: is_handed_over(instance),
             restarts: will_restart(instance),
+            dozes: is_dozing(instance),
         }
     }
 
     /// What a session is told of this. The life it belongs to has ended even if another follows.
+    ///
+    /// So a sleep ends it: what it talked to runs no more, and what is started at the waking knows nothing of it. To hold
+    /// its client until then would be to wait for a refusal, since a session that waits does not wake anybody. One whose
+    /// instance is only about to sleep goes on until it does, or is woken first.
     pub const fn presence(&self) -> Presence {
         match self.phase {
             Phase::Pending | Phase::Starting => Presence::Between(ErrorCode::InstanceStarting),
             Phase::Moving if self.handed_over => Presence::Between(ErrorCode::InstanceMoving),
             Phase::Running | Phase::Moving => Presence::Here(self.generation),
+            Phase::Sleeping => Presence::Ended(ErrorCode::UpstreamChanged),
             Phase::Stopped => Presence::Ended(ErrorCode::InstanceStopped),
             Phase::Failed => Presence::Ended(ErrorCode::InstanceFailed),
             Phase::Lost => Presence::Ended(ErrorCode::InstanceLost),
@@ -113,8 +121,11 @@ impl Route {
     ///
     /// # Errors
     ///
-    /// `instance.starting` and `instance.moving` pass; an end does not.
+    /// `instance.starting` and `instance.moving` pass, and `instance.waking` once somebody wakes it; an end does not.
     pub const fn ready(&self) -> Result<(), ErrorCode> {
+        if self.dozes || matches!(self.phase, Phase::Sleeping) {
+            return Err(ErrorCode::InstanceWaking);
+        }
         match self.presence() {
             Presence::Ended(_) if self.restarts => Err(ErrorCode::InstanceStarting),
             Presence::Ended(code) | Presence::Between(code) => Err(code),
@@ -482,7 +493,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::record::{Desired, InstanceSpec, Kind, Move, MoveStep, Restart};
+    use crate::record::{Desired, External, InstanceSpec, Kind, Move, MoveStep, Restart};
 
     fn at(millis: u64) -> Instant {
         Instant::from_millis(millis)
@@ -706,7 +717,12 @@ mod tests {
         };
         let moving =
             |step| Instance { moving: Some(Move { to: NodeId::new(1, 2), step }), ..record(1, Phase::Moving, 1) };
-        use ErrorCode::{InstanceGone, InstanceLost, InstanceMoving, InstanceStarting};
+        let dozing = Instance { desired: Desired::Sleeping, ..running(1, 1) };
+        let spec = InstanceSpec { external: Some(External::default()), ..InstanceSpec::default() };
+        let external = Instance { spec, ..record(1, Phase::Moving, 1) };
+        use ErrorCode::{
+            InstanceGone, InstanceLost, InstanceMoving, InstanceStarting, InstanceWaking, UpstreamChanged,
+        };
         let here = Presence::Here(Generation(1));
         for (instance, presence, ready) in [
             (record(1, Phase::Pending, 0), Presence::Between(InstanceStarting), Err(InstanceStarting)),
@@ -714,6 +730,9 @@ mod tests {
             (running(1, 1), here, Ok(())),
             (moving(MoveStep::Preparing), here, Ok(())),
             (moving(MoveStep::Prepared), Presence::Between(InstanceMoving), Err(InstanceMoving)),
+            (record(1, Phase::Sleeping, 1), Presence::Ended(UpstreamChanged), Err(InstanceWaking)),
+            (dozing, here, Err(InstanceWaking)),
+            (external, Presence::Between(InstanceMoving), Err(InstanceMoving)),
             (record(1, Phase::Lost, 1), Presence::Ended(InstanceLost), Err(InstanceLost)),
             (coming_back(Phase::Lost), Presence::Ended(InstanceLost), Err(InstanceStarting)),
             (coming_back(Phase::Deleted), Presence::Ended(InstanceGone), Err(InstanceGone)),

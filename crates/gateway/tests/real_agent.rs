@@ -11,7 +11,7 @@ mod world;
 
 use std::path::{Path, PathBuf};
 
-use landfast_agent::{Limits, run};
+use landfast_agent::run;
 use landfast_core::record::Generation;
 use landfast_core::ws::Opcode;
 use landfast_core::{ErrorCode, InstanceId};
@@ -82,16 +82,7 @@ fn agent(instance: InstanceId, dir: &Path) -> landfast_agent::Config {
         std::fs::create_dir(&path).unwrap();
         path
     };
-    landfast_agent::Config {
-        instance,
-        generation: Generation(1),
-        run: part("run"),
-        state: part("state"),
-        home: part("home"),
-        env: [].into(),
-        limits: Limits::default(),
-        is_alone: false,
-    }
+    landfast_agent::Config::new(instance, Generation(1), part("run"), part("state"), part("home"))
 }
 
 /// A relay that leads to an agent's socket, and from then on copies.

@@ -336,6 +336,7 @@ impl Task {
     async fn end(&mut self) -> Next {
         self.shut(match self.record().desired {
             Desired::Running => ErrorCode::InstanceStarting,
+            Desired::Sleeping => ErrorCode::InstanceWaking,
             Desired::Stopped => ErrorCode::InstanceStopped,
             Desired::Deleted => ErrorCode::InstanceGone,
         })

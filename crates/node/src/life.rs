@@ -78,7 +78,7 @@ impl Life {
         let record = &self.record;
         let mine = record.node == Some(self.me);
         match record.phase {
-            Phase::Pending => Step::Leave,
+            Phase::Pending | Phase::Sleeping => Step::Leave,
             Phase::Starting if mine => self.unless_unwanted(Step::Start),
             Phase::Running if mine => self.unless_unwanted(Step::Serve),
             Phase::Moving if mine => self.unless_unwanted(self.step_as_source(now)),
@@ -96,7 +96,7 @@ impl Life {
 
     fn unless_unwanted(&self, step: Step) -> Step {
         match self.record.desired {
-            Desired::Running => step,
+            Desired::Running | Desired::Sleeping => step,
             Desired::Stopped | Desired::Deleted => Step::End,
         }
     }

@@ -23,6 +23,7 @@ use crate::store::Store;
 
 mod access;
 mod describe;
+mod external;
 mod forward;
 mod health;
 mod idempotency;
@@ -33,6 +34,8 @@ mod nodes;
 mod refusal;
 mod registration;
 mod serve;
+mod sleep;
+mod spec;
 #[cfg(test)]
 mod tests;
 mod tokens;
@@ -143,7 +146,12 @@ fn protected() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(instances::create, instances::list))
         .routes(routes!(instances::read, instances::delete))
         .routes(routes!(instances::stop))
+        .routes(routes!(sleep::sleep))
+        .routes(routes!(sleep::wake))
         .routes(routes!(moves::begin))
+        .routes(routes!(external::begin))
+        .routes(routes!(external::commit))
+        .routes(routes!(external::abort))
         .routes(routes!(tokens::create))
         .routes(routes!(tokens::revoke))
         .routes(routes!(nodes::list))

@@ -4,7 +4,8 @@
 //! the record it will replace, so a decision is never made on one state and applied to another.
 
 use bytes::Bytes;
-use landfast_core::record::{Instance, Node, keys};
+use landfast_core::lifecycle::desire_awake;
+use landfast_core::record::{Desired, Instance, Node, keys};
 use landfast_core::{ErrorCode, InstanceId, NodeId, Problem};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -120,6 +121,22 @@ pub async fn update_instance(
         }
     }
     Err(UpdateError::Conflict)
+}
+
+/// Sees to it that an instance that sleeps, or is about to, is woken. Of any other nothing is changed, also not of one
+/// that has ended; what it returns tells. Any number of callers wake it once.
+///
+/// Not cancel-safe: a dropped call may have written.
+///
+/// # Errors
+///
+/// [`UpdateError`], but never [`UpdateError::Refused`].
+pub async fn wake(store: &dyn Store, id: InstanceId) -> Result<Instance, UpdateError> {
+    let change = |instance: &mut Instance| match instance.desired {
+        Desired::Sleeping => Ok(desire_awake(instance)?),
+        Desired::Running | Desired::Stopped | Desired::Deleted => Ok(()),
+    };
+    update_instance(store, id, change).await
 }
 
 /// Reads a record from an entry's value.

@@ -8,7 +8,7 @@ use landfast_core::route::{Effect, Lookup, RouteView};
 use crate::Sabotage;
 use crate::clock::{Clock, SECOND};
 use crate::fact::Fact;
-use crate::stage::{Event, Stage, Who};
+use crate::stage::{Event, Stage, Who, Write};
 use crate::store::{Answer, News, Op};
 
 /// See the module.
@@ -19,6 +19,8 @@ pub(crate) struct Gateway {
     pub(crate) clock: Clock,
     view: RouteView,
     asks: HashMap<u64, InstanceId>,
+    /// The instances that it is about to wake.
+    wakes: HashMap<u64, InstanceId>,
     watch: u64,
     listed: bool,
     /// Instances of which news came that their sessions have not heard yet.
@@ -35,6 +37,7 @@ impl Gateway {
             clock,
             view: RouteView::new(),
             asks: HashMap::new(),
+            wakes: HashMap::new(),
             watch: 0,
             listed: false,
             news: BTreeSet::new(),
@@ -49,6 +52,7 @@ impl Gateway {
         self.up = true;
         self.view = RouteView::new();
         self.asks.clear();
+        self.wakes.clear();
         self.news.clear();
         self.listed = false;
         self.subscribe(stage);
@@ -84,6 +88,14 @@ impl Gateway {
         &mut self.view
     }
 
+    /// Wakes an instance, once for all who want something of it.
+    pub(crate) fn rouse(&mut self, stage: &mut Stage, id: InstanceId) {
+        if !self.wakes.values().any(|waking| *waking == id) {
+            let ask = stage.request(Who::Gateway(self.me), Op::Write(id, Write::DesireAwake));
+            self.wakes.insert(ask, id);
+        }
+    }
+
     /// The instances of which there is news since this was last asked.
     pub(crate) fn take_news(&mut self) -> BTreeSet<InstanceId> {
         std::mem::take(&mut self.news)
@@ -110,7 +122,13 @@ impl Gateway {
         }
     }
 
-    fn handle_answer(&mut self, stage: &Stage, ask: u64, answer: Answer) {
+    fn handle_answer(&mut self, stage: &mut Stage, ask: u64, answer: Answer) {
+        if let Some(id) = self.wakes.remove(&ask) {
+            if matches!(answer, Answer::Failed) {
+                self.rouse(stage, id);
+            }
+            return;
+        }
         let Some(id) = self.asks.remove(&ask) else { return };
         let now = self.clock.read(stage.now);
         match answer {

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use landfast_core::link::Close;
 use landfast_core::reason::Cause;
-use landfast_core::record::Generation;
+use landfast_core::record::{Generation, Phase};
 use landfast_core::redial::{Effect, Presence, Redial};
 use landfast_core::route::{Lookup, Route};
 use landfast_core::session::Session;
 use landfast_core::time::{Instant, earliest};
-use landfast_core::{ErrorCode, InstanceId, SessionId};
+use landfast_core::{ErrorCode, InstanceId, Retry, SessionId};
 
 use crate::Sabotage;
 use crate::carry::{Loss, carry};
@@ -126,6 +126,7 @@ impl Holder {
             Presence::Ended(ErrorCode::InstanceUnknown)
         } else {
             match gateway.lookup(stage, self.instance) {
+                Lookup::Known(route) if self.open.is_none() => self.admission(stage, gateway, &route),
                 Lookup::Known(route) => route.presence(),
                 Lookup::Ended(code) => Presence::Ended(code),
                 Lookup::Asking | Lookup::Unknown | Lookup::Unavailable => Presence::Unknown,
@@ -233,14 +234,33 @@ impl Holder {
     fn begin_dial(&mut self, stage: &mut Stage, gateway: &mut Gateway) {
         let now = self.clock.read(stage.now);
         match gateway.lookup(stage, self.instance) {
-            Lookup::Known(route) => match route.ready() {
-                Ok(()) => self.dial(stage, &route, now),
-                Err(code) => self.refuse(stage, code),
+            Lookup::Known(route) => match (route.ready(), &self.open) {
+                (Ok(()), _) => self.dial(stage, &route, now),
+                // Nobody wakes it for a session that it cannot remember.
+                (Err(_), Some(_)) if route.phase == Phase::Sleeping => self.refuse(stage, ErrorCode::SessionUnknown),
+                (Err(code), Some(_)) => self.refuse(stage, code),
+                (Err(code), None) => {
+                    self.admission(stage, gateway, &route);
+                    self.refuse(stage, code);
+                }
             },
             Lookup::Asking => self.dial = Some(Dial::Asking(now + WORD_WITHIN)),
             Lookup::Ended(code) => self.refuse(stage, code),
             Lookup::Unknown => self.refuse(stage, ErrorCode::InstanceUnknown),
             Lookup::Unavailable => self.refuse(stage, ErrorCode::RegistryUnavailable),
+        }
+    }
+
+    /// What somebody is told who has no session yet; an instance that sleeps is woken for it.
+    fn admission(&self, stage: &mut Stage, gateway: &mut Gateway, route: &Route) -> Presence {
+        match route.ready() {
+            Ok(()) => Presence::Here(route.generation),
+            Err(code) => {
+                if code == ErrorCode::InstanceWaking {
+                    gateway.rouse(stage, self.instance);
+                }
+                if code.retry() == Retry::Safe { Presence::Between(code) } else { Presence::Ended(code) }
+            }
         }
     }
 

@@ -1,5 +1,7 @@
 //! What runs on the hosts: the agents' processes, which outlive the node daemons.
 
+use std::collections::HashMap;
+
 use landfast_core::InstanceId;
 use landfast_core::record::Generation;
 
@@ -16,6 +18,8 @@ pub(crate) struct Hosts {
     /// The processes that are to run in the first life of an instance: for which client, and how much each says.
     pub(crate) wanted: Vec<(InstanceId, usize, u64)>,
     begun: Vec<InstanceId>,
+    /// What was stopped to sleep, as the daemons of each host have noted it before they did.
+    put_to_sleep: HashMap<(usize, InstanceId), Generation>,
 }
 
 impl Hosts {
@@ -53,6 +57,23 @@ impl Hosts {
         if let Some((_, agent)) = self.agent(host, instance) {
             agent.kill(stage);
         }
+    }
+
+    /// Kills an instance's agent on a host because it is to sleep, and notes that first.
+    pub(crate) fn put_to_sleep(
+        &mut self,
+        stage: &mut Stage,
+        host: usize,
+        instance: InstanceId,
+        generation: Generation,
+    ) {
+        self.put_to_sleep.insert((host, instance), generation);
+        self.kill(stage, host, instance);
+    }
+
+    /// Whether an instance was put to sleep in this generation.
+    pub(crate) fn was_put_to_sleep(&self, host: usize, instance: InstanceId, generation: Generation) -> bool {
+        self.put_to_sleep.get(&(host, instance)) == Some(&generation)
     }
 
     /// An agent dies by itself; the node daemons of its host hear of it.

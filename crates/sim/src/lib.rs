@@ -77,6 +77,8 @@ pub enum Sabotage {
     SayNothing,
     /// The source of a move gives the instance away and goes on carrying.
     CommitUnfenced,
+    /// A node says that an instance sleeps, and goes on carrying.
+    SleepUnfenced,
     /// A node goes on when its lease has lapsed.
     IgnoreTheFence,
     /// A relay does not look at the generation it is asked for.

@@ -42,7 +42,7 @@ pub(crate) struct Mischief {
 impl Mischief {
     /// Draws a plan, in the mood that was asked for or in any.
     pub(crate) fn new(stage: &mut Stage, clients: usize) -> Self {
-        let moods = [Mood::Everything, Mood::AFewThings, Mood::Links, Mood::Leases, Mood::Comebacks];
+        let moods = [Mood::Everything, Mood::AFewThings, Mood::Links, Mood::Leases, Mood::Sleepers, Mood::Comebacks];
         let mood = stage.config.mood.unwrap_or(moods[stage.chance.index(moods.len())]);
         let mut weights: Vec<u64> =
             Kind::ALL.iter().map(|kind| kind.weight() * mood.fondness(*kind, &mut stage.chance)).collect();
@@ -152,6 +152,8 @@ impl World {
             }),
             Kind::KillAgent => self.kill_agent(),
             Kind::MoveInstance => self.ask_to_move(),
+            Kind::SleepInstance => self.write(Write::DesireSleeping),
+            Kind::WakeInstance => self.write(Write::DesireAwake),
             Kind::StopInstance => self.write(Write::DesireStopped),
             Kind::DeleteInstance => self.write(Write::DesireDeleted),
             Kind::ExitProcess => self.exit_process(),

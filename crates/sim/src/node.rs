@@ -318,7 +318,8 @@ impl Daemon {
 
     /// Cuts what may not be carried any more.
     fn fence(&self, stage: &mut Stage, id: InstanceId) {
-        if matches!(stage.config.sabotage, Some(Sabotage::CommitUnfenced | Sabotage::TakeAnyGeneration)) {
+        let reckless = [Sabotage::CommitUnfenced, Sabotage::TakeAnyGeneration, Sabotage::SleepUnfenced];
+        if stage.config.sabotage.is_some_and(|sabotage| reckless.contains(&sabotage)) {
             return;
         }
         let place = &self.places[&id];
@@ -346,7 +347,10 @@ impl Daemon {
             Phase::Starting | Phase::Running | Phase::Moving if is_mine => self.tend_mine(stage, hosts, id),
             Phase::Moving => self.tend_target(stage, id),
             Phase::Starting | Phase::Running => self.tend_anothers(stage, hosts, id),
-            Phase::Stopped | Phase::Failed | Phase::Lost | Phase::Deleted => self.clear(stage, hosts, id),
+            // What was put to sleep by a node whose lease lapsed may still run, as what was lost may.
+            Phase::Sleeping | Phase::Stopped | Phase::Failed | Phase::Lost | Phase::Deleted => {
+                self.clear(stage, hosts, id)
+            }
         };
         if let Some(change) = change {
             let place = self.places.get_mut(&id).expect("it is tended");
@@ -360,11 +364,25 @@ impl Daemon {
         let (now, host) = (self.clock.read(stage.now), host_of(self.me));
         let place = self.places.get_mut(&id).expect("it is tended");
         let (record, generation) = (&place.record, place.record.generation);
-        if record.desired != Desired::Running {
-            place.serves = None;
-            hosts.kill(stage, host, id);
-            self.fence(stage, id);
-            return Some(NodeWrite::Ended);
+        match record.desired {
+            // Woken too late: it sleeps, and has to be placed again.
+            Desired::Running if hosts.was_put_to_sleep(host, id, generation) => return Some(NodeWrite::Asleep),
+            Desired::Running => {}
+            Desired::Sleeping if stage.config.sabotage == Some(Sabotage::SleepUnfenced) => {
+                return Some(NodeWrite::Asleep);
+            }
+            Desired::Sleeping => {
+                place.serves = None;
+                hosts.put_to_sleep(stage, host, id, generation);
+                self.fence(stage, id);
+                return Some(NodeWrite::Asleep);
+            }
+            Desired::Stopped | Desired::Deleted => {
+                place.serves = None;
+                hosts.kill(stage, host, id);
+                self.fence(stage, id);
+                return Some(NodeWrite::Ended);
+            }
         }
         let address = address(self.me, self.start);
         let is_old = record.address.as_ref() != Some(&address);
@@ -423,6 +441,9 @@ impl Daemon {
 
     /// Kills what is left of a life that the record says is over.
     fn clear(&self, stage: &mut Stage, hosts: &mut Hosts, id: InstanceId) -> Option<NodeWrite> {
+        if stage.config.sabotage == Some(Sabotage::SleepUnfenced) {
+            return None;
+        }
         let ended = self.places[&id].record.generation;
         if let Some((_, agent)) = hosts.agent(host_of(self.me), id)
             && agent.generation <= ended

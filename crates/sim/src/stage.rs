@@ -98,6 +98,8 @@ pub(crate) type Refused = ErrorCode;
 pub(crate) enum Write {
     Create(Box<Instance>),
     BeginMove(Box<Node>),
+    DesireSleeping,
+    DesireAwake,
     DesireStopped,
     DesireDeleted,
     Keeper(Step),
@@ -113,6 +115,7 @@ pub(crate) enum NodeWrite {
     Prepared,
     Commit(Box<Node>),
     GiveUp,
+    Asleep,
     Ended,
 }
 

@@ -331,6 +331,8 @@ fn apply(write: &Write, from: Who, record: &mut Instance, unix_millis: u64) -> R
     match write {
         Write::Create(_) => {}
         Write::BeginMove(to) => lifecycle::begin_move(record, to)?,
+        Write::DesireSleeping => lifecycle::desire_sleeping(record)?,
+        Write::DesireAwake => lifecycle::desire_awake(record)?,
         Write::DesireStopped => lifecycle::desire_stopped(record)?,
         Write::DesireDeleted => lifecycle::desire_deleted(record)?,
         Write::Keeper(step) => return step.kind.apply(record, unix_millis),
@@ -345,6 +347,7 @@ fn apply(write: &Write, from: Who, record: &mut Instance, unix_millis: u64) -> R
                 NodeWrite::Prepared => lifecycle::prepared(record, by, generation)?,
                 NodeWrite::Commit(target) => lifecycle::commit_move(record, by, generation, target)?,
                 NodeWrite::GiveUp => lifecycle::give_up_move(record, by, generation, "no answer")?,
+                NodeWrite::Asleep => lifecycle::asleep(record, by, generation)?,
                 NodeWrite::Ended => lifecycle::ended(record, by, generation, unix_millis)?,
             }
         }

@@ -41,6 +41,8 @@ troubles! {
     RestartNode 12 12 "node daemons killed and started";
     KillAgent 2 2 "agents killed";
     MoveInstance 25 1000 "moves asked for";
+    SleepInstance 4 3 "instances put to sleep";
+    WakeInstance 4 6 "instances woken";
     StopInstance 1 1 "instances asked to stop";
     DeleteInstance 1 1 "instances asked to be deleted";
     ExitProcess 3 2 "processes that exit";
@@ -107,6 +109,8 @@ pub enum Mood {
     Links,
     /// What happens to leases, watches and the store.
     Leases,
+    /// What is put to sleep and woken, while nodes and the store misbehave.
+    Sleepers,
     /// Node daemons that are away for about a lease, while news of it is late.
     Comebacks,
 }
@@ -137,6 +141,16 @@ impl Mood {
                 Kind::StallWatch,
                 Kind::StallKeeper,
                 Kind::RestartKeeper,
+            ]),
+            Self::Sleepers => of(&[
+                Kind::SleepInstance,
+                Kind::WakeInstance,
+                Kind::CutLink,
+                Kind::RestartNode,
+                Kind::LoseStore,
+                Kind::StoreDown,
+                Kind::StallWatch,
+                Kind::StallKeeper,
             ]),
             Self::Comebacks => of(&[Kind::RestartNode, Kind::StallWatch, Kind::StallKeeper]),
         }

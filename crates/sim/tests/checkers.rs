@@ -31,6 +31,7 @@ found! {
     a_wrong_cause_is_noticed: TellTheWrongCause among Everything breaks Endings;
     a_missing_close_frame_is_noticed: SayNothing among Everything breaks Endings;
     a_source_that_goes_on_carrying_is_noticed: CommitUnfenced among Links breaks Owners;
+    a_node_that_goes_on_carrying_what_sleeps_is_noticed: SleepUnfenced among Sleepers breaks Owners;
     a_node_that_outlives_its_lease_is_noticed: IgnoreTheFence among Leases breaks Owners;
     a_relay_that_takes_any_generation_is_noticed: TakeAnyGeneration among Leases breaks Owners;
     a_daemon_that_serves_what_it_has_not_claimed_is_noticed: ServeWithoutAClaim among Comebacks breaks Owners;

@@ -3,10 +3,11 @@
 use std::io;
 
 use bytes::Bytes;
+use futures_util::stream;
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt as _, Full};
-use hyper::body::Incoming;
+use http_body_util::{BodyExt as _, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
 use landfast_core::{ErrorCode, Problem};
 use landfast_net::head::ResponseHead;
 use serde::Serialize;
@@ -64,7 +65,7 @@ impl From<ErrorCode> for Refused {
 /// A JSON answer.
 pub(crate) fn json(status: StatusCode, value: &impl Serialize) -> Response<Body> {
     let bytes = serde_json::to_vec(value).expect("our own types are JSON");
-    let mut response = Response::new(body(bytes));
+    let mut response = Response::new(whole(bytes));
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
@@ -72,17 +73,18 @@ pub(crate) fn json(status: StatusCode, value: &impl Serialize) -> Response<Body>
 
 /// An answer without a body.
 pub(crate) fn empty(status: StatusCode) -> Response<Body> {
-    let mut response = Response::new(body(Bytes::new()));
+    let mut response = Response::new(whole(Bytes::new()));
     *response.status_mut() = status;
     response
 }
 
-/// An answer that is only a head, such as a 101.
+/// An answer that is only a head, such as a 101. What a service wrote in its own that HTTP does not allow is left out.
 pub(crate) fn head(head: &ResponseHead) -> Response<Body> {
-    let mut response = empty(status(head.status));
+    let mut response = empty(StatusCode::from_u16(head.status).unwrap_or(StatusCode::BAD_GATEWAY));
     for (name, value) in head.headers.iter() {
-        let name = header::HeaderName::try_from(name).expect("our own heads are well formed");
-        response.headers_mut().append(name, HeaderValue::from_bytes(value).expect("our own heads are well formed"));
+        if let (Ok(name), Ok(value)) = (header::HeaderName::try_from(name), HeaderValue::from_bytes(value)) {
+            response.headers_mut().append(name, value);
+        }
     }
     response
 }
@@ -113,10 +115,17 @@ pub(crate) async fn read_json<T: DeserializeOwned>(request: Request<Incoming>) -
     serde_json::from_slice(&bytes).map_err(|error| invalid(format!("The body: {error}.")))
 }
 
-fn body(bytes: impl Into<Bytes>) -> Body {
+/// A body that is all there.
+pub(crate) fn whole(bytes: impl Into<Bytes>) -> Body {
     Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
 }
 
+/// A body that breaks off, and the connection with it.
+pub(crate) fn cut(bytes: Bytes) -> Body {
+    let pieces = [Ok(Frame::data(bytes)), Err(io::Error::other("the rest is not passed on"))];
+    StreamBody::new(stream::iter(pieces)).boxed_unsync()
+}
+
 fn status(status: u16) -> StatusCode {
-    StatusCode::from_u16(status).expect("the error table and our heads hold statuses")
+    StatusCode::from_u16(status).expect("the error table holds statuses")
 }

@@ -1,23 +1,25 @@
-//! The two ways to a process's far end: a WebSocket that dies with its connection, and a session over links.
+//! The two ways to a far end: a WebSocket that dies with its connection, and a session over links.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, Request, Response, header};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use landfast_core::session::WINDOW;
 use landfast_net::copy::copy_both;
-use landfast_net::far::{LINGER, serve};
-use landfast_net::head::{Headers, RequestHead};
+use landfast_net::far::{Commands, Far, LINGER, serve};
+use landfast_net::head::{Headers, RequestHead, ResponseHead};
 use landfast_net::link::{OpenAnswer, OpenRequest, ResumeRequest, resume_answer};
 use landfast_net::socket::{Socket, from_upgraded};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::answer::{Body, Refused, head};
+use super::answer::{Body, Refused, cut, head, whole};
 use crate::Agent;
 use crate::attach::Attachment;
+use crate::service::{self, Answer, Refusal, Speech, Wanted};
+use crate::sessions::Place;
 use crate::upgrade;
 
 /// How long a client may take to receive its 101.
@@ -39,21 +41,67 @@ pub(super) fn attach(
 }
 
 /// `GET /links`.
-pub(super) fn open(agent: &Arc<Agent>, mut request: Request<Incoming>) -> Result<Response<Body>, Refused> {
+pub(super) async fn open(agent: &Arc<Agent>, mut request: Request<Incoming>) -> Result<Response<Body>, Refused> {
     let asked = OpenRequest::decode(|name| text(request.headers(), name))?;
-    let (answer, attachment) = upgrade::open(&agent.processes, &asked.head)?;
+    // First, so that no more services are dialled at once than there may be sessions.
     let (place, commands) = agent.sessions.open()?;
-    let opened = OpenAnswer { session: place.id, secret: place.secret.clone(), window: WINDOW, head: answer };
-    let upgraded = hyper::upgrade::on(&mut request);
-    // A fence cuts the link, not the session.
-    agent.until_stopped(async move {
-        let Some(link) = socket(upgraded).await else { return };
-        let ended = serve(attachment, asked.window, link, commands, LINGER).await;
-        tracing::debug!(session = %place.id, ?ended, "session ended");
-        // Naming it whole moves it in here: its place in the table lasts as long as the session.
-        drop(place);
-    });
-    Ok(head(&opened.encode()))
+    let opening = Opening { window: asked.window, place, commands };
+    match Wanted::read(&asked.head)? {
+        None => {
+            let (answer, attachment) = upgrade::open(&agent.processes, &asked.head)?;
+            Ok(opening.begin(agent, &mut request, answer, attachment))
+        }
+        Some(Wanted { target, speech: Speech::Bytes }) => {
+            let pipe = service::dial(agent, target).await?;
+            let answer = ResponseHead { status: 200, headers: Headers::new() };
+            Ok(opening.begin(agent, &mut request, answer, pipe))
+        }
+        Some(Wanted { target, speech: Speech::WebSocket(wish) }) => match service::upgrade(agent, target, &wish).await?
+        {
+            Answer::Accepted(answer, socket) => Ok(opening.begin(agent, &mut request, answer, socket)),
+            Answer::Refused(refusal) => Ok(passed_on(refusal)),
+        },
+    }
+}
+
+/// A session that is being opened.
+struct Opening {
+    window: u64,
+    place: Place,
+    commands: Commands,
+}
+
+impl Opening {
+    /// Says yes, and carries the session from then on.
+    fn begin<F: Far + Send + 'static>(
+        self,
+        agent: &Agent,
+        request: &mut Request<Incoming>,
+        answer: ResponseHead,
+        far: F,
+    ) -> Response<Body> {
+        let Self { window, place, commands } = self;
+        let opened = OpenAnswer { session: place.id, secret: place.secret.clone(), window: WINDOW, head: answer };
+        let upgraded = hyper::upgrade::on(request);
+        // A fence cuts the link, not the session.
+        agent.until_stopped(async move {
+            let Some(link) = socket(upgraded).await else { return };
+            let ended = serve(far, window, link, commands, LINGER).await;
+            tracing::debug!(session = %place.id, ?ended, "session ended");
+            // Naming it whole moves it in here: its place in the table lasts as long as the session.
+            drop(place);
+        });
+        head(&opened.encode())
+    }
+}
+
+/// A service's own refusal. If it had more to say, the body claims a byte that never comes: every reader sees the cut.
+fn passed_on(Refusal { head: said, body, is_cut }: Refusal) -> Response<Body> {
+    let mut response = head(&said);
+    let length = body.len() + usize::from(is_cut);
+    response.headers_mut().insert(header::CONTENT_LENGTH, length.into());
+    *response.body_mut() = if is_cut { cut(body) } else { whole(body) };
+    response
 }
 
 /// `GET /links/{session}`.

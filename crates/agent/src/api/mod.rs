@@ -10,10 +10,12 @@ mod output;
 mod processes;
 
 use std::convert::Infallible;
+use std::future::Future;
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream as StdStream;
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -126,6 +128,15 @@ async fn serve_connection(agent: Arc<Agent>, socket: Socket, door: Door, cut: Ca
     }
 }
 
+/// Serves the agent's own API on a connection that nobody accepted. Boxed, because that API leads back to here.
+pub(crate) fn serve_api(
+    agent: Arc<Agent>,
+    socket: Socket,
+    cut: CancellationToken,
+) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    Box::pin(serve_connection(agent, socket, Door::Agent, cut))
+}
+
 async fn answer(
     agent: &Arc<Agent>,
     door: Door,
@@ -164,7 +175,7 @@ async fn route(
         (["processes", _, "output" | "attach"], _) => Err(Refused::method("GET")),
         (["exec"], &Method::POST) => exec::post(agent, request).await,
         (["exec"], _) => Err(Refused::method("POST")),
-        (["links"], &Method::GET) => links::open(agent, request),
+        (["links"], &Method::GET) => links::open(agent, request).await,
         (["links", session], &Method::GET) => links::resume(agent, session, request).await,
         (["links"] | ["links", _], _) => Err(Refused::method("GET")),
         _ => Err(ErrorCode::RequestNotFound.into()),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
-use landfast_agent::{Config, Limits, run};
+use landfast_agent::{Config, run};
 use landfast_core::Problem;
 use landfast_core::record::Generation;
 use landfast_net::head::{HEAD_MAX, Headers, RequestHead, ResponseHead, read_response, write_all};
@@ -59,16 +59,9 @@ impl Agent {
             std::fs::create_dir(&path).unwrap();
             path
         };
-        let mut config = Config {
-            instance: landfast_net::random::instance_id(),
-            generation: Generation(3),
-            run: part("run"),
-            state: part("state"),
-            home: part("home"),
-            env: [("FROM_INSTANCE".to_owned(), "yes".to_owned())].into(),
-            limits: Limits::default(),
-            is_alone: false,
-        };
+        let instance = landfast_net::random::instance_id();
+        let mut config = Config::new(instance, Generation(3), part("run"), part("state"), part("home"));
+        config.env.insert("FROM_INSTANCE".to_owned(), "yes".to_owned());
         change(&mut config);
         let mut agent = Self { _dir: dir, config, running: None };
         agent.start_again().await;

@@ -1,111 +1,36 @@
 //! Sessions over links that are cut.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use landfast_core::ErrorCode;
 use landfast_core::link::{Close, Header, Kind};
-use landfast_core::record::Generation;
-use landfast_core::redial::Presence;
 use landfast_core::ws::Opcode;
 use landfast_net::head::{HEAD_MAX, Headers, RequestHead, read_response, write_all};
-use landfast_net::hold::{Account, Attempt, Dialer, Ending, Holder, Resumed};
+use landfast_net::hold::Ending;
 use landfast_net::link::{LinkError, OpenAnswer, OpenRequest, ResumeRequest, Secret, open, resume};
 use landfast_net::socket::Socket;
-use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
-use tokio::net::UnixStream;
-use tokio::sync::watch;
-use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::harness::{Agent, PATIENCE, attach_head, eventually};
 use crate::viewer::{Viewer, frame};
+use crate::way::{Holding, Way};
 
-/// The way to an agent, on which links are cut after so many bytes.
-#[derive(Clone)]
-struct Way {
-    path: std::path::PathBuf,
-    /// About how many bytes a link carries from the agent; 0 cuts nothing.
-    budget: Arc<AtomicU64>,
-    rng: Arc<Mutex<StdRng>>,
-}
-
-impl Way {
-    fn to(agent: &Agent, budget: u64) -> Self {
-        let seed = std::env::var("LANDFAST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(rand::random);
-        eprintln!("LANDFAST_SEED={seed}");
-        let rng = Arc::new(Mutex::new(StdRng::seed_from_u64(seed)));
-        Self { path: agent.socket("agent.sock"), budget: Arc::new(AtomicU64::new(budget)), rng }
-    }
-
-    async fn dial(&self) -> std::io::Result<Socket> {
-        let (near, middle) = UnixStream::pair()?;
-        let far = UnixStream::connect(&self.path).await?;
-        let budget = self.budget.load(Ordering::Relaxed);
-        // Enough for the head and some data: links that bring nothing are given up on, and rightly.
-        let most = if budget == 0 { u64::MAX } else { 1_000 + self.rng.lock().unwrap().random_range(0..budget) };
-        tokio::spawn(async move {
-            let ((from_client, to_client), (from_agent, to_agent)) = (middle.into_split(), far.into_split());
-            // When the agent has said its last byte, both directions are gone, wherever in a record that is.
-            tokio::select! {
-                () = carry(from_client, to_agent, u64::MAX) => {}
-                () = carry(from_agent, to_client, most) => {}
-            }
-        });
-        Ok(Socket::unix(near))
-    }
-}
-
-async fn carry(from: impl tokio::io::AsyncRead + Unpin, mut to: impl tokio::io::AsyncWrite + Unpin, most: u64) {
-    let _ = tokio::io::copy(&mut from.take(most), &mut to).await;
-}
-
-impl Dialer for Way {
-    fn resume(&mut self, request: ResumeRequest) -> Attempt {
-        let way = self.clone();
-        Box::pin(async move {
-            let socket = way.dial().await.map_err(|_| ErrorCode::NodeUnreachable)?;
-            let resumed = resume(socket, "/links", &request, &[]).await.map_err(|error| error.code())?;
-            Ok(Resumed { socket: resumed.0, received: resumed.1, generation: Generation(3) })
-        })
-    }
-}
-
-/// A session held at its client end, as a gateway holds it.
+/// A viewer whose session is held at its client end, as a gateway holds it.
 struct Held {
     viewer: Viewer<DuplexStream>,
-    holding: JoinHandle<(Ending, Account)>,
+    holding: Holding,
 }
 
 async fn open_link(way: &Way, id: &str, query: &str) -> Result<(Socket, OpenAnswer), LinkError> {
-    let socket = way.dial().await.unwrap();
-    open(socket, "/links", &OpenRequest::new(attach_head(id, query)), &[]).await
+    way.open(attach_head(id, query)).await
 }
 
 async fn hold(way: &Way, id: &str, query: &str) -> Held {
-    let (socket, answer) = loop {
-        match open_link(way, id, query).await {
-            Ok(opened) => break opened,
-            // The way was cut before the session was there.
-            Err(LinkError::Connection(_)) => {}
-            Err(LinkError::Refused(refusal)) => panic!("refused: {refusal:?}"),
-        }
-    };
+    let (near, answer, holding) = way.hold(&attach_head(id, query)).await;
     assert_eq!(answer.head.headers.get("sec-websocket-accept"), Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="));
-    let (near, mut local) = tokio::io::duplex(64 * 1024);
-    let mut way = way.clone();
-    let holding = tokio::spawn(async move {
-        let mut holder = Holder::new(socket, &answer, Generation(3));
-        let (_presence, mut present) = watch::channel(Presence::Here(Generation(3)));
-        let ending = holder.run(&mut local, &mut way, &mut present).await;
-        let account = holder.account();
-        holder.leave(Close::new(ErrorCode::ClientLost, "")).await;
-        (ending, account)
-    });
     Held { viewer: Viewer::new(near), holding }
 }
 

@@ -9,5 +9,7 @@ mod links;
 mod output;
 mod processes;
 mod screens;
+mod services;
 mod terminals;
 mod viewer;
+mod way;

@@ -32,6 +32,8 @@ const WITH_AGENT: &[ErrorCode] = &[
     ErrorCode::InstanceLost,
     ErrorCode::InstanceStarting,
     ErrorCode::InstanceMoving,
+    ErrorCode::InstanceWaking,
+    ErrorCode::RequestConflict,
     ErrorCode::NodeNotHere,
     ErrorCode::NodeStaleGeneration,
     ErrorCode::NodeDraining,
@@ -130,9 +132,32 @@ fn refusals(operation: &str) -> &'static [ErrorCode] {
             ErrorCode::InstanceLost,
             ErrorCode::InstanceStarting,
             ErrorCode::InstanceMoving,
+            ErrorCode::InstanceSleeping,
             ErrorCode::NodeUnknown,
             ErrorCode::MoveRefused,
             ErrorCode::MoveFailed,
+        ],
+        "sleep_instance" | "wake_instance" => &[
+            ErrorCode::RequestInvalid,
+            ErrorCode::RequestConflict,
+            ErrorCode::InstanceUnknown,
+            ErrorCode::InstanceGone,
+            ErrorCode::InstanceStopped,
+            ErrorCode::InstanceFailed,
+            ErrorCode::InstanceLost,
+            ErrorCode::InstanceStarting,
+            ErrorCode::InstanceMoving,
+            ErrorCode::SleepRefused,
+        ],
+        "begin_move" | "commit_move" | "abort_move" => &[
+            ErrorCode::RequestInvalid,
+            ErrorCode::RequestConflict,
+            ErrorCode::LimitBody,
+            ErrorCode::InstanceUnknown,
+            ErrorCode::InstanceGone,
+            ErrorCode::InstanceStopped,
+            ErrorCode::ServiceUnknown,
+            ErrorCode::MoveRefused,
         ],
         "create_token" => &[
             ErrorCode::RequestInvalid,
@@ -167,6 +192,7 @@ pub(super) mod schema {
     #[schema(rename_all = "lowercase")]
     pub(in crate::api) enum Kind {
         Sandbox,
+        Actor,
     }
 
     /// What should be.
@@ -174,6 +200,7 @@ pub(super) mod schema {
     #[schema(rename_all = "lowercase")]
     pub(in crate::api) enum Desired {
         Running,
+        Sleeping,
         Stopped,
         Deleted,
     }
@@ -186,6 +213,7 @@ pub(super) mod schema {
         Starting,
         Running,
         Moving,
+        Sleeping,
         Stopped,
         Failed,
         Lost,
@@ -216,6 +244,69 @@ pub(super) mod schema {
         Prepared,
     }
 
+    /// Whether a service that ended is started again: always, unless it exited with 0, or not.
+    #[derive(ToSchema)]
+    #[schema(rename_all = "snake_case")]
+    pub(in crate::api) enum ServiceRestart {
+        Always,
+        OnFailure,
+        Never,
+    }
+
+    /// When a service counts as up: once it accepts a connection, or answers a request well.
+    #[derive(ToSchema)]
+    pub(in crate::api) struct Ready {
+        /// The path of a GET that is answered with 2xx or 3xx; a connection is enough if not said.
+        path: Option<String>,
+        /// Seconds after which a start without readiness counts as failed; 60 if not said, 3,600 at most.
+        within: Option<u64>,
+    }
+
+    /// A server inside an instance: a command (`argv` or `shell`) and where it listens (`port` or `socket`). Of an
+    /// external instance: an `address` and nothing else.
+    #[derive(ToSchema)]
+    pub(in crate::api) struct Service {
+        /// The command.
+        argv: Option<Vec<String>>,
+        /// The command as a line for `/bin/sh -c`, instead of `argv`.
+        shell: Option<String>,
+        /// Its environment, over the instance's.
+        env: Option<BTreeMap<String, String>>,
+        /// Its directory, relative to the instance's home.
+        cwd: Option<String>,
+        /// The TCP port where it listens, on loopback; it finds it in `PORT`.
+        port: Option<u16>,
+        /// The Unix socket where it listens, relative to the instance's home, instead of `port`.
+        socket: Option<String>,
+        /// The address (`host:port`) of a server of an external instance, instead of all of the above.
+        address: Option<String>,
+        /// When it counts as up.
+        ready: Option<Ready>,
+        /// `always` if not said.
+        restart: Option<ServiceRestart>,
+        /// Whether a `503` of it with `landfast-error` is believed to say that the request was not run; `false` if not
+        /// said.
+        retry_signals: Option<bool>,
+    }
+
+    /// What a gateway lets through; the gateway's own limits where not said.
+    #[derive(ToSchema)]
+    pub(in crate::api) struct Limits {
+        /// Requests per second, averaged over the last few.
+        rate: Option<u32>,
+        /// Requests that have no whole answer yet.
+        in_flight: Option<u32>,
+        /// Open sessions.
+        sessions: Option<u32>,
+    }
+
+    /// Somebody else's machine, to which Landfast leads.
+    #[derive(ToSchema)]
+    pub(in crate::api) struct External {
+        /// Where our agent listens there (`host:port`). Without one only the services' own addresses are reached.
+        agent: Option<String>,
+    }
+
     /// How an instance is to be.
     #[derive(ToSchema)]
     pub(in crate::api) struct InstanceSpec {
@@ -227,6 +318,14 @@ pub(super) mod schema {
         env: Option<BTreeMap<String, String>>,
         /// The node must carry all of these labels.
         node_labels: Option<BTreeMap<String, String>>,
+        /// Its servers, by name; 16 at most. An `actor` has exactly one.
+        services: Option<BTreeMap<String, Service>>,
+        /// Seconds without traffic after which it is put to sleep; never if not said.
+        idle_timeout: Option<u64>,
+        /// What is let through to it.
+        limits: Option<Limits>,
+        /// Set if Landfast does not run it, but only leads to it.
+        external: Option<External>,
     }
 
     /// A move in progress.
@@ -260,7 +359,10 @@ pub(super) mod schema {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use landfast_core::record;
+    use serde::Serialize;
     use serde::de::DeserializeOwned;
     use serde_json::Value;
     use utoipa::ToSchema;
@@ -277,19 +379,33 @@ mod tests {
 
     #[test]
     fn the_words_of_the_records_are_described() {
-        use record::{Desired, Kind, MoveStep, Network, Phase, Restart};
-        agree::<schema::Kind, _>(&[Kind::Sandbox]);
-        agree::<schema::Desired, _>(&[Desired::Running, Desired::Stopped, Desired::Deleted]);
-        let live = [Phase::Pending, Phase::Starting, Phase::Running, Phase::Moving];
+        use record::{Desired, Kind, MoveStep, Network, Phase, Restart, ServiceRestart};
+        agree::<schema::Kind, _>(&[Kind::Sandbox, Kind::Actor]);
+        agree::<schema::Desired, _>(&[Desired::Running, Desired::Sleeping, Desired::Stopped, Desired::Deleted]);
+        let live = [Phase::Pending, Phase::Starting, Phase::Running, Phase::Moving, Phase::Sleeping];
         let ends = [Phase::Stopped, Phase::Failed, Phase::Lost, Phase::Deleted];
-        agree::<schema::Phase, _>(&[live, ends].concat());
+        agree::<schema::Phase, _>(&[&live[..], &ends].concat());
+        agree::<schema::ServiceRestart, _>(&[ServiceRestart::Always, ServiceRestart::OnFailure, ServiceRestart::Never]);
         agree::<schema::Restart, _>(&[Restart::Never, Restart::Always]);
         agree::<schema::Network, _>(&[Network::Host, Network::None]);
         agree::<schema::MoveStep, _>(&[MoveStep::Preparing, MoveStep::Prepared]);
-        let described = serde_json::to_value(schema::InstanceSpec::schema()).unwrap();
-        let spec = serde_json::to_value(record::InstanceSpec::default()).unwrap();
-        let names = |object: &Value| object.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
-        assert_eq!(names(&described["properties"]), names(&spec));
+    }
+
+    /// The described fields are those of the record.
+    fn has_the_fields<Described: ToSchema, T: Serialize + Default>() {
+        let described = serde_json::to_value(Described::schema()).unwrap();
+        let record = serde_json::to_value(T::default()).unwrap();
+        let names = |object: &Value| object.as_object().unwrap().keys().cloned().collect::<BTreeSet<_>>();
+        assert_eq!(names(&described["properties"]), names(&record));
+    }
+
+    #[test]
+    fn the_fields_of_the_records_are_described() {
+        has_the_fields::<schema::InstanceSpec, record::InstanceSpec>();
+        has_the_fields::<schema::Service, record::Service>();
+        has_the_fields::<schema::Ready, record::Ready>();
+        has_the_fields::<schema::Limits, record::Limits>();
+        has_the_fields::<schema::External, record::External>();
     }
 
     #[test]

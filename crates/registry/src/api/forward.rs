@@ -13,7 +13,7 @@ use axum::http::uri::PathAndQuery;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http_body_util::Full;
-use landfast_core::lifecycle::{end_code, will_restart};
+use landfast_core::lifecycle::{end_code, is_dozing, will_restart};
 use landfast_core::record::{Instance, MoveStep, Phase};
 use landfast_core::{ErrorCode, InstanceId, Problem};
 use landfast_net::http::{CallError, call};
@@ -24,6 +24,7 @@ use tokio::time::sleep;
 use super::input::{Id, invalid, read_body};
 use super::refusal::Refusal;
 use super::{Api, wait};
+use crate::records;
 
 /// The largest body that is forwarded.
 const BODY_MAX: usize = 16 * 1024 * 1024;
@@ -136,7 +137,8 @@ fn agent_request(parts: &Parts, target: &str, body: Bytes) -> http::Request<Full
     request
 }
 
-/// Connects to the agent wherever the instance is by then. Whoever refuses has started nothing, so this may try again.
+/// Connects to the agent wherever the instance is by then, and wakes it if it sleeps. Whoever refuses has started nothing,
+/// so this may try again.
 async fn reach(api: &Api, id: InstanceId) -> Result<Socket, Refusal> {
     let mut pause = DIAL_AGAIN_AFTER;
     let mut dials = 1;
@@ -155,11 +157,17 @@ async fn reach(api: &Api, id: InstanceId) -> Result<Socket, Refusal> {
 
 /// Waits until the instance is somewhere.
 async fn route(api: &Api, id: InstanceId) -> Result<Route, Refusal> {
+    let instance = records::wake(&*api.store, id).await?;
+    if instance.spec.external.is_some_and(|external| external.agent.is_none()) {
+        let why = "The instance is external and has no agent; only its services are reached, on the data plane.";
+        return Err(Problem::new(ErrorCode::UpstreamRefused, why).into());
+    }
     let (place, instance) = wait::until(api, id, PLACE_DEADLINE, place).await?;
     match place {
         Some(place) => Ok(place?),
         None => Err(match instance.phase {
             Phase::Moving => ErrorCode::InstanceMoving.into(),
+            Phase::Sleeping => ErrorCode::InstanceWaking.into(),
             Phase::Pending | Phase::Starting | Phase::Running => ErrorCode::InstanceStarting.into(),
             Phase::Stopped | Phase::Failed | Phase::Lost | Phase::Deleted => {
                 end_code(instance.phase).unwrap_or(ErrorCode::Internal).into()
@@ -174,7 +182,7 @@ fn place(instance: &Instance) -> Option<Result<Route, ErrorCode>> {
         return (!will_restart(instance)).then_some(Err(code));
     }
     let serves = match (instance.phase, &instance.moving) {
-        (Phase::Running, _) => true,
+        (Phase::Running, _) => !is_dozing(instance),
         (_, Some(moving)) => moving.step == MoveStep::Preparing,
         (_, None) => false,
     };

@@ -8,7 +8,7 @@ use axum::extract::State;
 use axum::http::header::LOCATION;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use landfast_core::lifecycle::{desire_deleted, desire_stopped, will_restart};
+use landfast_core::lifecycle::{StepError, desire_deleted, desire_stopped, ended_external, will_restart};
 use landfast_core::record::{Desired, Generation, Instance, InstanceSpec, Kind, Phase, keys};
 use landfast_core::{ErrorCode, InstanceId, Problem};
 use landfast_net::clock;
@@ -19,6 +19,7 @@ use super::access::Caller;
 use super::describe::schema;
 use super::input::{Id, Json, Params, invalid};
 use super::refusal::Refusal;
+use super::spec::{self, check_labels};
 use super::view::InstanceView;
 use super::{Api, idempotency, wait};
 use crate::records::{self, UpdateError};
@@ -31,12 +32,6 @@ const PAGE_MAX: usize = 500;
 /// cell. The page then has few items, and a cursor to go on from.
 const SCAN_STEP: usize = 500;
 const SCAN_MAX: usize = 5_000;
-
-/// Pairs of labels or of environment in one request.
-const PAIRS_MAX: usize = 256;
-
-/// Bytes of a label's name or value, which stand in queries and tables.
-const LABEL_MAX: usize = 256;
 
 /// What is asked for.
 #[derive(Debug, Default, Serialize, Deserialize, ToSchema)]
@@ -157,7 +152,7 @@ pub(super) async fn delete(
     Id(id): Id<InstanceId>,
     headers: HeaderMap,
 ) -> Result<axum::Json<InstanceView>, Refusal> {
-    let instance = records::update_instance(&*api.store, id, |instance| Ok(desire_deleted(instance)?)).await?;
+    let instance = end(&api, id, desire_deleted).await?;
     Ok(axum::Json(InstanceView::new(&api, &headers, instance)))
 }
 
@@ -174,35 +169,50 @@ pub(super) async fn stop(
     Id(id): Id<InstanceId>,
     headers: HeaderMap,
 ) -> Result<axum::Json<InstanceView>, Refusal> {
-    let instance = records::update_instance(&*api.store, id, |instance| Ok(desire_stopped(instance)?)).await?;
+    let instance = end(&api, id, desire_stopped).await?;
     Ok(axum::Json(InstanceView::new(&api, &headers, instance)))
+}
+
+/// Writes that an instance should end. Nobody else ends one that runs elsewhere.
+async fn end(
+    api: &Api,
+    id: InstanceId,
+    desire: impl Fn(&mut Instance) -> Result<(), StepError>,
+) -> Result<Instance, UpdateError> {
+    let now = clock::unix_millis();
+    let change = |instance: &mut Instance| {
+        desire(instance)?;
+        let has_ended = instance.phase.is_end() && instance.desired == Desired::Stopped;
+        if instance.spec.external.is_some() && !has_ended {
+            ended_external(instance, now)?;
+        }
+        Ok(())
+    };
+    records::update_instance(&*api.store, id, change).await
 }
 
 impl Wish {
     fn check(&self) -> Result<(), Problem> {
         check_labels("labels", &self.labels)?;
-        check_labels("spec.node_labels", &self.spec.node_labels)?;
-        if self.spec.env.len() > PAIRS_MAX {
-            return Err(invalid(format!("spec.env has more than {PAIRS_MAX} entries.")));
-        }
-        let is_name = |name: &str| !name.is_empty() && !name.contains(['=', '\0']);
-        match self.spec.env.iter().find(|(name, value)| !is_name(name) || value.contains('\0')) {
-            Some((name, _)) => Err(invalid(format!("spec.env: {name:?} or its value cannot stand in an environment."))),
-            None => Ok(()),
-        }
+        spec::check(self.kind(), &self.spec)
     }
 
+    fn kind(&self) -> Kind {
+        self.kind.unwrap_or(Kind::Sandbox)
+    }
+
+    /// The record to begin with. What runs elsewhere runs already, and is never placed.
     fn into_record(self, id: InstanceId) -> Instance {
         Instance {
             id,
-            kind: self.kind.unwrap_or(Kind::Sandbox),
-            spec: self.spec,
+            kind: self.kind(),
             desired: Desired::Running,
-            phase: Phase::Pending,
-            generation: Generation::default(),
+            phase: if self.spec.external.is_some() { Phase::Running } else { Phase::Pending },
+            generation: Generation(u64::from(self.spec.external.is_some())),
             node: None,
             host: None,
-            address: None,
+            address: self.spec.external.as_ref().and_then(|external| external.agent.clone()),
+            spec: self.spec,
             moving: None,
             reason: None,
             labels: self.labels,
@@ -212,25 +222,11 @@ impl Wish {
     }
 }
 
-fn check_labels(field: &str, labels: &BTreeMap<String, String>) -> Result<(), Problem> {
-    if labels.len() > PAIRS_MAX {
-        return Err(invalid(format!("{field} has more than {PAIRS_MAX} entries.")));
-    }
-    let is_name = |name: &str| !name.is_empty() && !name.contains('=');
-    let fits = |text: &str| text.len() <= LABEL_MAX && !text.contains(char::is_control);
-    match labels.iter().find(|(name, value)| !is_name(name) || !fits(name) || !fits(value)) {
-        Some((name, _)) => Err(invalid(format!(
-            "{field}: {name:.50?} is no label: a name without '=', and at most {LABEL_MAX} bytes for it and for its value."
-        ))),
-        None => Ok(()),
-    }
-}
-
 /// Whether there is nothing to wait for after a create.
 fn is_settled(instance: &Instance) -> Option<()> {
     match instance.phase {
         Phase::Pending | Phase::Starting => None,
-        Phase::Running | Phase::Moving => Some(()),
+        Phase::Running | Phase::Moving | Phase::Sleeping => Some(()),
         Phase::Stopped | Phase::Failed | Phase::Lost | Phase::Deleted => (!will_restart(instance)).then_some(()),
     }
 }

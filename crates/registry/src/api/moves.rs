@@ -7,8 +7,9 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use landfast_core::lifecycle::{StepError, TargetError, begin_move, end_code};
+use landfast_core::placement::{self, Candidate};
 use landfast_core::record::{Generation, Instance, Node, Phase};
-use landfast_core::{ErrorCode, InstanceId, NodeId, Problem, placement};
+use landfast_core::{ErrorCode, InstanceId, NodeId, Problem};
 use serde::Deserialize;
 use utoipa::ToSchema;
 
@@ -56,6 +57,9 @@ pub(super) async fn begin(
     if let Some(code) = end_code(instance.phase) {
         return Err(code.into());
     }
+    if instance.spec.external.is_some() {
+        return Err(Problem::from(StepError::Target(TargetError::External)).into());
+    }
     let target = choose(&api, &instance, wish.node.as_deref()).await?;
     let moving = records::update_instance(&*api.store, id, |instance| Ok(begin_move(instance, &target)?)).await?;
     let (outcome, instance) = wait::until(&api, id, patience, |instance| outcome(instance, moving.generation)).await?;
@@ -77,7 +81,9 @@ async fn choose(api: &Api, instance: &Instance, wished: Option<&str>) -> Result<
     }
     let candidates = movable(instance, candidates, wished.is_some())?;
     let counts = nodes::counts(api).await?;
-    let chosen = placement::choose(candidates, &instance.spec.node_labels, |id| count(&counts, id));
+    let candidates =
+        candidates.into_iter().map(|node| Candidate { node, running: count(&counts, node.id), drained: false });
+    let chosen = placement::choose(candidates, instance.host.as_deref(), &instance.spec.node_labels);
     let chosen = chosen.map_err(|why| Problem::new(ErrorCode::MoveRefused, why.to_string()))?;
     Ok(chosen.clone())
 }
@@ -114,7 +120,9 @@ fn outcome(instance: &Instance, before: Generation) -> Option<Result<(), Problem
     }
     match instance.phase {
         _ if instance.generation > before => Some(Ok(())),
-        Phase::Running => Some(Err(Problem::new(ErrorCode::MoveFailed, instance.reason.clone().unwrap_or_default()))),
+        Phase::Running | Phase::Sleeping => {
+            Some(Err(Problem::new(ErrorCode::MoveFailed, instance.reason.clone().unwrap_or_default())))
+        }
         Phase::Pending | Phase::Starting | Phase::Moving => None,
         Phase::Stopped | Phase::Failed | Phase::Lost | Phase::Deleted => None,
     }

@@ -27,10 +27,12 @@ use crate::store::{Expect, LeaseId, Store, WatchEvent};
 use crate::token::{Scope, Verifier};
 
 mod access;
+mod external;
 mod forward;
 mod instances;
 mod moves;
 mod server;
+mod sleep;
 mod tokens;
 
 /// An API server on a fresh cell.

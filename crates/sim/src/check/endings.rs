@@ -24,7 +24,7 @@ const WELL_AGAIN: Time = 45 * SECOND;
 #[derive(Debug, Default)]
 pub(super) struct Endings {
     sessions: HashMap<usize, Session>,
-    /// The ends each instance has reached.
+    /// The phases each instance has reached in which its processes end.
     ends: HashMap<InstanceId, HashSet<Phase>>,
     exited: HashSet<usize>,
     draining: HashSet<usize>,
@@ -52,7 +52,7 @@ struct Session {
 impl Endings {
     fn is_true(&self, client: usize, session: &Session, code: ErrorCode, at: Time) -> Result<(), String> {
         let reached = |phase| self.ends.get(&session.instance).is_some_and(|ends| ends.contains(&phase));
-        let started_anew = reached(Phase::Failed) || reached(Phase::Lost);
+        let started_anew = reached(Phase::Failed) || reached(Phase::Lost) || reached(Phase::Sleeping);
         let is_true = match code {
             ErrorCode::ProcessExited => self.exited.contains(&client),
             ErrorCode::InstanceStopped => reached(Phase::Stopped),
@@ -69,7 +69,8 @@ impl Endings {
             ErrorCode::NodeUnreachable
             | ErrorCode::RegistryUnavailable
             | ErrorCode::InstanceStarting
-            | ErrorCode::InstanceMoving => self.was_out_of_reach(session, at),
+            | ErrorCode::InstanceMoving
+            | ErrorCode::InstanceWaking => self.was_out_of_reach(session, at),
             _ => false,
         };
         if is_true { Ok(()) } else { Err(format!("was sent {code}, which is not so: {session:?}")) }
@@ -132,7 +133,7 @@ impl Checker for Endings {
             Fact::Heard { client, direction: Direction::Down, .. } => {
                 self.with(client, |session| session.took_at = at);
             }
-            Fact::Recorded { instance, phase, .. } if phase.is_end() => {
+            Fact::Recorded { instance, phase, .. } if phase.is_end() || phase == Phase::Sleeping => {
                 self.ends.entry(instance).or_default().insert(phase);
             }
             Fact::Draining { gateway } => drop(self.draining.insert(gateway)),

@@ -16,7 +16,10 @@ async fn a_new_instance_is_shown_with_the_way_to_it() {
         (&shown["kind"], &shown["desired"], &shown["labels"]["team"]),
         (&json!("sandbox"), &json!("running"), &json!("blue"))
     );
-    let spec = json!({"restart": "always", "network": "host", "env": {"A": "b"}, "node_labels": {}});
+    let spec = json!({
+        "restart": "always", "network": "host", "env": {"A": "b"}, "node_labels": {}, "services": {},
+        "idle_timeout": null, "limits": {"rate": null, "in_flight": null, "sessions": null}, "external": null,
+    });
     assert_eq!(shown["spec"], spec);
 
     let verifier = Verifier::load(&*api.store).await.unwrap();
@@ -28,6 +31,47 @@ async fn a_new_instance_is_shown_with_the_way_to_it() {
     let read = api.get(&format!("/v1/instances/{id}")).await;
     assert_eq!((read.status, &read.body["spec"]), (200, &spec));
     assert_eq!(read.body["base_url"], format!("http://api.test/i/{id}"));
+}
+
+#[tokio::test]
+async fn what_an_instance_cannot_be_is_refused_with_the_fields_name() {
+    let api = Api::start().await;
+    for (wish, field) in [
+        (json!({"kind": "actor"}), "spec.services"),
+        (json!({"spec": {"services": {"web": {"port": 80}}}}), "spec.services.web"),
+        (json!({"spec": {"services": {"agent": {"shell": "a", "port": 80}}}}), "agent"),
+        (json!({"spec": {"env": {"": "b"}}}), "spec.env"),
+        (json!({"labels": {"a=b": "c"}}), "labels"),
+    ] {
+        let answer = api.post("/v1/instances", wish).await;
+        assert!(answer.refuses(ErrorCode::RequestInvalid).contains(field), "{}", answer.body);
+    }
+    let actor = json!({"kind": "actor", "spec": {"idle_timeout": 60, "services": {"web": {"shell": "a", "port": 80}}}});
+    let shown = api.post("/v1/instances", actor).await.body;
+    assert_eq!((&shown["kind"], &shown["spec"]["idle_timeout"]), (&json!("actor"), &json!(60)));
+    assert_eq!(shown["spec"]["services"]["web"]["ready"], json!({"path": null, "within": 60}));
+}
+
+#[tokio::test]
+async fn an_instance_that_no_node_takes_says_why_until_one_does() {
+    let api = Api::start().await;
+    let id = api.create(json!({"spec": {"node_labels": {"gpu": "yes"}}})).await;
+    api.add_node("a", "h", "127.0.0.1:1").await;
+    let mut watch = api.store.watch(&keys::instance(id), None);
+    let why = soon(async {
+        loop {
+            watch.next().await.unwrap();
+            let shown = api.get(&format!("/v1/instances/{id}")).await.body;
+            if let Some(why) = shown["reason"].as_str() {
+                assert_eq!(shown["phase"], "pending");
+                return why.to_owned();
+            }
+        }
+    })
+    .await;
+    assert!(why.contains("label") || why.contains("No node is live"), "{why}");
+    let id = api.create(json!({})).await;
+    assert_eq!(api.comes_to(id, Phase::Starting).await.reason, None);
 }
 
 #[tokio::test]

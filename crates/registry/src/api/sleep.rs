@@ -1,0 +1,100 @@
+//! Sleep, and the end of it.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use landfast_core::InstanceId;
+use landfast_core::lifecycle::{desire_awake, desire_sleeping, end_code, will_restart};
+use landfast_core::record::{Desired, Instance, Phase};
+use landfast_core::{ErrorCode, Problem};
+
+use super::input::{Id, Params};
+use super::refusal::Refusal;
+use super::view::InstanceView;
+use super::{Api, wait};
+use crate::records;
+
+/// Puts an instance to sleep.
+///
+/// Its processes end, its files stay, and its sessions end with `upstream.changed`. The next request to it wakes it. With
+/// `wait` the answer comes once it sleeps, or was woken before it did, or when the time is up.
+#[utoipa::path(
+    post, path = "/v1/instances/{id}/sleep", operation_id = "sleep_instance", tag = "instances",
+    params(
+        ("id" = String, Path, description = "The instance's id."),
+        ("wait" = Option<u64>, Query, description = "Seconds to wait until it sleeps; 60 at most."),
+    ),
+    responses(
+        (status = 200, description = "It sleeps.", body = InstanceView),
+        (status = 202, description = "It is about to sleep.", body = InstanceView),
+    ),
+)]
+pub(super) async fn sleep(
+    State(api): State<Arc<Api>>,
+    Id(id): Id<InstanceId>,
+    mut params: Params,
+    headers: HeaderMap,
+) -> Result<Response, Refusal> {
+    let patience = params.wait()?;
+    params.end()?;
+    records::update_instance(&*api.store, id, |instance| Ok(desire_sleeping(instance)?)).await?;
+    let settled = |instance: &Instance| {
+        ended(instance).or_else(|| {
+            let is_over = instance.phase == Phase::Sleeping || instance.desired != Desired::Sleeping;
+            is_over.then_some(Ok(instance.phase == Phase::Sleeping))
+        })
+    };
+    let (outcome, instance) = wait::until(&api, id, patience, settled).await?;
+    answer(&api, &headers, instance, outcome)
+}
+
+/// Wakes an instance.
+///
+/// It is started where its files are, as the next generation. Waking one that is awake changes nothing. With `wait` the
+/// answer comes once it runs, or when the time is up.
+#[utoipa::path(
+    post, path = "/v1/instances/{id}/wake", operation_id = "wake_instance", tag = "instances",
+    params(
+        ("id" = String, Path, description = "The instance's id."),
+        ("wait" = Option<u64>, Query, description = "Seconds to wait until it runs; 60 at most."),
+    ),
+    responses(
+        (status = 200, description = "It runs.", body = InstanceView),
+        (status = 202, description = "It is waking.", body = InstanceView),
+    ),
+)]
+pub(super) async fn wake(
+    State(api): State<Arc<Api>>,
+    Id(id): Id<InstanceId>,
+    mut params: Params,
+    headers: HeaderMap,
+) -> Result<Response, Refusal> {
+    let patience = params.wait()?;
+    params.end()?;
+    records::update_instance(&*api.store, id, |instance| Ok(desire_awake(instance)?)).await?;
+    let settled = |instance: &Instance| {
+        let runs = matches!(instance.phase, Phase::Running | Phase::Moving);
+        ended(instance).or_else(|| runs.then_some(Ok(true)))
+    };
+    let (outcome, instance) = wait::until(&api, id, patience, settled).await?;
+    answer(&api, &headers, instance, outcome)
+}
+
+/// The refusal, if it has ended for good meanwhile.
+fn ended(instance: &Instance) -> Option<Result<bool, Problem>> {
+    let code: ErrorCode = end_code(instance.phase).filter(|_| !will_restart(instance))?;
+    Some(Err(Problem::new(code, instance.reason.clone().unwrap_or_default())))
+}
+
+fn answer(
+    api: &Api,
+    headers: &HeaderMap,
+    instance: Instance,
+    outcome: Option<Result<bool, Problem>>,
+) -> Result<Response, Refusal> {
+    let is_done = outcome.transpose()?.unwrap_or(false);
+    let status = if is_done { StatusCode::OK } else { StatusCode::ACCEPTED };
+    Ok((status, axum::Json(InstanceView::new(api, headers, instance))).into_response())
+}
