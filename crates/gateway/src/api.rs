@@ -79,7 +79,8 @@ pub(crate) async fn forward<C: Client>(
                 },
             };
             record.attempts += 1;
-            let mut exchange = Exchange::new(client, &mut upstream, &mut upload, &head, worker.gateway.config.patience());
+            let mut exchange =
+                Exchange::new(client, &mut upstream, &mut upload, &head, worker.gateway.config.patience());
             match exchange.ask().await {
                 Ok(answered) => {
                     let (ended, reusable) = pass_on(exchange, answered, &head.method, Target::Agent, record).await?;

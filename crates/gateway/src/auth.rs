@@ -236,11 +236,6 @@ impl Access {
         Err(Problem::new(ErrorCode::AuthForbidden, format!("This path needs a token with the scope {name}.")))
     }
 
-    /// The token's id.
-    pub(crate) const fn token(&self) -> TokenId {
-        self.claims.jti
-    }
-
     /// Waits until the token is revoked or, if that counts, has expired.
     ///
     /// Cancel safe.

@@ -41,9 +41,9 @@ pub(crate) fn remove(headers: &mut Headers, target: &mut String, is_ours: impl F
         }
     };
     headers.edit(|name, value| changed(name, std::str::from_utf8(value).ok()?));
-    if let Some(kept) = query(target).and_then(|query| {
-        without(query, '&', "&", |part| query_token(part).is_some_and(&is_ours))
-    }) {
+    if let Some(kept) =
+        query(target).and_then(|query| without(query, '&', "&", |part| query_token(part).is_some_and(&is_ours)))
+    {
         let path = target.split('?').next().unwrap_or("");
         *target = kept.map_or_else(|| path.to_owned(), |query| format!("{path}?{query}"));
     }

@@ -14,7 +14,7 @@ use crate::client::{BodySize, Client, Request, Upgrade};
 use crate::direct::Direct;
 use crate::exchange::{say, unless_gone};
 use crate::first::NoLink;
-use crate::forward::{self, Call, Forwarded, Unanswered, Wishes};
+use crate::forward::{self, Call, Forwarded, Switched, Unanswered, Wishes};
 use crate::gateway::{Gateway, Worker};
 use crate::headers::Origin;
 use crate::hold::{self, Held};
@@ -86,12 +86,7 @@ impl Upgraded {
 /// Answers one request.
 ///
 /// Cancel safe in that the client's connection must be dropped; everything that was begun for it goes with it.
-pub(crate) async fn respond<C: Client>(
-    worker: &Worker,
-    origin: &Origin,
-    client: &mut C,
-    request: Request,
-) -> Outcome {
+pub(crate) async fn respond<C: Client>(worker: &Worker, origin: &Origin, client: &mut C, request: Request) -> Outcome {
     let gateway = &worker.gateway;
     let patience = gateway.config.patience().client;
     if let Some(Answer { head, body, .. }) = health(gateway, &request.target) {
@@ -112,7 +107,7 @@ pub(crate) async fn respond<C: Client>(
             record.cause = Some(ErrorCode::ClientLost);
             return Outcome::Gone;
         }
-        Ok(Reply::Forwarded(Forwarded::Switched(..))) => answer::refusal(&ErrorCode::Internal.into()),
+        Ok(Reply::Forwarded(Forwarded::Switched(_))) => answer::refusal(&ErrorCode::Internal.into()),
         Ok(Reply::Switch(head, kind)) => return switch(client, head, Upgraded { kind, record }).await,
         Ok(Reply::Whole(answer)) => answer,
         Err(Unanswered::Refused(problem)) => answer::refusal(&problem),
@@ -161,7 +156,7 @@ async fn reply<C: Client>(
     let config = &worker.gateway.config;
     match Place::of(&request.target, &request.headers, config.domain.as_deref())? {
         Place::Api => {
-            origin.mark(&mut request.headers);
+            origin.mark(&mut request.headers, request.body);
             Ok(Reply::Forwarded(api::forward(worker, client, request, record).await?))
         }
         Place::Instance(inside) => instance(worker, origin, client, inside, request, record).await,
@@ -191,7 +186,7 @@ async fn instance<C: Client>(
         let opened = unless_gone(client, links::open(gateway, instance, access, &asked, wishes, record)).await?;
         return Ok(switched(opened, |relayed| Kind::Relayed(Box::new(relayed)))?);
     }
-    origin.mark(&mut headers);
+    origin.mark(&mut headers, body);
     if upgrade == Some(Upgrade::WebSocket) {
         headers.push("connection", "Upgrade");
         headers.push("upgrade", "websocket");
@@ -202,7 +197,8 @@ async fn instance<C: Client>(
         return Ok(switched(opened, |held| Kind::Held(Box::new(held)))?);
     }
     match forward::forward(worker, client, &call, record).await? {
-        Forwarded::Switched(head, upstream, generation) => {
+        Forwarded::Switched(switched) => {
+            let Switched { head, upstream, generation } = *switched;
             let direct = Direct::new(gateway, access, upstream, instance, generation).await?;
             Ok(Reply::Switch(head, Kind::Direct(Box::new(direct))))
         }
@@ -223,10 +219,7 @@ async fn is_direct(gateway: &Gateway, call: &Call) -> Result<bool, Problem> {
     }
 }
 
-fn switched<T>(
-    opened: Result<(ResponseHead, T), NoLink>,
-    kind: impl FnOnce(T) -> Kind,
-) -> Result<Reply, Problem> {
+fn switched<T>(opened: Result<(ResponseHead, T), NoLink>, kind: impl FnOnce(T) -> Kind) -> Result<Reply, Problem> {
     match opened {
         Ok((head, then)) => Ok(Reply::Switch(head, kind(then))),
         Err(NoLink::Refused(refusal)) => Ok(Reply::Whole(answer::passed_on(*refusal))),

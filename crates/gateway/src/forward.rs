@@ -52,8 +52,19 @@ pub(crate) enum Forwarded {
     Cut(ErrorCode),
     /// The client left.
     Gone,
-    /// The server agreed to switch to the protocol that was asked for, with this head; the client was not told.
-    Switched(ResponseHead, Upstream, Generation),
+    /// The server agreed to switch to the protocol that was asked for; the client was not told.
+    Switched(Box<Switched>),
+}
+
+/// A server's yes to an upgrade.
+#[derive(Debug)]
+pub(crate) struct Switched {
+    /// Its head, as the client is to see it.
+    pub(crate) head: ResponseHead,
+    /// The connection, right after it.
+    pub(crate) upstream: Upstream,
+    /// The generation it leads to.
+    pub(crate) generation: Generation,
 }
 
 /// Why there is no answer but one of ours.
@@ -151,7 +162,8 @@ pub(crate) async fn forward<C: Client>(
                 }
                 if answered.head.status == 101 && call.upgrade.is_some() {
                     drop(exchange);
-                    return Ok(Forwarded::Switched(switching(answered.head), upstream, route.generation));
+                    let (head, generation) = (switching(answered.head), route.generation);
+                    return Ok(Forwarded::Switched(Box::new(Switched { head, upstream, generation })));
                 }
                 let (ended, reusable) = pass_on(exchange, answered, &call.head.method, call.target, record).await?;
                 if reusable {
@@ -287,7 +299,7 @@ mod tests {
 
     #[test]
     fn a_request_says_how_long_it_waits_and_whether_it_wakes() {
-        let wishes = |lines| Wishes::of(&head("GET", lines).headers, Duration::from_secs(30));
+        let wishes = |lines: &[(&str, &str)]| Wishes::of(&head("GET", lines).headers, Duration::from_secs(30));
         let said = wishes(&[("landfast-wait", "1.5"), ("landfast-wake", "never")]).unwrap();
         assert_eq!((said.wait, said.wakes), (Duration::from_millis(1500), false));
         let said = wishes(&[("landfast-wait", "1e300")]).unwrap();

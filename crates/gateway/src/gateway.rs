@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use landfast_core::{ErrorCode, InstanceId};
 use landfast_core::route::Route;
+use landfast_core::{ErrorCode, InstanceId};
 use landfast_net::relay::{self, Target};
 use landfast_net::secret::CellKey;
 use landfast_net::socket::Socket;

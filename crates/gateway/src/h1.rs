@@ -104,11 +104,6 @@ impl Connection {
         self.keep_alive = false;
     }
 
-    /// Whether an answer has begun: another one cannot.
-    pub(crate) const fn has_begun(&self) -> bool {
-        self.answer.is_some()
-    }
-
     /// Ends the connection so that no answer that was cut looks whole.
     pub(crate) fn abort(self) {
         self.socket.abort();

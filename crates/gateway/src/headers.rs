@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use landfast_core::link::PROTOCOL;
 use landfast_net::head::Headers;
 
-use crate::client::Upgrade;
+use crate::client::{BodySize, Upgrade};
 use crate::config::Config;
 
 /// What every name that only Landfast may say begins with.
@@ -42,12 +42,15 @@ impl Origin {
     }
 
     /// Removes what concerns the last hop and what only Landfast may say, and tells the next hop where the request came
-    /// from.
-    pub(crate) fn mark(&self, headers: &mut Headers) {
+    /// from, and how the body is delimited on the way there.
+    pub(crate) fn mark(&self, headers: &mut Headers, body: BodySize) {
         let takes_trailers = headers.has_token("te", "trailers");
         remove(headers, |name| is_ours(name) || is_one_of(name, &FORWARDING));
         if takes_trailers {
             headers.push("te", "trailers");
+        }
+        if body == BodySize::Open {
+            headers.push("transfer-encoding", "chunked");
         }
         let said = headers.get_bytes("host").map(<[u8]>::to_vec);
         let (scheme, host) = match &self.public {
@@ -188,7 +191,7 @@ mod tests {
         let client = SocketAddr::from(([127, 0, 0, 9], 1));
         let marked = |config: &Config| {
             let mut headers = lines(&said);
-            Origin::new(client, false, config).mark(&mut headers);
+            Origin::new(client, false, config).mark(&mut headers, BodySize::None);
             headers
         };
         let headers = marked(&Config::default());

@@ -18,7 +18,7 @@ use tokio::sync::watch;
 
 use crate::access::Record;
 use crate::auth::{Access, Auth};
-use crate::client::Upgrade;
+use crate::client::{BodySize, Upgrade};
 use crate::counted::Counted;
 use crate::first::{self, Asked, Granted, NoLink};
 use crate::forward::Wishes;
@@ -140,17 +140,12 @@ fn session(path: &str) -> Option<&str> {
 }
 
 /// The request inside an open, as the agent is to see it.
-fn inner_head(
-    mut head: RequestHead,
-    auth: &Auth,
-    access: &Access,
-    origin: &Origin,
-) -> Result<RequestHead, Problem> {
+fn inner_head(mut head: RequestHead, auth: &Auth, access: &Access, origin: &Origin) -> Result<RequestHead, Problem> {
     auth.remove(&mut head.headers, &mut head.target);
     let (target, path) = place::inner(&head.target)?;
     access.check(target, path)?;
     let upgrade = headers::upgrade(&head.headers);
-    origin.mark(&mut head.headers);
+    origin.mark(&mut head.headers, BodySize::None);
     if upgrade == Some(Upgrade::WebSocket) {
         head.headers.push("Connection", "Upgrade");
         head.headers.push("Upgrade", "websocket");

@@ -49,11 +49,8 @@ impl Pipe {
     pub(crate) async fn open(gateway: &Arc<Gateway>, route: &Route, target: Target) -> Result<Self, ErrorCode> {
         let entry = gateway.routes.hold(route.instance).await?;
         let socket = gateway.dial(route, Target::Agent).await?;
-        let head = RequestHead {
-            method: "CONNECT".into(),
-            target: format!("/services/{target}"),
-            headers: Headers::new(),
-        };
+        let head =
+            RequestHead { method: "CONNECT".into(), target: format!("/services/{target}"), headers: Headers::new() };
         let opened = link::open(socket, first::PATH, &OpenRequest::new(head), &[]).await;
         let (socket, answer) = opened.map_err(|error| match error {
             LinkError::Refused(refusal) => refusal.code(),

@@ -183,10 +183,7 @@ mod tests {
 
     #[test]
     fn the_agents_paths_are_its_own() {
-        assert_eq!(
-            place(&format!("/i/{ID}/processes/%2f?from=now")),
-            at(Target::Agent, "/processes/%2f?from=now")
-        );
+        assert_eq!(place(&format!("/i/{ID}/processes/%2f?from=now")), at(Target::Agent, "/processes/%2f?from=now"));
         assert_eq!(place(&format!("/i/{ID}/agent/x")), Err(ErrorCode::RequestInvalid));
     }
 
@@ -218,7 +215,7 @@ mod tests {
 
     #[test]
     fn a_request_inside_a_request_says_where_it_goes() {
-        let inner = |target| super::inner(target).map_err(|problem| problem.code);
+        let inner = |target| inner(target).map_err(|problem| problem.code);
         assert_eq!(inner("/services/web/x?y"), Ok((web(), "/services/web/x?y")));
         assert_eq!(inner("/processes/1/attach"), Ok((Target::Agent, "/processes/1/attach")));
         for target in ["processes", "/processes//x", "/services/agent/x", "/services/"] {

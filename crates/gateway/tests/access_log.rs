@@ -70,12 +70,12 @@ async fn a_line_says_what_was_asked_where_it_went_and_how_it_ended_and_holds_no_
     }
     assert!(line["ms"].is_u64() && line.get("cause").is_none(), "{line}");
 
-    send(world.gateway, head("GET", &format!("/i/{id}"), &[("Authorization", "Bearer nonsense-secret")]), b"").await;
+    send(world.gateway, head("GET", &format!("/i/{id}/80"), &[("Authorization", "Bearer nonsense-secret")]), b"").await;
     until("the refusal's line", || log.lines().len() == 2).await;
     let line = &log.lines()[1];
     assert_eq!((&line["status"], &line["cause"], &line["attempts"]), (&json!(401), &json!("auth.invalid"), &json!(0)));
 
-    let target = format!("/i/{id}/attach?jwt={token}");
+    let target = format!("/i/{id}/processes/x/attach?jwt={token}");
     let mut ws = websocket(world.gateway, &target, &[]).await.unwrap();
     let mut far = node.far_end().await;
     for word in [b"one", b"two"] {

@@ -76,7 +76,7 @@ async fn run(world: &World, id: InstanceId, token: &str, count: usize) {
 }
 
 async fn session(gateway: std::net::SocketAddr, id: InstanceId, token: String, end: End) {
-    let path = if matches!(end, End::Refused) { "refused" } else { "attach" };
+    let path = if matches!(end, End::Refused) { "80/refused" } else { "processes/x/attach" };
     let opened = websocket(gateway, &format!("/i/{id}/{path}"), &[("Authorization", &token)]).await;
     let mut ws = match (end, opened) {
         (End::Refused, refused) => return assert_eq!(refused.unwrap_err().head.status, 404),

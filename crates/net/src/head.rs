@@ -212,10 +212,8 @@ impl Headers {
             let at = if part.is_empty() { 0 } else { part.as_ptr() as usize - start };
             (offset(at), offset(part.len()))
         };
-        let line = |header: &httparse::Header<'_>| Line {
-            name: place(header.name.as_bytes()),
-            value: place(header.value),
-        };
+        let line =
+            |header: &httparse::Header<'_>| Line { name: place(header.name.as_bytes()), value: place(header.value) };
         Self { text: text.to_vec(), lines: parsed.iter().map(line).collect() }
     }
 

@@ -214,9 +214,10 @@ fn check_host(head: &mut RequestHead, is_http11: bool) -> Result<(), Problem> {
     if head.target.starts_with('/') || (head.target == "*" && head.method == "OPTIONS") {
         return Ok(());
     }
-    let absolute = head.target.split_once("://").filter(|(scheme, _)| {
-        scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https")
-    });
+    let absolute = head
+        .target
+        .split_once("://")
+        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https"));
     let Some((_, rest)) = absolute else { return Err(invalid("The target begins with no slash.")) };
     let at = rest.find(['/', '?']).unwrap_or(rest.len());
     let (authority, path) = rest.split_at(at);
@@ -256,8 +257,19 @@ fn is_chunked(headers: &Headers) -> bool {
 /// Names that say how a message is to be read, or by whom: they come too late behind it.
 fn is_forbidden_trailer(name: &str) -> bool {
     const FORBIDDEN: [&str; 13] = [
-        "authorization", "connection", "content-encoding", "content-length", "content-range", "content-type", "cookie",
-        "host", "set-cookie", "te", "trailer", "transfer-encoding", "upgrade",
+        "authorization",
+        "connection",
+        "content-encoding",
+        "content-length",
+        "content-range",
+        "content-type",
+        "cookie",
+        "host",
+        "set-cookie",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
     ];
     FORBIDDEN.iter().any(|forbidden| name.eq_ignore_ascii_case(forbidden))
         || name.get(..9).is_some_and(|start| start.eq_ignore_ascii_case("landfast-"))

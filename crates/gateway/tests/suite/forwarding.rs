@@ -27,7 +27,7 @@ async fn one() -> (World, Node, String, String) {
     let node = Node::start(world.cell.key()).await;
     let id = world.instance_at(&node).await;
     let token = bearer(&world.token(id));
-    (world, node, format!("/i/{id}"), token)
+    (world, node, format!("/i/{id}/80"), token)
 }
 
 async fn get(world: &World, target: &str, token: &str) -> Answer {
@@ -49,7 +49,7 @@ async fn a_request_reaches_the_instance_with_its_body_and_the_answer_says_where_
     let seen = &node.seen()[0];
     assert_eq!((seen.method.as_str(), seen.target.as_str()), ("POST", "/some/path?a=1&b=%20"));
     assert!(answer.header("landfast-request-id").unwrap().starts_with("req_"));
-    assert_eq!(answer.header("landfast-instance"), base.strip_prefix("/i/"));
+    assert_eq!(answer.header("landfast-instance"), base.strip_prefix("/i/").and_then(|rest| rest.strip_suffix("/80")));
     assert_eq!(answer.header("landfast-generation"), Some("1"));
     assert_eq!(answer.header("landfast-attempts"), Some("1"));
 }
@@ -105,7 +105,7 @@ async fn requests_share_a_connection_and_another_generation_never_does() {
     }
     let before = node.dials().len();
     assert!((1..=2).contains(&before), "at most one dial for each worker: {before}");
-    let id = base[3..].parse().unwrap();
+    let id = base[3..base.len() - 3].parse().unwrap();
     world.moved(id, &node).await;
     soon("the new generation is dialled", async {
         while !node.dials().contains(&2) {
@@ -122,7 +122,7 @@ async fn a_request_that_reached_the_wrong_node_goes_on_to_the_right_one() {
     let world = World::start().await;
     let (old, new) = (Node::start(world.cell.key()).await, Node::start(world.cell.key()).await);
     let id = world.instance_at(&old).await;
-    let (target, token) = (format!("/i/{id}/x"), bearer(&world.token(id)));
+    let (target, token) = (format!("/i/{id}/80/x"), bearer(&world.token(id)));
     assert_eq!(get(&world, &target, &token).await.cause(), (200, None));
     for refusal in [ErrorCode::NodeNotHere, ErrorCode::NodeStaleGeneration] {
         old.cut();
@@ -142,16 +142,19 @@ async fn what_a_node_proves_is_believed_before_the_watch_tells() {
     let world = World::over(over, |_| ()).await;
     let (old, new) = (Node::start(world.cell.key()).await, Node::start(world.cell.key()).await);
     let id = world.instance_at(&old).await;
-    let (target, token) = (format!("/i/{id}/x"), bearer(&world.token(id)));
+    let (target, token) = (format!("/i/{id}/80/x"), bearer(&world.token(id)));
     assert_eq!(get(&world, &target, &token).await.cause(), (200, None));
     blind.watches.store(true, Ordering::Relaxed);
-    old.cut();
+    // A session would go on at the new node; there is to be none.
+    old.break_programs();
+    until("the session ends", || old.sessions() == 0).await;
     old.answers(Relay::Refuse(ErrorCode::NodeNotHere, None));
     world.moved(id, &new).await;
     let answer = post(&world, &target, &token, b"once").await;
     assert_eq!((answer.cause(), answer.header("landfast-attempts")), ((200, None), Some("2")));
     assert_eq!(answer.header("landfast-generation"), Some("2"));
-    new.cut();
+    new.break_programs();
+    until("the session ends", || new.sessions() == 0).await;
     new.answers(Relay::Refuse(ErrorCode::NodeNotHere, None));
     world.phase(id, Phase::Deleted).await;
     let answer = get(&world, &target, &token).await;
@@ -161,7 +164,7 @@ async fn what_a_node_proves_is_believed_before_the_watch_tells() {
 #[tokio::test]
 async fn a_request_waits_while_its_instance_is_between_places() {
     let (world, node, base, token) = one().await;
-    let id = base[3..].parse().unwrap();
+    let id = base[3..base.len() - 3].parse().unwrap();
     for phase in [Phase::Pending, Phase::Starting] {
         world.phase(id, phase).await;
         // Until the gateway has heard of it, a kept connection may still answer.
@@ -187,7 +190,7 @@ async fn an_instance_that_is_never_placed_is_waited_for_until_the_deadline() {
     let id = world.instance_at(&node).await;
     world.phase(id, Phase::Starting).await;
     let began = Instant::now();
-    let answer = get(&world, &format!("/i/{id}"), &bearer(&world.token(id))).await;
+    let answer = get(&world, &format!("/i/{id}/80"), &bearer(&world.token(id))).await;
     assert_eq!(answer.cause(), (503, Some(ErrorCode::InstanceStarting)));
     assert_eq!(answer.header("retry-after"), Some("1"));
     assert!(began.elapsed() >= Duration::from_millis(300), "{:?}", began.elapsed());
@@ -199,7 +202,7 @@ async fn a_node_that_cannot_be_reached_is_tried_a_few_times_and_not_called_dead(
     let world = World::start().await;
     let node = Node::gone(world.cell.key()).await;
     let id = world.instance_at(&node).await;
-    let answer = get(&world, &format!("/i/{id}"), &bearer(&world.token(id))).await;
+    let answer = get(&world, &format!("/i/{id}/80"), &bearer(&world.token(id))).await;
     assert_eq!(answer.cause(), (503, Some(ErrorCode::NodeUnreachable)));
     assert_eq!(answer.header("landfast-attempts"), Some("3"), "the same failure at the same place");
 }
@@ -218,8 +221,8 @@ async fn a_kept_connection_that_ended_costs_no_attempt() {
     let (world, node, base, token) = one().await;
     for _ in 0..4 {
         assert_eq!(get(&world, &base, &token).await.cause(), (200, None));
-        node.cut();
-        until("the connections end", || node.connections() == 0).await;
+        node.break_programs();
+        until("the sessions end", || node.sessions() == 0).await;
     }
     let answer = post(&world, &base, &token, b"x").await;
     assert_eq!((answer.cause(), answer.header("landfast-attempts")), ((200, None), Some("1")));
@@ -237,6 +240,39 @@ async fn a_request_cut_after_it_was_sent_is_repeated_only_if_that_is_safe() {
 }
 
 #[tokio::test]
+async fn a_request_in_flight_outlives_every_link_that_carries_it() {
+    let (world, node, base, token) = one().await;
+    let mut socket = connect(world.gateway).await;
+    let request = head("POST", &format!("{base}/echo"), &[("Authorization", &token), ("Transfer-Encoding", "chunked")]);
+    write_all(&mut socket, &request.encode()).await.unwrap();
+    let head = soon("a head", read_response(&mut socket, HEAD_MAX)).await.unwrap();
+    assert_eq!((head.status, head.headers.get("landfast-attempts")), (200, Some("1")));
+    let mut heard = Vec::new();
+    for number in 0..3u8 {
+        let links = node.dials().len();
+        node.cut();
+        socket.write_all(&[&b"64\r\n"[..], &[number; 100], b"\r\n"].concat()).await.unwrap();
+        while heard.len() < 100 * (usize::from(number) + 1) {
+            soon("the echo", read_part(&mut socket, &mut heard)).await;
+        }
+        assert!(node.dials().len() > links, "the link was lost");
+    }
+    assert_eq!(node.seen().len(), 1, "it ran once");
+}
+
+/// Reads what the next chunk of an answer holds.
+async fn read_part(socket: &mut landfast_net::socket::Socket, into: &mut Vec<u8>) {
+    let mut line = Vec::new();
+    while !line.ends_with(b"\r\n") {
+        line.push(socket.read_u8().await.unwrap());
+    }
+    let len = usize::from_str_radix(std::str::from_utf8(line.trim_ascii()).unwrap(), 16).unwrap();
+    let mut chunk = vec![0; len + 2];
+    socket.read_exact(&mut chunk).await.unwrap();
+    into.extend_from_slice(&chunk[..len]);
+}
+
+#[tokio::test]
 async fn an_answer_that_breaks_off_breaks_off_for_the_client() {
     let (world, node, base, token) = one().await;
     let mut socket = connect(world.gateway).await;
@@ -245,7 +281,7 @@ async fn an_answer_that_breaks_off_breaks_off_for_the_client() {
     let head = soon("a head", read_response(&mut socket, HEAD_MAX)).await.unwrap();
     assert_eq!((head.status, head.headers.get("content-length")), (200, Some("100")));
     soon("a beginning", socket.read_exact(&mut [0; 5])).await.unwrap();
-    node.cut();
+    node.break_programs();
     let mut rest = Vec::new();
     // Ended or reset, it is no whole answer.
     let _ = soon("the end", socket.read_to_end(&mut rest)).await;
@@ -271,7 +307,7 @@ async fn an_instance_is_found_in_the_moment_it_was_made() {
     let node = Node::start(world.cell.key()).await;
     for _ in 0..20 {
         let id = world.instance_at(&node).await;
-        assert_eq!(get(&world, &format!("/i/{id}"), &bearer(&world.token(id))).await.cause(), (200, None));
+        assert_eq!(get(&world, &format!("/i/{id}/80"), &bearer(&world.token(id))).await.cause(), (200, None));
     }
 }
 
@@ -280,7 +316,7 @@ async fn each_end_of_an_instance_is_told_by_its_name() {
     let world = World::start().await;
     let node = Node::start(world.cell.key()).await;
     let unknown = random::instance_id();
-    let answer = get(&world, &format!("/i/{unknown}"), &bearer(&world.token(unknown))).await;
+    let answer = get(&world, &format!("/i/{unknown}/80"), &bearer(&world.token(unknown))).await;
     assert_eq!(answer.cause(), (404, Some(ErrorCode::InstanceUnknown)));
     for (phase, status, code) in [
         (Phase::Stopped, 409, ErrorCode::InstanceStopped),
@@ -290,7 +326,7 @@ async fn each_end_of_an_instance_is_told_by_its_name() {
     ] {
         let id = world.instance_at(&node).await;
         world.phase(id, phase).await;
-        let answer = get(&world, &format!("/i/{id}"), &bearer(&world.token(id))).await;
+        let answer = get(&world, &format!("/i/{id}/80"), &bearer(&world.token(id))).await;
         assert_eq!(answer.cause(), (status, Some(code)), "{phase:?}");
     }
 }
@@ -302,12 +338,12 @@ async fn a_registry_that_is_away_takes_no_known_route_along() {
     let node = Node::start(world.cell.key()).await;
     let id = world.instance_at(&node).await;
     let token = bearer(&world.token(id));
-    assert_eq!(get(&world, &format!("/i/{id}"), &token).await.cause(), (200, None));
+    assert_eq!(get(&world, &format!("/i/{id}/80"), &token).await.cause(), (200, None));
     faults.reads.store(true, Ordering::Relaxed);
     faults.watches.store(true, Ordering::Relaxed);
-    assert_eq!(get(&world, &format!("/i/{id}"), &token).await.cause(), (200, None));
+    assert_eq!(get(&world, &format!("/i/{id}/80"), &token).await.cause(), (200, None));
     let other = random::instance_id();
-    let answer = get(&world, &format!("/i/{other}"), &bearer(&world.token(other))).await;
+    let answer = get(&world, &format!("/i/{other}/80"), &bearer(&world.token(other))).await;
     assert_eq!(answer.cause(), (503, Some(ErrorCode::RegistryUnavailable)));
 }
 
@@ -317,7 +353,7 @@ async fn a_path_that_leads_nowhere_is_said_to() {
     for (target, status, code) in [
         ("/", 404, ErrorCode::RequestNotFound),
         ("/i/nonsense/x", 400, ErrorCode::RequestInvalid),
-        ("/i/ins_00000000000000000000000000/a/../b", 400, ErrorCode::RequestInvalid),
+        ("/i/ins_00000000000000000000000000/exec/../b", 400, ErrorCode::RequestInvalid),
     ] {
         let answer = send(world.gateway, head("GET", target, &[]), b"").await;
         assert_eq!(answer.cause(), (status, Some(code)), "{target}");
@@ -371,7 +407,7 @@ async fn the_control_plane_is_reached_with_its_credentials_and_the_address_the_c
 
 #[tokio::test]
 async fn a_head_that_never_ends_is_refused_after_ten_seconds_and_an_idle_connection_only_ended() {
-    let world = World::start().await;
+    let world = World::with(|config| config.idle_timeout_ms = 500).await;
     let (half, idle) = tokio::join!(send_bytes(world.gateway, b"GET / HTTP/1.1\r\nHost:"), async {
         let mut socket = connect(world.gateway).await;
         let mut heard = Vec::new();
@@ -385,7 +421,12 @@ async fn a_head_that_never_ends_is_refused_after_ten_seconds_and_an_idle_connect
 #[tokio::test]
 async fn more_connections_than_allowed_wait_for_one_to_end() {
     let world = World::with(|config| config.connections = 2).await;
-    let (first, second) = (connect(world.gateway).await, connect(world.gateway).await);
+    let (mut first, mut second) = (connect(world.gateway).await, connect(world.gateway).await);
+    // A connection that the kernel has taken is not served yet: the workers take turns of their own.
+    for socket in [&mut first, &mut second] {
+        write_all(socket, &head("GET", "/livez", &[]).encode()).await.unwrap();
+        assert_eq!(soon("an answer", read_response(socket, HEAD_MAX)).await.unwrap().status, 200);
+    }
     let third = tokio::spawn(send(world.gateway, head("GET", "/livez", &[]), b""));
     tokio::time::sleep(Duration::from_millis(200)).await;
     assert!(!third.is_finished());
@@ -492,6 +533,6 @@ async fn a_generation_is_that_of_the_record() {
     let mut written = record(random::instance_id(), &node);
     written.generation = Generation(7);
     records::create_instance(&*world.store, &written).await.unwrap();
-    let answer = get(&world, &format!("/i/{}", written.id), &bearer(&world.token(written.id))).await;
+    let answer = get(&world, &format!("/i/{}/80", written.id), &bearer(&world.token(written.id))).await;
     assert_eq!((answer.header("landfast-generation"), node.dials()), (Some("7"), vec![7]));
 }

@@ -85,7 +85,7 @@ async fn a_link_is_passed_through_without_its_tokens() {
     for absent in ["authorization", "landfast-error"] {
         assert_eq!(far.head.headers.get(absent), None);
     }
-    let outer = &setting.node.seen()[0];
+    let outer = &setting.node.asked()[0];
     assert!(!outer.headers.contains_key("authorization") && !format!("{outer:?}").contains(&token[..40]));
 }
 
@@ -98,7 +98,7 @@ async fn the_request_inside_is_held_to_the_tokens_scope() {
         assert!(matches!(refused.code(), ErrorCode::AuthForbidden | ErrorCode::RequestInvalid), "{target}: {refused}");
     }
     assert!(setting.open(attach()).await.is_ok());
-    assert_eq!(setting.node.seen().len(), 1, "only what is allowed reaches the agent");
+    assert_eq!(setting.node.asked().len(), 1, "only what is allowed reaches the agent");
 }
 
 #[tokio::test]
@@ -186,7 +186,7 @@ async fn a_draining_gateway_ends_links_at_once_so_that_they_come_back_elsewhere(
 #[tokio::test]
 async fn a_websocket_and_a_link_are_told_apart_by_what_they_ask_for() {
     let setting = Setting::start().await;
-    let target = format!("/i/{}/attach", setting.id);
+    let target = format!("/i/{}/processes/x/attach", setting.id);
     let mut ws =
         crate::client::websocket(setting.world.gateway, &target, &[("Authorization", &setting.token)]).await.unwrap();
     ws.send(Opcode::Text, b"x").await;

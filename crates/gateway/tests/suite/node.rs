@@ -33,6 +33,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, DuplexStream, ReadBuf, dupl
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 use crate::world::soon;
 
@@ -69,7 +70,10 @@ struct Shared {
     far_ends: mpsc::Sender<FarEnd>,
     arrived: Mutex<mpsc::Receiver<FarEnd>>,
     seen: Mutex<Vec<Seen>>,
+    asked: Mutex<Vec<Seen>>,
     open_sessions: AtomicUsize,
+    /// Ends the connections of the programs in the instances.
+    programs: Mutex<CancellationToken>,
 }
 
 /// A request as the agent saw it.
@@ -78,6 +82,25 @@ pub struct Seen {
     pub method: String,
     pub target: String,
     pub headers: HeaderMap,
+}
+
+impl Seen {
+    fn of(request: &Request<Incoming>) -> Self {
+        Self {
+            method: request.method().to_string(),
+            target: request.uri().to_string(),
+            headers: request.headers().clone(),
+        }
+    }
+
+    fn note(self, list: &Mutex<Vec<Self>>) {
+        let mut all = list.lock().unwrap();
+        // A test that counts memory sends thousands.
+        if all.len() == SEEN_MAX {
+            all.clear();
+        }
+        all.push(self);
+    }
 }
 
 /// The test's side of a session's far end.
@@ -114,7 +137,9 @@ impl Node {
             far_ends,
             arrived: Mutex::new(arrived),
             seen: Mutex::default(),
+            asked: Mutex::default(),
             open_sessions: AtomicUsize::new(0),
+            programs: Mutex::default(),
         });
         let node = Self { address: listener.local_addr().unwrap().to_string(), shared };
         let shared = Arc::clone(&node.shared);
@@ -153,14 +178,24 @@ impl Node {
         self.shared.leash.cut();
     }
 
+    /// Breaks every connection of the programs in the instances.
+    pub fn break_programs(&self) {
+        std::mem::take(&mut *self.shared.programs.lock().unwrap()).cancel();
+    }
+
     /// How many connections stand.
     pub fn connections(&self) -> usize {
         self.shared.leash.len()
     }
 
-    /// The requests that reached the agent.
+    /// The requests that reached a program, or the agent's own API.
     pub fn seen(&self) -> Vec<Seen> {
         self.shared.seen.lock().unwrap().clone()
+    }
+
+    /// The requests for links that reached the agent.
+    pub fn asked(&self) -> Vec<Seen> {
+        self.shared.asked.lock().unwrap().clone()
     }
 
     /// How many sessions the agent holds.
@@ -214,30 +249,31 @@ async fn serve(shared: Arc<Shared>, socket: Socket) {
 }
 
 async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Response<AnswerBody>, Infallible> {
-    let seen = Seen {
-        method: request.method().to_string(),
-        target: request.uri().to_string(),
-        headers: request.headers().clone(),
-    };
-    {
-        let mut all = shared.seen.lock().unwrap();
-        // A test that counts memory sends thousands.
-        if all.len() == SEEN_MAX {
-            all.clear();
-        }
-        all.push(seen);
-    }
+    Seen::of(&request).note(&shared.asked);
     let path = request.uri().path().to_owned();
-    Ok(match path.as_str() {
-        "/links" if request.headers().contains_key("upgrade") => open(&shared, request),
-        path if path.starts_with("/links/") => {
-            let session = path["/links/".len()..].to_owned();
-            resume(&shared, &session, request).await
-        }
-        "/cut-before" => {
-            shared.leash.cut();
-            std::future::pending().await
-        }
+    Ok(match path.strip_prefix("/links") {
+        Some("") => open(&shared, request),
+        Some(session) => resume(&shared, &session[1..], request).await,
+        None => refusal(ErrorCode::RequestNotFound),
+    })
+}
+
+/// A program in an instance, on one connection: it answers with what it was told.
+async fn program(shared: Arc<Shared>, stream: DuplexStream, close: Arc<Mutex<Close>>) {
+    let broken = shared.programs.lock().unwrap().clone();
+    let service = service_fn(move |request| run(Arc::clone(&shared), request));
+    let connection = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+    tokio::select! {
+        ended = connection => if ended.is_ok() { return },
+        () = broken.cancelled() => {}
+    }
+    *close.lock().unwrap() = Close::new(ErrorCode::UpstreamLost, "");
+}
+
+async fn run(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Response<AnswerBody>, io::Error> {
+    Seen::of(&request).note(&shared.seen);
+    Ok(match request.uri().path() {
+        "/cut-before" => return Err(io::ErrorKind::ConnectionReset.into()),
         "/half" => {
             let begun = futures_util::stream::once(async { Ok(Frame::data(Bytes::from_static(b"begun"))) });
             let rest = futures_util::stream::pending();
@@ -252,10 +288,11 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Respo
 fn open(shared: &Arc<Shared>, request: Request<Incoming>) -> Response<AnswerBody> {
     let get = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
     let asked = OpenRequest::decode(get).unwrap();
-    if asked.head.path() == "/refused" {
+    if asked.head.path().ends_with("/refused") {
         let body = Full::new(Bytes::from_static(b"no such process")).map_err(io::Error::other).boxed_unsync();
         return Response::builder().status(404).header("landfast-error", "process.unknown").body(body).unwrap();
     }
+    let is_bytes = asked.head.method == "CONNECT";
     let mut headers = Headers::new();
     for (name, value) in [("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Accept", "accepted")] {
         headers.push(name, value);
@@ -263,11 +300,12 @@ fn open(shared: &Arc<Shared>, request: Request<Incoming>) -> Response<AnswerBody
     if let Some(offered) = asked.head.headers.get("sec-websocket-protocol") {
         headers.push("Sec-WebSocket-Protocol", offered.split(',').next().unwrap().trim());
     }
-    let head = ResponseHead { status: 101, headers };
+    let head = ResponseHead { status: if is_bytes { 200 } else { 101 }, headers };
     let answer = OpenAnswer { session: random::session_id(), secret: Secret::generate(), window: WINDOW, head };
     let (handle, commands) = far::handle();
     let (near, pipe) = duplex(64 * 1024);
-    let close = Arc::new(Mutex::new(Close::new(ErrorCode::ProcessExited, "")));
+    let end = if is_bytes { ErrorCode::UpstreamEnded } else { ErrorCode::ProcessExited };
+    let close = Arc::new(Mutex::new(Close::new(end, "")));
     let piped = Piped { near, close: Arc::clone(&close) };
     let (first, link) = oneshot::channel();
     let ended = {
@@ -282,7 +320,11 @@ fn open(shared: &Arc<Shared>, request: Request<Incoming>) -> Response<AnswerBody
         })
     };
     shared.sessions.lock().unwrap().insert(answer.session, (handle, answer.secret.clone()));
-    let _ = shared.far_ends.try_send(FarEnd { head: asked.head, pipe, close, ended });
+    if is_bytes {
+        tokio::spawn(program(Arc::clone(shared), pipe, close));
+    } else {
+        let _ = shared.far_ends.try_send(FarEnd { head: asked.head, pipe, close, ended });
+    }
     upgraded(request, &answer.encode(), move |socket| drop(first.send(socket)))
 }
 

@@ -90,7 +90,7 @@ async fn a_far_ends_refusal_is_a_plain_answer() {
     let node = Node::start(world.cell.key()).await;
     let id = world.instance_at(&node).await;
     let token = bearer(&world.token(id));
-    let refused = websocket(world.gateway, &format!("/i/{id}/refused"), &[("Authorization", &token)]).await;
+    let refused = websocket(world.gateway, &format!("/i/{id}/80/refused"), &[("Authorization", &token)]).await;
     let answer = refused.unwrap_err();
     assert_eq!(answer.cause(), (404, Some(ErrorCode::ProcessUnknown)));
     assert_eq!(answer.body, b"no such process");
@@ -103,7 +103,7 @@ async fn bytes_sent_right_behind_the_upgrade_are_the_sessions_first() {
     let node = Node::start(world.cell.key()).await;
     let id = world.instance_at(&node).await;
     let mut request =
-        crate::client::head("GET", &format!("/i/{id}/a"), &[("Authorization", &bearer(&world.token(id)))]);
+        crate::client::head("GET", &format!("/i/{id}/80/a"), &[("Authorization", &bearer(&world.token(id)))]);
     request.headers.push("Connection", "Upgrade");
     request.headers.push("Upgrade", "websocket");
     let mut socket = crate::client::connect(world.gateway).await;

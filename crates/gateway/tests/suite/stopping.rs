@@ -41,7 +41,8 @@ async fn a_session_goes_on_until_the_deadline_and_is_then_told_why_it_ends() {
     let node = Node::start(world.cell.key()).await;
     let id = world.instance_at(&node).await;
     let token = bearer(&world.token(id));
-    let mut ws = websocket(world.gateway, &format!("/i/{id}/attach"), &[("Authorization", &token)]).await.unwrap();
+    let mut ws =
+        websocket(world.gateway, &format!("/i/{id}/processes/x/attach"), &[("Authorization", &token)]).await.unwrap();
     let began = Instant::now();
     let client = async {
         ws.send(Opcode::Text, b"still served").await;
@@ -58,7 +59,8 @@ async fn the_second_signal_does_not_wait() {
     let node = Node::start(world.cell.key()).await;
     let id = world.instance_at(&node).await;
     let token = bearer(&world.token(id));
-    let mut ws = websocket(world.gateway, &format!("/i/{id}/attach"), &[("Authorization", &token)]).await.unwrap();
+    let mut ws =
+        websocket(world.gateway, &format!("/i/{id}/processes/x/attach"), &[("Authorization", &token)]).await.unwrap();
     let now = world.stop.now.clone();
     let client = async {
         now.cancel();
@@ -74,7 +76,7 @@ async fn a_request_under_way_is_finished_and_nothing_new_is_taken() {
     let node = Node::start(world.cell.key()).await;
     let id = world.instance_at(&node).await;
     world.phase(id, landfast_core::record::Phase::Starting).await;
-    let request = head("GET", &format!("/i/{id}"), &[("Authorization", &bearer(&world.token(id)))]);
+    let request = head("GET", &format!("/i/{id}/80"), &[("Authorization", &bearer(&world.token(id)))]);
     let under_way = tokio::spawn(send(world.gateway, request, b""));
     tokio::time::sleep(Duration::from_millis(200)).await;
     world.stop.drain.cancel();

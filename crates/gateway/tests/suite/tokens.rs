@@ -23,12 +23,12 @@ async fn a_token_opens_from_each_of_its_places_and_is_seen_by_nobody_behind_the_
     let (world, node, id) = one().await;
     let token = world.token(id);
     let carriers = [
-        (format!("/i/{id}/p?a=1&b=2"), vec![("Authorization", bearer(&token)), ("Cookie", "a=b".into())]),
-        (format!("/i/{id}/p?a=1&token={token}&b=2"), vec![("Cookie", "a=b".into())]),
-        (format!("/i/{id}/p?jwt={token}&a=1&b=2"), vec![("Cookie", "a=b".into())]),
-        (format!("/i/{id}/p?a=1&b=2"), vec![("Cookie", format!("a=b; landfast_token={token}"))]),
+        (format!("/i/{id}/80/p?a=1&b=2"), vec![("Authorization", bearer(&token)), ("Cookie", "a=b".into())]),
+        (format!("/i/{id}/80/p?a=1&token={token}&b=2"), vec![("Cookie", "a=b".into())]),
+        (format!("/i/{id}/80/p?jwt={token}&a=1&b=2"), vec![("Cookie", "a=b".into())]),
+        (format!("/i/{id}/80/p?a=1&b=2"), vec![("Cookie", format!("a=b; landfast_token={token}"))]),
         (
-            format!("/i/{id}/p?a=1&b=2"),
+            format!("/i/{id}/80/p?a=1&b=2"),
             vec![("Sec-WebSocket-Protocol", format!("landfast.token.{token}")), ("Cookie", "a=b".into())],
         ),
     ];
@@ -47,7 +47,8 @@ async fn a_token_opens_from_each_of_its_places_and_is_seen_by_nobody_behind_the_
 async fn the_subprotocol_with_the_token_is_offered_to_nobody() {
     let (world, node, id) = one().await;
     let offered = format!("landfast.token.{}, landfast.process.v1, other", world.token(id));
-    let ws = websocket(world.gateway, &format!("/i/{id}/attach"), &[("Sec-WebSocket-Protocol", &offered)]).await;
+    let ws =
+        websocket(world.gateway, &format!("/i/{id}/processes/x/attach"), &[("Sec-WebSocket-Protocol", &offered)]).await;
     let far = node.far_end().await;
     assert_eq!(far.head.headers.get("sec-websocket-protocol"), Some("landfast.process.v1, other"));
     assert_eq!(ws.unwrap().head.headers.get("sec-websocket-protocol"), Some("landfast.process.v1"));
@@ -69,14 +70,14 @@ async fn a_token_that_opens_nothing_is_refused_by_what_is_wrong_with_it() {
     ] {
         let token = token.map(|token| bearer(&token));
         let lines: Vec<_> = token.iter().map(|token| ("Authorization", token.as_str())).collect();
-        let answer = get(&world, &format!("/i/{id}"), &lines).await;
+        let answer = get(&world, &format!("/i/{id}/80"), &lines).await;
         assert_eq!(answer.cause(), (status, Some(code)), "{token:?}");
         assert_eq!(answer.header("www-authenticate").is_some(), status == 401);
     }
     let token = bearer(&revoked_token);
     soon("the revocation arrives", async {
         loop {
-            match get(&world, &format!("/i/{id}"), &[("Authorization", &token)]).await.cause() {
+            match get(&world, &format!("/i/{id}/80"), &[("Authorization", &token)]).await.cause() {
                 (200, None) => tokio::time::sleep(std::time::Duration::from_millis(5)).await,
                 refused => return assert_eq!(refused, (403, Some(ErrorCode::AuthRevoked))),
             }
@@ -94,7 +95,7 @@ async fn a_scope_opens_its_paths_and_no_others() {
         ("/processes", 200),
         ("/processes/x/attach", 200),
         ("/exec", 200),
-        ("/", 403),
+        ("/80/", 403),
         ("/files", 403),
         ("/execute", 403),
     ] {
@@ -109,7 +110,7 @@ async fn a_scope_opens_its_paths_and_no_others() {
 #[tokio::test]
 async fn a_programs_own_token_passes_beside_ours() {
     let (world, node, id) = one().await;
-    let target = format!("/i/{id}/p?token=theirs&jwt={}", world.token(id));
+    let target = format!("/i/{id}/80/p?token=theirs&jwt={}", world.token(id));
     assert_eq!(get(&world, &target, &[("Authorization", "Bearer theirs")]).await.cause(), (200, None));
     let seen = &node.seen()[0];
     assert_eq!(
@@ -121,6 +122,6 @@ async fn a_programs_own_token_passes_beside_ours() {
 #[tokio::test]
 async fn nobody_makes_the_gateway_check_tokens_without_end() {
     let (world, _node, id) = one().await;
-    let target = format!("/i/{id}?{}", ["token=x"; 9].join("&"));
+    let target = format!("/i/{id}/80?{}", ["token=x"; 9].join("&"));
     assert_eq!(get(&world, &target, &[]).await.cause(), (400, Some(ErrorCode::RequestInvalid)));
 }
