@@ -25,7 +25,7 @@ const OF_THE_CONNECTION: [&str; 6] =
 /// What a program says to an upgrade.
 pub(crate) enum Answer {
     /// Its 101, and what follows it.
-    Accepted(ResponseHead, WebSocket),
+    Accepted(ResponseHead, Box<WebSocket>),
     /// Anything else.
     Refused(Refusal),
 }
@@ -65,7 +65,7 @@ pub(super) async fn ask(
     };
     if head.status == 101 {
         strip(&mut head, false);
-        return Ok(Answer::Accepted(head, WebSocket::new(Pipe::new(socket, origin))));
+        return Ok(Answer::Accepted(head, Box::new(WebSocket::new(Pipe::new(socket, origin)))));
     }
     let (body, is_cut) = read_body(socket, &head).await.map_err(|error| {
         Problem::new(ErrorCode::UpstreamLost, format!("Its refusal of the upgrade broke off: {error}."))
