@@ -59,6 +59,8 @@ enum Bench {
     Session,
     /// A thousand random faults over two hundred sessions, every byte checked
     Faults,
+    /// The HTTP and WebSocket path beside HAProxy and nginx, in one run
+    Http,
 }
 
 fn main() -> ExitCode {
@@ -96,6 +98,9 @@ fn docs(check: bool) -> Result<ExitCode> {
 }
 
 fn bench(what: Bench, arguments: &[String]) -> Result<ExitCode> {
+    if matches!(what, Bench::Http) {
+        system::provide(&system::PEERS)?;
+    }
     let mut build = cargo();
     build.args(["build", "--release", "--package", "landfast-scenarios"]);
     for program in ["landfast-bench", "landfast-under-test", "landfast-numbers", "landfast-reaper"] {
@@ -105,6 +110,7 @@ fn bench(what: Bench, arguments: &[String]) -> Result<ExitCode> {
     let what = match what {
         Bench::Session => "session",
         Bench::Faults => "faults",
+        Bench::Http => "http",
     };
     Err(Command::new(release("landfast-bench")?).arg(what).args(arguments).exec())
         .context("the bench could not be started")

@@ -22,6 +22,10 @@ pub(crate) const FOR_TESTS: [Package; 4] = [
     Package { name: "less", program: "less" },
 ];
 
+/// What the gateway is measured and tested beside.
+pub(crate) const PEERS: [Package; 2] =
+    [Package { name: "haproxy", program: "haproxy" }, Package { name: "nginx-light", program: "nginx" }];
+
 /// Makes sure that the packages are there.
 ///
 /// # Errors

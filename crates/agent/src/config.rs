@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use landfast_core::record::{Generation, Service};
+use landfast_core::record::{Generation, InstanceSpec, Service};
 use landfast_core::{ErrorCode, InstanceId, Problem, ServiceName};
 
 /// An agent's configuration. Its node makes it; no person does.
@@ -66,23 +66,22 @@ impl Config {
     }
 
     /// Reads the arguments that a node passes: `--instance`, `--generation`, `--run`, `--state`, `--home` once each, and
-    /// `--env NAME=VALUE` any number of times.
+    /// `--spec` with the path of a file that holds the instance's spec in JSON. A spec holds secrets, which everybody on
+    /// the machine could read among the arguments.
     ///
     /// # Errors
     ///
     /// [`ErrorCode::ConfigInvalid`], naming the argument.
     pub fn from_arguments(arguments: impl IntoIterator<Item = String>) -> Result<Self, Problem> {
-        let (mut single, mut env) = (BTreeMap::new(), BTreeMap::new());
+        let mut single = BTreeMap::new();
         let mut arguments = arguments.into_iter();
         while let Some(name) = arguments.next() {
             let value = arguments.next().ok_or_else(|| invalid(format!("{name} has no value.")))?;
-            if name == "--env" {
-                let pair = value.split_once('=').ok_or_else(|| invalid(format!("--env {value}: it has no =.")))?;
-                env.insert(pair.0.to_owned(), pair.1.to_owned());
-            } else if single.insert(name.clone(), value).is_some() {
+            if single.insert(name.clone(), value).is_some() {
                 return Err(invalid(format!("{name} stands twice.")));
             }
         }
+        let spec = single.remove("--spec").map(|path| read_spec(&path)).transpose()?.unwrap_or_default();
         let mut take = |name: &str| single.remove(name).ok_or_else(|| invalid(format!("{name} is missing.")));
         let instance = take("--instance")?;
         let instance = instance.parse().map_err(|error| invalid(format!("--instance {instance}: {error}.")))?;
@@ -90,13 +89,23 @@ impl Config {
         let generation = generation.parse().map_err(|error| invalid(format!("--generation {generation}: {error}.")))?;
         let generation = Generation(generation);
         let (run, state, home) = (take("--run")?, take("--state")?, take("--home")?);
-        let config =
-            Self { env, is_alone: true, ..Self::new(instance, generation, run.into(), state.into(), home.into()) };
+        let config = Self {
+            env: spec.env,
+            services: spec.services,
+            is_alone: true,
+            ..Self::new(instance, generation, run.into(), state.into(), home.into())
+        };
         match single.keys().next() {
             None => Ok(config),
             Some(name) => Err(invalid(format!("{name} is no argument of an agent."))),
         }
     }
+}
+
+fn read_spec(path: &str) -> Result<InstanceSpec, Problem> {
+    let cannot = |why: &dyn std::fmt::Display| invalid(format!("--spec {path}: {why}."));
+    let text = std::fs::read(path).map_err(|error| cannot(&error))?;
+    serde_json::from_slice(&text).map_err(|error| cannot(&error))
 }
 
 fn invalid(detail: String) -> Problem {
@@ -114,23 +123,28 @@ mod tests {
     #[test]
     fn what_a_node_passes_is_read() {
         let id = InstanceId::new(1, 2);
-        let config =
-            read(&format!("--instance {id} --generation 3 --run /r --state /s --home /h --env A=1 --env B=x=y"));
-        let config = config.unwrap();
+        let spec = tempfile::NamedTempFile::new().unwrap();
+        let text = r#"{"env":{"A":"1","B":"x=y"},"services":{"web":{"port":80,"shell":"serve"}}}"#;
+        std::fs::write(spec.path(), text).unwrap();
+        let line = format!("--instance {id} --generation 3 --run /r --state /s --home /h");
+        let config = read(&format!("{line} --spec {}", spec.path().display())).unwrap();
         assert_eq!((config.instance, config.generation, config.home), (id, Generation(3), "/h".into()));
         assert_eq!(config.env.into_iter().collect::<Vec<_>>(), [("A".into(), "1".into()), ("B".into(), "x=y".into())]);
+        assert_eq!(config.services[&"web".parse().unwrap()].port, Some(80));
+        assert!(read(&line).unwrap().env.is_empty());
     }
 
     #[test]
     fn what_is_missing_wrong_or_unknown_is_named() {
         let good = format!("--instance {} --generation 3 --run /r --state /s --home /h", InstanceId::new(1, 2));
         for (line, named) in [
-            (good.replace("--home /h", "--env A=1"), "--home"),
+            (good.replace("--home /h", "--hoem /h"), "--home"),
             (good.replace(" 3", " three"), "--generation"),
             (format!("{good} --hom /h"), "--hom"),
             (format!("{good} --run /other"), "--run"),
-            (format!("{good} --env A"), "--env"),
-            (format!("{good} --env"), "--env"),
+            (format!("{good} --env A=1"), "--env"),
+            (format!("{good} --spec /no/such/file"), "--spec"),
+            (format!("{good} --spec"), "--spec"),
         ] {
             let said = read(&line).unwrap_err();
             assert!(said.contains(named), "{line}: {said}");

@@ -76,6 +76,40 @@ fn members(session: i32) -> Vec<i32> {
     pids.filter(|&pid| is_member(pid, session)).collect()
 }
 
+/// Whether a process, or one that it has started, is ending or has ended.
+///
+/// A process's connections are closed while it ends, before anybody can be told that it does. From then on the kernel
+/// marks it, so that whoever sees one of its connections end can tell whether that was its own doing.
+pub(crate) fn is_ending(pid: i32) -> Ending {
+    if is_marked(pid) {
+        return Ending::Itself;
+    }
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    let one_is = children.split_ascii_whitespace().filter_map(|child| child.parse().ok()).any(is_marked);
+    if one_is { Ending::Child } else { Ending::No }
+}
+
+/// What of a process is ending.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// Nothing.
+    No,
+    /// One that it has started: if it is a shell around that one, it will end too.
+    Child,
+    /// It.
+    Itself,
+}
+
+/// The kernel's mark on a process that is ending.
+const PF_EXITING: u64 = 4;
+
+fn is_marked(pid: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let mut fields = stat.rsplit_once(") ").map_or("", |(_, rest)| rest).split(' ');
+    let is_gone = matches!(fields.next(), None | Some("" | "Z" | "X"));
+    is_gone || fields.nth(5).and_then(|flags| flags.parse().ok()).is_some_and(|flags: u64| flags & PF_EXITING != 0)
+}
+
 fn is_member(pid: i32, session: i32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     // The name stands in brackets and may hold anything; state, parent, group and session follow.
@@ -96,6 +130,22 @@ mod tests {
         for name in ["", "SIG", "FOO", "2", "SIGSIGINT"] {
             assert_eq!(parse(name).unwrap_err().code, ErrorCode::RequestInvalid, "{name}");
         }
+    }
+
+    #[test]
+    fn a_process_that_has_ended_is_known_to_before_it_is_waited_for() {
+        let own = std::process::id().cast_signed();
+        let mut child = std::process::Command::new("sleep").arg("100").spawn().unwrap();
+        let pid = child.id().cast_signed();
+        assert_eq!(is_ending(pid), Ending::No);
+        child.kill().unwrap();
+        while is_ending(pid) == Ending::No {
+            std::thread::yield_now();
+        }
+        assert_eq!(is_ending(pid), Ending::Itself);
+        assert_ne!(is_ending(own), Ending::Itself);
+        child.wait().unwrap();
+        assert_eq!(is_ending(pid), Ending::Itself, "it is gone");
     }
 
     #[test]

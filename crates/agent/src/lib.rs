@@ -47,6 +47,7 @@ use tokio_util::task::TaskTracker;
 use api::{Door, handoff};
 pub use config::{Config, Limits};
 use fence::Fence;
+use service::Services;
 use sessions::Sessions;
 use table::Processes;
 
@@ -55,9 +56,10 @@ const GOODBYE: Duration = Duration::from_millis(500);
 
 /// What every part of an agent reaches.
 struct Agent {
-    config: Config,
+    config: Arc<Config>,
     fence: Fence,
     processes: Arc<Processes>,
+    services: Services,
     sessions: Arc<Sessions>,
     /// Cancelled when the agent is to end: sessions and connections are cut at once.
     stop: CancellationToken,
@@ -79,12 +81,15 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Problem>
     let processes = Processes::load(&config).map(Arc::new).map_err(|error| {
         Problem::new(ErrorCode::ConfigInvalid, format!("{} cannot be used: {error}.", config.state.display()))
     })?;
+    let config = Arc::new(config);
+    let (services, keepers) = Services::new(&config, &processes)?;
     let listener = api::listen(&config.run.join("agent.sock"))?;
     let handoffs = api::listen(&config.run.join("handoff.sock"))?;
     let agent = Arc::new(Agent {
         fence: Fence::new(config.generation),
         sessions: Sessions::new(config.limits.sessions),
         processes,
+        services,
         stop,
         ended: CancellationToken::new(),
         tasks: TaskTracker::new(),
@@ -98,10 +103,13 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Problem>
     agent.tasks.spawn(api::serve(agent.clone(), listener, Door::Agent, agent.stop.clone()));
     agent.tasks.spawn(api::serve(agent.clone(), control, Door::Control, agent.ended.clone()));
     agent.until_stopped(handoff::serve(agent.clone(), handoffs));
+    for keeper in keepers {
+        agent.tasks.spawn(keeper.run());
+    }
     tracing::info!(instance = %agent.config.instance, generation = %agent.fence.generation(), "agent started");
     agent.stop.cancelled().await;
     agent.fence.shut().await;
-    agent.processes.end_all().await;
+    tokio::join!(agent.processes.end_all(), agent.services.stop());
     agent.ended.cancel();
     agent.tasks.close();
     if timeout(GOODBYE, agent.tasks.wait()).await.is_err() {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use landfast_core::{ErrorCode, Problem, ProcessId};
+use landfast_core::{ErrorCode, Problem, ProcessId, ServiceName};
 use nix::sys::signal::Signal;
 use serde::Serialize;
 use tokio::sync::Notify;
@@ -34,9 +34,19 @@ pub(crate) struct Process {
     pub(crate) started_at: u64,
     /// How long it may run after its last viewer left.
     pub(crate) max_run_after_detach: Option<Duration>,
+    pub(crate) role: Role,
     state: Mutex<State>,
     /// Rung when its task has something to do: input, a deadline, being forgotten.
     pub(crate) bell: Notify,
+}
+
+/// What a process is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// It was asked for, and is remembered until it is deleted.
+    Task,
+    /// It is a start of a service. What it has started ends with it, so that the next start finds the ground clear.
+    Service(ServiceName),
 }
 
 /// What changes.
@@ -142,10 +152,17 @@ impl Process {
         id: ProcessId,
         (argv, pid, started_at): (Vec<String>, i32, u64),
         max_run_after_detach: Option<Duration>,
+        role: Role,
         state: State,
     ) -> Arc<Self> {
         let state = Mutex::new(state);
-        Arc::new(Self { id, argv, pid, started_at, max_run_after_detach, state, bell: Notify::new() })
+        Arc::new(Self { id, argv, pid, started_at, max_run_after_detach, role, state, bell: Notify::new() })
+    }
+
+    /// The process of a service that was never started: it has only a log.
+    pub(crate) fn none(name: ServiceName, argv: Vec<String>, log: usize) -> Arc<Self> {
+        let state = State::past(Life::Unknown, Log::new(log));
+        Self::new(landfast_net::random::process_id(), (argv, 0, 0), None, Role::Service(name), state)
     }
 
     /// Its state, to look at or change; never across an await.
@@ -242,6 +259,13 @@ impl Process {
             let signal = if state.terminal.is_some() { Signal::SIGHUP } else { Signal::SIGTERM };
             kill::ask_session(self.pid, signal);
         }
+    }
+
+    /// Takes its output away, so that it goes on with another process. What is still said to this one is not kept.
+    pub(crate) fn take_log(&self) -> Log {
+        let log = &mut self.state().log;
+        let end = log.end();
+        std::mem::replace(log, Log::lost(end))
     }
 
     /// Whether it runs, or has ended and not all it said was read.

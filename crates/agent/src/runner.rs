@@ -19,8 +19,9 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::exit::Exit;
 use crate::file::{Watched, watch};
+use crate::kill::kill_session;
 use crate::log::Stream;
-use crate::process::{KilledBy, Life, Pace, Process, Shown, State};
+use crate::process::{KilledBy, Life, Pace, Process, Role, Shown, State};
 use crate::record::Records;
 use crate::spawn::Ends;
 
@@ -219,7 +220,10 @@ impl Runner {
     /// Tells the end: on disk first, so that an agent started again never knows less than somebody was told.
     fn finish(&self, exit: Exit) {
         let process = &self.process;
-        self.records.ended(process, exit);
+        match process.role {
+            Role::Task => self.records.ended(process, exit),
+            Role::Service(_) => {}
+        }
         let mut state = process.state();
         let State { log, input, life, terminal, waiters, .. } = &mut *state;
         *life = Life::Exited(exit);
@@ -248,6 +252,10 @@ impl Runner {
 async fn exited(process: &Process, pidfd: &Watched) -> Exit {
     loop {
         let Ok(mut guard) = pidfd.readable().await else { return std::future::pending().await };
+        if let Role::Service(_) = process.role {
+            // Before its status is taken: its number, and so that of its session, is still its own.
+            kill_session(process.pid);
+        }
         if let Some(exit) = reap(&mut process.state(), pidfd.get_ref()) {
             return exit;
         }

@@ -9,6 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use landfast_core::record::Service;
 use landfast_core::{ErrorCode, Problem};
 use rustix::process::{
     Pid, PidfdFlags, Resource, Rlimit, Signal, getrlimit, pidfd_open, set_parent_process_death_signal, setrlimit,
@@ -125,6 +126,28 @@ impl Spec {
 }
 
 impl Plan {
+    /// How a service is started, with these variables over its own; `None` if it has no command.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorCode::RequestInvalid`], naming the field.
+    pub(crate) fn of_service(service: &Service, ours: BTreeMap<String, String>) -> Result<Option<Self>, Problem> {
+        if service.argv.is_empty() && service.shell.is_none() {
+            return Ok(None);
+        }
+        let mut env = service.env.clone();
+        env.extend(ours);
+        let spec = Spec {
+            argv: (!service.argv.is_empty()).then(|| service.argv.clone()),
+            shell: service.shell.clone(),
+            env,
+            cwd: service.cwd.as_ref().map(PathBuf::from),
+            stdin: Some(StdinMode::Closed),
+            ..Spec::default()
+        };
+        spec.check().map(Some)
+    }
+
     /// Starts it.
     ///
     /// # Errors

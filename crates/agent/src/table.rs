@@ -5,7 +5,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use landfast_core::{ErrorCode, Problem, ProcessId};
+use landfast_core::{ErrorCode, Problem, ProcessId, ServiceName};
 use landfast_net::clock;
 use landfast_net::random;
 use tokio::io::Interest;
@@ -17,7 +17,9 @@ use crate::config::Config;
 use crate::file::watch;
 use crate::input::Input;
 use crate::log::Log;
-use crate::process::{Description, KilledBy, Life, Pace, Process, Shown, State, Terminal, VIEWER_DEADLINE, Viewer};
+use crate::process::{
+    Description, KilledBy, Life, Pace, Process, Role, Shown, State, Terminal, VIEWER_DEADLINE, Viewer,
+};
 use crate::record::{Record, Records};
 use crate::runner::{Files, Runner};
 use crate::screen::{Redraw, Screen};
@@ -34,6 +36,8 @@ const ASK_PATIENCE: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(crate) struct Processes {
     by_id: Mutex<BTreeMap<ProcessId, Arc<Process>>>,
+    /// Each service's newest start.
+    served: Mutex<BTreeMap<ServiceName, Arc<Process>>>,
     records: Arc<Records>,
     /// Rung when one of ours was waited for.
     pub(crate) reaped: Arc<Notify>,
@@ -49,7 +53,12 @@ impl Processes {
         let records = Records::open(&config.state)?;
         let past = records.load(config.limits.processes)?;
         let by_id = past.into_iter().map(|record| (record.id, past_process(record))).collect();
-        Ok(Self { by_id: Mutex::new(by_id), records: Arc::new(records), reaped: Arc::new(Notify::new()) })
+        Ok(Self {
+            by_id: Mutex::new(by_id),
+            served: Mutex::default(),
+            records: Arc::new(records),
+            reaped: Arc::new(Notify::new()),
+        })
     }
 
     /// Starts a process.
@@ -63,7 +72,37 @@ impl Processes {
             let detail = format!("The instance has {limit} processes, those included that have exited.");
             return Err(Problem::new(ErrorCode::LimitProcesses, detail));
         }
-        // From here to the insertion nothing is awaited: the reaper must find the process in the table.
+        let process = self.spawn(plan, Role::Task, Log::new(config.limits.log), config)?;
+        if let Err(error) = self.records.started(&process) {
+            // An agent started again would take it for one that never was.
+            process.kill(KilledBy::Request);
+            self.forget_at_end(Viewer::watch(process));
+            return Err(internal("a process's record was not written", &error));
+        }
+        Ok(process)
+    }
+
+    /// Starts a service's command. What it says goes on in the log of the service's last start.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorCode::ProcessSpawn`].
+    pub(crate) fn start_service(
+        &self,
+        name: ServiceName,
+        plan: Plan,
+        last: &Process,
+        config: &Config,
+    ) -> Result<Arc<Process>, Problem> {
+        let process = self.spawn(plan, Role::Service(name), Log::new(config.limits.log), config)?;
+        // Its task has not run yet, so it has said nothing.
+        process.state().log = last.take_log();
+        Ok(process)
+    }
+
+    /// Starts a process of either kind. From its start to its place in the table nothing is awaited: the reaper must find
+    /// it there.
+    fn spawn(&self, plan: Plan, role: Role, log: Log, config: &Config) -> Result<Arc<Process>, Problem> {
         let Started { pid, pidfd, ends } = plan.start(config)?;
         let files = Files::new(ends).and_then(|files| Ok((files, watch(pidfd, Interest::READABLE)?)));
         let (files, pidfd) = files.map_err(|error| {
@@ -77,22 +116,19 @@ impl Processes {
         });
         let takes_input = terminal.is_some() || plan.stdin == StdinMode::Open;
         let input = if takes_input { Input::open() } else { Input::closed() };
-        let mut state = State::running(Log::new(config.limits.log), input, terminal);
+        let mut state = State::running(log, input, terminal);
         if plan.lossless {
             state.pace = Pace::Awaiting { until: Instant::now() + VIEWER_DEADLINE };
         }
         let timeout_at = plan.timeout.map(|timeout| Instant::now() + timeout);
         let what = (plan.argv, pid, clock::unix_millis());
-        let process = Process::new(random::process_id(), what, plan.max_run_after_detach, state);
-        self.table().insert(process.id, process.clone());
+        let process = Process::new(random::process_id(), what, plan.max_run_after_detach, role, state);
+        match role {
+            Role::Task => drop(self.table().insert(process.id, process.clone())),
+            Role::Service(name) => drop(self.served().insert(name, process.clone())),
+        }
         let runner = Runner::new(process.clone(), pidfd, files, timeout_at, self.records.clone(), self.reaped.clone());
         tokio::spawn(runner.run());
-        if let Err(error) = self.records.started(&process) {
-            // An agent started again would take it for one that never was.
-            process.kill(KilledBy::Request);
-            self.forget_at_end(Viewer::watch(process));
-            return Err(internal("a process's record was not written", &error));
-        }
         Ok(process)
     }
 
@@ -140,7 +176,8 @@ impl Processes {
 
     /// Whether a process with this number runs and will be waited for by its own task.
     pub(crate) fn owns(&self, pid: i32) -> bool {
-        self.table().values().any(|process| process.pid == pid && !process.state().is_reaped)
+        let is_it = |process: &Arc<Process>| process.pid == pid && !process.state().is_reaped;
+        self.table().values().any(is_it) || self.served().values().any(is_it)
     }
 
     /// Forgets a process once it has ended. Where the runtime ends, so does everything.
@@ -164,6 +201,10 @@ impl Processes {
     fn table(&self) -> MutexGuard<'_, BTreeMap<ProcessId, Arc<Process>>> {
         self.by_id.lock().expect("nobody panics while holding the table")
     }
+
+    fn served(&self) -> MutexGuard<'_, BTreeMap<ServiceName, Arc<Process>>> {
+        self.served.lock().expect("nobody panics while holding the table")
+    }
 }
 
 async fn all_ended(processes: &[Arc<Process>]) {
@@ -182,7 +223,7 @@ fn past_process(record: Record) -> Arc<Process> {
         shown: Shown::Last(Redraw { bytes: Vec::new(), offset: log_end }),
         master: None,
     });
-    Process::new(record.id, (record.argv, record.pid, record.started_at), None, state)
+    Process::new(record.id, (record.argv, record.pid, record.started_at), None, Role::Task, state)
 }
 
 fn internal(what: &str, error: &io::Error) -> Problem {

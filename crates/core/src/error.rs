@@ -138,6 +138,10 @@ error_table! {
         "The token does not allow this." "Use a token for this instance with the scope the detail names.";
     AuthRevoked "auth.revoked" 403 1008 Never Client
         "The token has been revoked." "Ask the control plane for a new token.";
+    KeyUnknown "key.unknown" 404 - Never Client
+        "There is no API key with this id." "`landfast key ls` lists them.";
+    KeyLast "key.last" 409 - Never Client
+        "This is the last API key; without one nobody could make another." "Make another key first.";
     InstanceUnknown "instance.unknown" 404 4404 Never Client
         "There has never been an instance with this id." "Check the id; `landfast ls` lists the live ones.";
     InstanceGone "instance.gone" 410 4410 Never Client

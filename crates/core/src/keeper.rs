@@ -132,8 +132,8 @@ impl StepKind {
 pub struct Keeper {
     up_since: Instant,
     nodes: BTreeMap<NodeId, Node>,
-    /// The nodes that an operator drains, live or not.
-    drained: BTreeSet<NodeId>,
+    /// The nodes that an operator drains, live or not; until they are known nothing is placed.
+    drained: Option<BTreeSet<NodeId>>,
     instances: HashMap<InstanceId, Seen>,
     /// What each node has been given; a node is here as long as that is anything.
     given: HashMap<NodeId, Given>,
@@ -206,7 +206,7 @@ impl Keeper {
         Self {
             up_since: now,
             nodes: BTreeMap::new(),
-            drained: BTreeSet::new(),
+            drained: None,
             instances: HashMap::new(),
             given: HashMap::new(),
             due: BTreeSet::new(),
@@ -231,29 +231,29 @@ impl Keeper {
             Some(node) => self.nodes.insert(id, node),
             None => self.nodes.remove(&id),
         };
-        self.look_at_what_concerns(id, now);
+        self.look_at(|seen| seen.waits() || seen.node == Some(id), now);
     }
 
     /// A whole listing of the nodes that an operator drains.
     pub fn handle_drains(&mut self, drained: BTreeSet<NodeId>, now: Instant) {
-        let changed: Vec<_> = self.drained.symmetric_difference(&drained).copied().collect();
-        self.drained = drained;
-        changed.into_iter().for_each(|id| self.look_at_what_concerns(id, now));
+        if self.drained.as_ref() != Some(&drained) {
+            self.drained = Some(drained);
+            self.look_at(Seen::waits, now);
+        }
     }
 
     /// An operator drains a node, or does so no more.
     pub fn handle_drain(&mut self, id: NodeId, is_drained: bool, now: Instant) {
+        let Some(drained) = &mut self.drained else { return };
         if is_drained {
-            self.drained.insert(id)
+            drained.insert(id);
         } else {
-            self.drained.remove(&id)
-        };
-        self.look_at_what_concerns(id, now);
+            drained.remove(&id);
+        }
+        self.look_at(Seen::waits, now);
     }
 
-    /// What waits for any node, and what the node has.
-    fn look_at_what_concerns(&mut self, id: NodeId, now: Instant) {
-        let concerned = |seen: &Seen| seen.waits() || seen.node == Some(id);
+    fn look_at(&mut self, concerned: impl Fn(&Seen) -> bool, now: Instant) {
         let ids: Vec<_> = self.instances.iter().filter(|(_, seen)| concerned(seen)).map(|(id, _)| *id).collect();
         for id in ids {
             if !matches!(self.instances[&id].turn, Turn::UnderWay(_)) {
@@ -363,10 +363,11 @@ impl Keeper {
     }
 
     fn decide_place(&self, seen: &Seen, now: Instant) -> Decision {
+        let Some(drained) = &self.drained else { return Decision::LookAt(now + LOOK_AGAIN_AFTER) };
         let candidates = self.nodes.values().map(|node| Candidate {
             node,
             running: self.given.get(&node.id).map_or(0, |given| given.count),
-            drained: self.drained.contains(&node.id),
+            drained: drained.contains(&node.id),
         });
         match placement::choose(candidates, seen.host.as_deref(), &seen.node_labels) {
             Ok(node) => Decision::Do(StepKind::Place(Box::new(node.clone()))),
@@ -586,6 +587,7 @@ mod tests {
     impl Cell {
         fn new(nodes: impl IntoIterator<Item = u128>, records: impl IntoIterator<Item = Instance>) -> Self {
             let mut cell = Self { keeper: Keeper::new(at(0)), records: BTreeMap::new(), now: at(0), done: Vec::new() };
+            cell.keeper.handle_drains(BTreeSet::new(), at(0));
             cell.keeper.handle_nodes(nodes.into_iter().map(node), at(0));
             records.into_iter().for_each(|record| cell.write(record));
             cell
@@ -836,6 +838,18 @@ mod tests {
         cell.run_until(30_000);
         assert_eq!((cell.done.len(), cell.done[1]), (2, (11_000, "explain")));
         assert_eq!(reason(&cell), "Every live node with fitting labels is full.");
+    }
+
+    #[test]
+    fn nothing_is_placed_before_it_is_known_which_nodes_are_drained() {
+        let mut keeper = Keeper::new(at(0));
+        keeper.handle_nodes([node(1)], at(0));
+        keeper.handle_instance(id(1), Some(&pending(1, Restart::Never)), at(0));
+        assert_eq!(keeper.poll(at(0), 0), None);
+        keeper.handle_drains([node(1).id].into(), at(1));
+        assert_eq!(keeper.poll(at(1), 0), None);
+        keeper.handle_drains(BTreeSet::new(), at(2));
+        assert!(matches!(keeper.poll(at(2), 0), Some(Step { kind: StepKind::Place(_), .. })));
     }
 
     #[test]

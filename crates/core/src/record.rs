@@ -303,6 +303,14 @@ pub struct Node {
     pub started_at: u64,
 }
 
+/// An operator's word that a node is to be given nothing new. A node's own record is bound to its lease and written by
+/// the node, so this stands beside it and outlives its restarts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drain {
+    /// Unix time in milliseconds at which it was said.
+    pub since: u64,
+}
+
 /// An API server as the registry knows it, bound to its lease. Gateways send `/v1` there.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ApiServer {
@@ -325,12 +333,16 @@ pub mod keys {
     pub const INSTANCES: &str = "instances/";
     /// All live nodes.
     pub const NODES: &str = "nodes/";
+    /// All nodes that an operator drains, live or not.
+    pub const DRAINS: &str = "drains/";
     /// All live API servers.
     pub const APIS: &str = "apis/";
     /// All revoked tokens that have not expired.
     pub const REVOKED: &str = "revoked/";
     /// All API keys, as hashes.
     pub const API_KEYS: &str = "api-keys/";
+    /// The API keys that were taken back, so that none is made known again; see [`API_KEYS`].
+    pub const REMOVED_API_KEYS: &str = "removed-api-keys";
     /// The public keys that verify access tokens, by key id.
     pub const TOKEN_KEYS: &str = "token-keys/";
     /// Answers kept for `Idempotency-Key`.
@@ -344,6 +356,11 @@ pub mod keys {
     /// One node.
     pub fn node(id: NodeId) -> String {
         format!("{NODES}{id}")
+    }
+
+    /// The drain of one node.
+    pub fn drain(id: NodeId) -> String {
+        format!("{DRAINS}{id}")
     }
 
     /// One revoked token.

@@ -12,11 +12,14 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use landfast_core::InstanceId;
+use landfast_core::record::InstanceSpec;
 use nix::fcntl::{Flock, FlockArg};
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 use tokio::net::UnixStream;
 use tokio::process::Command;
 use tokio::time::timeout;
+
+use crate::identity::replace;
 
 /// The agent's data socket, which relays reach.
 pub(crate) const AGENT_SOCKET: &str = "agent.sock";
@@ -82,6 +85,17 @@ impl InstanceDir {
     /// A file of the daemon's, which the instance does not see.
     pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.path.join(name)
+    }
+
+    /// Where the agent finds the instance's spec. It holds secrets, so it is the agent's and nobody else's to read.
+    pub(crate) fn spec(&self) -> PathBuf {
+        self.file("spec.json")
+    }
+
+    /// Writes the spec for the next agent, which runs as `owner` where the instance has a user of its own.
+    pub(crate) fn write_spec(&self, spec: &InstanceSpec, owner: Option<u32>) -> io::Result<()> {
+        replace(&self.spec(), spec)?;
+        owner.map_or(Ok(()), |owner| chown(self.spec(), Some(owner), Some(owner)))
     }
 
     pub(crate) fn exists(&self) -> bool {

@@ -124,6 +124,7 @@ impl Driver {
         let mut note = Note { instance, generation, isolated, process: None, leader: None };
         // Before anything runs, so that a daemon that is killed now is followed by one that looks for it.
         note.write(dir)?;
+        dir.write_spec(&record.spec, self.confinement.user(record.id))?;
         let view = self.confinement.view(dir);
         let mut program = self.command.clone();
         program.extend(arguments(record, &view));
@@ -189,9 +190,7 @@ fn arguments(record: &Instance, view: &View) -> Vec<OsString> {
     add("--run", view.run.clone().into());
     add("--state", view.state.clone().into());
     add("--home", view.home.clone().into());
-    for (name, value) in &record.spec.env {
-        add("--env", format!("{name}={value}").into());
-    }
+    add("--spec", view.spec.clone().into());
     arguments
 }
 

@@ -71,6 +71,7 @@ pub(crate) struct View {
     pub(crate) home: PathBuf,
     pub(crate) run: PathBuf,
     pub(crate) state: PathBuf,
+    pub(crate) spec: PathBuf,
 }
 
 impl Confinement {
@@ -112,9 +113,10 @@ impl Confinement {
     pub(crate) fn view(&self, dir: &InstanceDir) -> View {
         match self {
             Self::Bubblewrap(_) => {
-                View { home: HOME.into(), run: format!("{OURS}/run").into(), state: format!("{OURS}/state").into() }
+                let ours = |name: &str| Path::new(OURS).join(name);
+                View { home: HOME.into(), run: ours("run"), state: ours("state"), spec: ours("spec.json") }
             }
-            Self::None(_) => View { home: dir.home(), run: dir.run(), state: dir.state() },
+            Self::None(_) => View { home: dir.home(), run: dir.run(), state: dir.state(), spec: dir.spec() },
         }
     }
 }
@@ -187,6 +189,10 @@ impl Sandbox {
         line.add(["--bind"]).add([dir.home()]).add([HOME]);
         line.add(["--bind"]).add([dir.run()]).add([format!("{OURS}/run")]);
         line.add(["--bind"]).add([dir.state()]).add([format!("{OURS}/state")]);
+        // The probe has none.
+        if dir.spec().is_file() {
+            line.add(["--ro-bind"]).add([dir.spec()]).add([format!("{OURS}/spec.json")]);
+        }
         if let Some(executable) = program.first() {
             line.add(["--ro-bind"]).add([executable]).add([format!("{OURS}/bin")]);
         }

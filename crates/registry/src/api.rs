@@ -29,6 +29,7 @@ mod health;
 mod idempotency;
 mod input;
 mod instances;
+mod keys;
 mod moves;
 mod nodes;
 mod refusal;
@@ -155,6 +156,9 @@ fn protected() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(tokens::create))
         .routes(routes!(tokens::revoke))
         .routes(routes!(nodes::list))
+        .routes(routes!(nodes::drain, nodes::undrain))
+        .routes(routes!(keys::create, keys::list))
+        .routes(routes!(keys::remove))
         .routes(routes!(forward::processes))
         .routes(routes!(forward::process))
         .routes(routes!(forward::exec))

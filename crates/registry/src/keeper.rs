@@ -9,14 +9,14 @@ use std::sync::Arc;
 use landfast_core::InstanceId;
 use landfast_core::keeper::{Applied, Keeper, Step};
 use landfast_core::lifecycle::StepError;
-use landfast_core::record::{Instance, Node, keys};
+use landfast_core::record::{Drain, Instance, Node, keys};
 use landfast_net::clock;
 use landfast_net::role::CancellationToken;
 use serde::de::DeserializeOwned;
 use tokio::task::JoinSet;
 
 use crate::records;
-use crate::store::{Change, Expect, Store, StoreError, Swap, Watch, WatchEvent};
+use crate::store::{Change, Entry, Expect, Store, StoreError, Swap, Watch, WatchEvent};
 use crate::sweep;
 
 /// Keeps the cell in order until told to stop. Steps that are under way then are left to the next keeper.
@@ -33,6 +33,7 @@ struct Shell {
     store: Arc<dyn Store>,
     keeper: Keeper,
     nodes: Follower,
+    drains: Follower,
     instances: Follower,
     /// The steps under way; the keeper bounds their number.
     steps: JoinSet<(InstanceId, Result<(), NotTaken>)>,
@@ -51,9 +52,9 @@ enum NotTaken {
 
 impl Shell {
     fn new(store: Arc<dyn Store>) -> Self {
-        let nodes = Follower { watch: store.watch(keys::NODES, None), failing: false };
-        let instances = Follower { watch: store.watch(keys::INSTANCES, None), failing: false };
-        Self { keeper: Keeper::new(clock::now()), store, nodes, instances, steps: JoinSet::new() }
+        let follow = |prefix| Follower { watch: store.watch(prefix, None), failing: false };
+        let (nodes, drains, instances) = (follow(keys::NODES), follow(keys::DRAINS), follow(keys::INSTANCES));
+        Self { keeper: Keeper::new(clock::now()), store, nodes, drains, instances, steps: JoinSet::new() }
     }
 
     async fn run(mut self) {
@@ -63,6 +64,7 @@ impl Shell {
             }
             tokio::select! {
                 event = self.nodes.next() => self.handle_nodes(event),
+                event = self.drains.next() => self.handle_drains(event),
                 event = self.instances.next() => self.handle_instances(event),
                 Some(taken) = self.steps.join_next() => self.handle_taken(taken),
                 () = clock::sleep_until(self.keeper.next_deadline()) => {}
@@ -80,6 +82,22 @@ impl Shell {
             WatchEvent::Changes(changes) => {
                 for (id, node) in read_changes(keys::NODES, changes) {
                     self.keeper.handle_node(id, node, now);
+                }
+            }
+            WatchEvent::Resync => {}
+        }
+    }
+
+    fn handle_drains(&mut self, event: WatchEvent) {
+        let now = clock::now();
+        match event {
+            WatchEvent::Snapshot(listing) => {
+                let node = |entry: &Entry| entry.key.strip_prefix(keys::DRAINS)?.parse().ok();
+                self.keeper.handle_drains(listing.entries.iter().filter_map(node).collect(), now);
+            }
+            WatchEvent::Changes(changes) => {
+                for (id, drain) in read_changes::<_, Drain>(keys::DRAINS, changes) {
+                    self.keeper.handle_drain(id, drain.is_some(), now);
                 }
             }
             WatchEvent::Resync => {}
@@ -215,11 +233,19 @@ mod tests {
 
     impl Cell {
         fn start() -> Self {
+            let cell = Self::without_a_keeper();
+            cell.keep();
+            cell
+        }
+
+        fn keep(&self) {
+            tokio::spawn(run(self.store.clone(), self.stop.clone()));
+        }
+
+        fn without_a_keeper() -> Self {
             let dir = tempfile::tempdir().unwrap();
             let store: Arc<dyn Store> = Arc::new(EmbeddedStore::open(&dir.path().join("cell.db")).unwrap());
-            let stop = CancellationToken::new();
-            tokio::spawn(run(store.clone(), stop.clone()));
-            Self { store, stop, _dir: dir }
+            Self { store, stop: CancellationToken::new(), _dir: dir }
         }
 
         async fn add_node(&self, capacity: u32) -> (NodeId, LeaseId) {
@@ -304,9 +330,33 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_drained_node_is_given_nothing_until_it_is_drained_no_more() {
+        let cell = Cell::without_a_keeper();
+        let (drained, _) = cell.add_node(100).await;
+        records::set_drain(&*cell.store, drained, Some(Drain { since: 1 })).await.unwrap();
+        let id = cell.create(Restart::Never).await;
+        cell.keep();
+        let mut watch = cell.store.watch(&keys::instance(id), None);
+        let why = soon(async {
+            loop {
+                watch.next().await.unwrap();
+                let (record, _) = records::instance(&*cell.store, id).await.unwrap().unwrap();
+                assert_eq!(record.phase, Phase::Pending);
+                if let Some(why) = record.reason {
+                    return why;
+                }
+            }
+        })
+        .await;
+        assert!(why.contains("draining"), "{why}");
+        records::set_drain(&*cell.store, drained, None).await.unwrap();
+        assert_eq!(cell.comes_to(id, Phase::Starting).await.node, Some(drained));
+    }
+
+    #[tokio::test]
     async fn two_keepers_place_an_instance_once() {
         let cell = Cell::start();
-        tokio::spawn(run(cell.store.clone(), cell.stop.clone()));
+        cell.keep();
         cell.add_node(100).await;
         cell.add_node(100).await;
         let mut ids = Vec::new();

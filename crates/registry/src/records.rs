@@ -3,9 +3,11 @@
 //! Every change of an instance is get, change, compare-and-swap, and again if somebody else was first. The closure sees
 //! the record it will replace, so a decision is never made on one state and applied to another.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use landfast_core::lifecycle::desire_awake;
-use landfast_core::record::{Desired, Instance, Node, keys};
+use landfast_core::record::{Desired, Drain, Instance, Node, keys};
 use landfast_core::{ErrorCode, InstanceId, NodeId, Problem};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -80,6 +82,34 @@ pub async fn node(store: &dyn Store, id: NodeId) -> Result<Option<(Node, Revisio
 /// [`StoreError`].
 pub async fn nodes(store: &dyn Store) -> Result<Vec<(Node, Revision)>, StoreError> {
     Ok(readable(store.list(keys::NODES).await?.entries))
+}
+
+/// The nodes that an operator drains, live or not.
+///
+/// # Errors
+///
+/// [`StoreError`].
+pub async fn drains(store: &dyn Store) -> Result<BTreeSet<NodeId>, StoreError> {
+    let entries = store.list(keys::DRAINS).await?.entries;
+    Ok(entries.iter().filter_map(|entry| entry.key.strip_prefix(keys::DRAINS)?.parse().ok()).collect())
+}
+
+/// Says that a node is to be given nothing new, or may be again. Saying so again changes nothing.
+///
+/// # Errors
+///
+/// [`StoreError`].
+pub async fn set_drain(store: &dyn Store, node: NodeId, drain: Option<Drain>) -> Result<(), StoreError> {
+    let key = keys::drain(node);
+    let swap = match (drain, store.get(&key).await?) {
+        (Some(_), Some(_)) | (None, None) => return Ok(()),
+        (Some(drain), None) => store.put(&key, Expect::Absent, encode(&drain)?, None).await?,
+        (None, Some(entry)) => store.delete(&key, Expect::Revision(entry.revision)).await?,
+    };
+    // A conflict is somebody who said something at the same moment; either may have been the last.
+    match swap {
+        Swap::Done(_) | Swap::Conflict(_) => Ok(()),
+    }
 }
 
 /// Writes a new instance's record.

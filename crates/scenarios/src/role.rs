@@ -17,6 +17,9 @@ use tokio::time::{sleep, timeout};
 use crate::leaks::Footprint;
 use crate::plain::PATIENCE;
 
+/// The variable that says how much a role logs.
+const LEVEL: &str = "LANDFAST_LOG";
+
 /// A role's settings, by key; they reach it as `LANDFAST_<ROLE>_<KEY>`.
 pub type Settings = BTreeMap<&'static str, String>;
 
@@ -27,6 +30,8 @@ pub struct Role {
     data: PathBuf,
     log: PathBuf,
     settings: Settings,
+    /// How much it logs, if not as much as this process's environment says.
+    level: Option<&'static str>,
     running: Option<(Child, SocketAddr)>,
 }
 
@@ -37,8 +42,25 @@ impl Role {
     ///
     /// It did not become ready in time.
     pub async fn start(kind: &'static str, name: &str, data: &Path, settings: Settings) -> Self {
-        let log = data.join(format!("{kind}-{name}.log"));
-        let mut role = Self { kind, data: data.to_owned(), log, settings, running: None };
+        let mut role = Self::new(kind, name, data, settings);
+        role.start_again().await;
+        role
+    }
+
+    /// Starts a role that logs at `level` whatever the environment says.
+    ///
+    /// # Panics
+    ///
+    /// It did not become ready in time.
+    pub async fn start_at(
+        level: &'static str,
+        kind: &'static str,
+        name: &str,
+        data: &Path,
+        settings: Settings,
+    ) -> Self {
+        let mut role = Self::new(kind, name, data, settings);
+        role.level = Some(level);
         role.start_again().await;
         role
     }
@@ -161,6 +183,11 @@ impl Role {
         self.ends().await
     }
 
+    fn new(kind: &'static str, name: &str, data: &Path, settings: Settings) -> Self {
+        let log = data.join(format!("{kind}-{name}.log"));
+        Self { kind, data: data.to_owned(), log, settings, level: None, running: None }
+    }
+
     fn command(&self) -> Command {
         let log = File::options().create(true).append(true).open(&self.log).expect("the data directory takes files");
         let mut command = Command::new(program("landfast-under-test"));
@@ -170,6 +197,9 @@ impl Role {
         }
         for (key, value) in &self.settings {
             command.env(format!("LANDFAST_{}_{}", self.kind, key).to_uppercase(), value);
+        }
+        if let Some(level) = self.level {
+            command.env(LEVEL, level);
         }
         command.kill_on_drop(true);
         command
@@ -186,7 +216,7 @@ impl Drop for Role {
 
 /// Whether a variable would change how a role works. How much it logs does not.
 fn is_setting(name: &OsStr) -> bool {
-    name.as_encoded_bytes().starts_with(b"LANDFAST_") && name != "LANDFAST_LOG"
+    name.as_encoded_bytes().starts_with(b"LANDFAST_") && name != LEVEL
 }
 
 /// A program of this package, beside the one that runs: tests lie one folder deeper.

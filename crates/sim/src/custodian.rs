@@ -1,6 +1,6 @@
 //! The keeper's shell: gives it the watch, and its steps to the store.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use landfast_core::InstanceId;
 use landfast_core::keeper::{Keeper, Step};
@@ -37,7 +37,9 @@ impl Custodian {
 
     /// The API server with the keeper starts, knowing nothing.
     pub(crate) fn start(&mut self, stage: &mut Stage) {
-        self.keeper = Keeper::new(self.clock.read(stage.now));
+        let now = self.clock.read(stage.now);
+        self.keeper = Keeper::new(now);
+        self.keeper.handle_drains(BTreeSet::new(), now);
         self.asks.clear();
         self.listed = false;
         self.subscribe(stage);

@@ -58,7 +58,7 @@ pub(super) async fn open(agent: &Arc<Agent>, mut request: Request<Incoming>) -> 
         }
         Some(Wanted { target, speech: Speech::WebSocket(wish) }) => match service::upgrade(agent, target, &wish).await?
         {
-            Answer::Accepted(answer, socket) => Ok(opening.begin(agent, &mut request, answer, socket)),
+            Answer::Accepted(answer, socket) => Ok(opening.begin(agent, &mut request, answer, *socket)),
             Answer::Refused(refusal) => Ok(passed_on(refusal)),
         },
     }

@@ -8,6 +8,7 @@ pub(crate) mod handoff;
 mod links;
 mod output;
 mod processes;
+mod services;
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -175,6 +176,13 @@ async fn route(
         (["processes", _, "output" | "attach"], _) => Err(Refused::method("GET")),
         (["exec"], &Method::POST) => exec::post(agent, request).await,
         (["exec"], _) => Err(Refused::method("POST")),
+        (["services"], &Method::GET) => Ok(services::list(agent)),
+        (["services", name, "restart"], &Method::POST) => services::restart(agent.services.kept(name)?).await,
+        (["services", name, "output"], &Method::GET) => {
+            output::get(agent.services.kept(name)?.status().process, &request)
+        }
+        (["services"] | ["services", _, "output"], _) => Err(Refused::method("GET")),
+        (["services", _, "restart"], _) => Err(Refused::method("POST")),
         (["links"], &Method::GET) => links::open(agent, request).await,
         (["links", session], &Method::GET) => links::resume(agent, session, request).await,
         (["links"] | ["links", _], _) => Err(Refused::method("GET")),

@@ -1,27 +1,30 @@
-//! Connecting to what listens inside the instance.
+//! From a wish to reach a service to a connection with it, once it is up.
 
-use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr};
-use std::os::fd::AsRawFd as _;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use landfast_core::supervise::State;
 use landfast_core::{ErrorCode, Problem};
 use landfast_net::head::RequestHead;
 use landfast_net::relay::Target;
 use landfast_net::socket::Socket;
-use rustix::fs::{CWD, Mode, OFlags, openat};
-use tokio::net::{TcpStream, UnixStream};
-use tokio::time::timeout;
+use tokio::net::UnixStream;
+use tokio::time::{Instant, timeout, timeout_at};
 
-use super::pipe::Pipe;
-use super::upgrade::Answer;
+use super::keeper::Handle;
+use super::pipe::{Origin, Pipe};
+use super::place::Place;
+use super::table::Service;
+use super::upgrade::{Answer, ask};
 use crate::Agent;
 use crate::api::serve_api;
 
-/// How long a server may take to accept: it is on this host, and its kernel does it.
-const ACCEPT_DEADLINE: Duration = Duration::from_secs(5);
+/// How long somebody who wants to reach a service that is starting is held: most are up by then, and a gateway that is
+/// told so parks the rest.
+const HOLD: Duration = Duration::from_secs(5);
+
+/// How long it takes at most to notice that a service which refuses a connection has just ended.
+const NOTICE: Duration = Duration::from_millis(250);
 
 /// How long a program may take to answer an upgrade, a refusal's body included.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
@@ -32,9 +35,11 @@ const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
 ///
 /// # Errors
 ///
-/// [`ErrorCode::ServiceUnknown`], [`ErrorCode::UpstreamRefused`], [`ErrorCode::UpstreamTimeout`]; nothing was started.
+/// [`ErrorCode::ServiceUnknown`], [`ErrorCode::UpstreamRefused`], [`ErrorCode::UpstreamTimeout`],
+/// [`ErrorCode::InstanceStarting`]; nothing was started.
 pub(crate) async fn dial(agent: &Arc<Agent>, target: Target) -> Result<Pipe, Problem> {
-    connect(agent, target).await.map(Pipe::new)
+    let (socket, origin) = connect(agent, target).await?;
+    Ok(Pipe::new(socket, origin))
 }
 
 /// Connects to a service, and asks it for a WebSocket.
@@ -45,30 +50,56 @@ pub(crate) async fn dial(agent: &Arc<Agent>, target: Target) -> Result<Pipe, Pro
 ///
 /// As [`dial`], and [`ErrorCode::UpstreamLost`] or [`ErrorCode::UpstreamTimeout`] once it was asked.
 pub(crate) async fn upgrade(agent: &Arc<Agent>, target: Target, wish: &RequestHead) -> Result<Answer, Problem> {
-    let socket = connect(agent, target).await?;
-    super::upgrade::upgrade(socket, wish, retry_signals(agent, target), ANSWER_DEADLINE).await
+    let (socket, origin) = connect(agent, target).await?;
+    let retry_signals = service_of(agent, target)?.is_some_and(|service| service.retry_signals);
+    let answered = timeout(ANSWER_DEADLINE, ask(socket, origin, wish, retry_signals)).await;
+    answered.map_err(|_| Problem::from(ErrorCode::UpstreamTimeout))?
 }
 
-fn retry_signals(agent: &Agent, target: Target) -> bool {
-    let services = &agent.config.services;
-    let service = match target {
-        Target::Agent => None,
-        Target::Port(port) => services.values().find(|service| service.port == Some(port)),
-        Target::Service(name) => services.get(&name),
-    };
-    service.is_some_and(|service| service.retry_signals)
+async fn connect(agent: &Arc<Agent>, target: Target) -> Result<(Socket, Option<Origin>), Problem> {
+    match (service_of(agent, target)?, target) {
+        (Some(Service { place, handle: Some(handle), .. }), _) => reach(place, handle).await,
+        (Some(service), _) => Ok((service.place.connect().await?, None)),
+        (None, Target::Port(port)) => Ok((Place::Port(port).connect().await?, None)),
+        (None, Target::Agent | Target::Service(_)) => Ok((own_api(agent)?, None)),
+    }
 }
 
-async fn connect(agent: &Arc<Agent>, target: Target) -> Result<Socket, Problem> {
+/// The service that is meant, unless it is the agent or a port that nobody has named.
+fn service_of(agent: &Agent, target: Target) -> Result<Option<&Service>, Problem> {
     match target {
-        Target::Agent => own_api(agent),
-        Target::Port(port) => connect_port(port).await,
-        Target::Service(name) => {
-            let service = agent.config.services.get(&name).ok_or(ErrorCode::ServiceUnknown)?;
-            match (service.port, &service.socket) {
-                (Some(port), _) => connect_port(port).await,
-                (None, Some(socket)) => connect_socket(&agent.config.home.join(socket)).await,
-                (None, None) => Err(ErrorCode::UpstreamRefused.into()),
+        Target::Agent => Ok(None),
+        Target::Port(port) => Ok(agent.services.on_port(port)),
+        Target::Service(name) => agent.services.get(name).map(Some),
+    }
+}
+
+/// Connects to a service that the agent keeps, waiting for it while it is about to be up.
+async fn reach(place: &Place, handle: &Handle) -> Result<(Socket, Option<Origin>), Problem> {
+    let (until, mut status) = (Instant::now() + HOLD, handle.watch());
+    loop {
+        let state = status.borrow_and_update().state;
+        match state {
+            State::Up => {
+                let origin = Origin::new(&status);
+                let refused = match place.connect().await {
+                    Ok(socket) => return Ok((socket, Some(origin))),
+                    Err(problem) => problem,
+                };
+                // It has just ended, or it is not the one that listened.
+                if !matches!(timeout(NOTICE, status.changed()).await, Ok(Ok(()))) {
+                    return Err(refused);
+                }
+            }
+            State::Starting | State::Backoff => {
+                if !matches!(timeout_at(until, status.changed()).await, Ok(Ok(()))) {
+                    let detail = "The service is being started, and was not ready in time.";
+                    return Err(Problem::new(ErrorCode::InstanceStarting, detail));
+                }
+            }
+            State::Down | State::Failed => {
+                let detail = format!("The service is {}.", state.as_str());
+                return Err(Problem::new(ErrorCode::UpstreamRefused, detail));
             }
         }
     }
@@ -82,36 +113,4 @@ fn own_api(agent: &Arc<Agent>) -> Result<Socket, Problem> {
     })?;
     agent.until_stopped(serve_api(agent.clone(), Socket::unix(far), agent.stop.clone()));
     Ok(Socket::unix(near))
-}
-
-/// Connects to a port of the loopback that the instance sees.
-async fn connect_port(port: u16) -> Result<Socket, Problem> {
-    let connect = async {
-        // Some servers call the IPv6 loopback localhost, and only that.
-        match TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await {
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                TcpStream::connect((Ipv6Addr::LOCALHOST, port)).await
-            }
-            connected => connected,
-        }
-    };
-    let refused = || Problem::new(ErrorCode::UpstreamRefused, format!("Nothing listens on port {port}."));
-    match timeout(ACCEPT_DEADLINE, connect).await {
-        Ok(connected) => connected.map(Socket::tcp).map_err(|_| refused()),
-        Err(_) => Err(Problem::new(ErrorCode::UpstreamTimeout, format!("Port {port} accepted nothing in time."))),
-    }
-}
-
-/// Connects to a Unix socket, however long its path is.
-async fn connect_socket(path: &Path) -> Result<Socket, Problem> {
-    let connect = async {
-        let file = openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
-        UnixStream::connect(format!("/proc/self/fd/{}", file.as_raw_fd())).await
-    };
-    match timeout(ACCEPT_DEADLINE, connect).await {
-        Ok(connected) => connected
-            .map(Socket::unix)
-            .map_err(|_| Problem::new(ErrorCode::UpstreamRefused, "Nothing listens on the service's socket.")),
-        Err(_) => Err(Problem::new(ErrorCode::UpstreamTimeout, "The service's socket accepted nothing in time.")),
-    }
 }

@@ -1,12 +1,18 @@
 //! The servers inside the instance: how they are reached, and what a conversation with one is.
 
 mod dial;
+mod keeper;
 mod pipe;
+mod place;
+mod probe;
 mod sieve;
+mod table;
 mod upgrade;
 mod websocket;
 
 pub(crate) use dial::{dial, upgrade};
+pub(crate) use keeper::{Handle, Status};
+pub(crate) use table::Services;
 pub(crate) use upgrade::{Answer, Refusal};
 
 use landfast_core::{ErrorCode, Problem};

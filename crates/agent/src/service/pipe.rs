@@ -3,35 +3,55 @@
 //! A program that was reset, or died, must never look as if it had said all it wanted: an answer whose length is told by
 //! its end would be cut in silence.
 
+use std::future::Future;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use landfast_core::ErrorCode;
 use landfast_core::link::Close;
 use landfast_net::far::Far;
 use landfast_net::socket::Socket;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use super::keeper::Status;
+use crate::kill::{Ending, is_ending};
+
+/// How long it takes at most until a service that is known to be ending has ended.
+const DEATH_DEADLINE: Duration = Duration::from_millis(1_500);
+
+/// How long a shell may take to end after the program that it was only a shell around.
+const SHELL_DEADLINE: Duration = Duration::from_millis(100);
 
 /// A connection to a service.
-#[derive(Debug)]
 pub(crate) struct Pipe {
     socket: Socket,
+    /// The start of the service that was connected to, if the agent keeps it; taken to be asked when the connection ends.
+    origin: Option<Origin>,
     /// The program takes nothing any more. What it said before is still read, and what is said to it is dropped: a
     /// program that has answered and gone need not have heard everything.
     is_deaf: bool,
-    /// How its own direction ended.
+    /// The program reset the connection.
+    is_reset: bool,
+    /// Finds out what the end of the connection was.
+    judging: Option<Pin<Box<dyn Future<Output = Close> + Send>>>,
     ending: Option<Close>,
 }
 
-impl Pipe {
-    pub(crate) const fn new(socket: Socket) -> Self {
-        Self { socket, is_deaf: false, ending: None }
-    }
+/// One start of a service.
+#[derive(Debug)]
+pub(crate) struct Origin {
+    status: watch::Receiver<Status>,
+    start: u64,
+    pid: i32,
+}
 
-    /// Notes that the program was lost; the first word counts.
-    pub(super) fn lose(&mut self, why: &str) {
-        self.ending.get_or_insert_with(|| Close::new(ErrorCode::UpstreamLost, why));
+impl Pipe {
+    pub(crate) const fn new(socket: Socket, origin: Option<Origin>) -> Self {
+        Self { socket, origin, is_deaf: false, is_reset: false, judging: None, ending: None }
     }
 
     fn heard(&mut self, written: Poll<io::Result<usize>>, asked: usize) -> Poll<io::Result<usize>> {
@@ -40,26 +60,72 @@ impl Pipe {
             Err(error) => error,
         };
         self.is_deaf = true;
-        match error.kind() {
-            // It had ended its own direction before it was gone, so that all of it will still be read.
-            io::ErrorKind::BrokenPipe => {}
-            _ => self.lose("the program reset the connection"),
-        }
+        // A broken pipe is one whose reader had ended its own direction before it was gone: all of that will still be read.
+        self.is_reset |= error.kind() != io::ErrorKind::BrokenPipe;
         Poll::Ready(Ok(asked))
+    }
+}
+
+impl Origin {
+    /// The service's present start.
+    pub(super) fn new(status: &watch::Receiver<Status>) -> Self {
+        let present = status.borrow();
+        Self { status: status.clone(), start: present.start, pid: present.process.pid }
+    }
+
+    /// Finds out whether a connection has ended because the service did.
+    async fn judge(mut self, is_reset: bool) -> Close {
+        let has_ended = |status: &Status| status.start > self.start || !status.is_living;
+        let is_known = has_ended(&self.status.borrow());
+        let seen = if is_known { Ending::No } else { is_ending(self.pid) };
+        let patience = match seen {
+            Ending::No => Duration::ZERO,
+            Ending::Child => SHELL_DEADLINE,
+            Ending::Itself => DEATH_DEADLINE,
+        };
+        // No news in time is news too: then it was not the service's end.
+        let _ = timeout(patience, self.status.wait_for(has_ended)).await;
+        let status = self.status.borrow();
+        if status.start > self.start {
+            Close::new(ErrorCode::UpstreamChanged, "")
+        } else if !status.is_living || seen == Ending::Itself {
+            Close::new(ErrorCode::UpstreamLost, "the service has ended")
+        } else {
+            end_of(is_reset)
+        }
+    }
+}
+
+fn end_of(is_reset: bool) -> Close {
+    if is_reset {
+        Close::new(ErrorCode::UpstreamLost, "the program reset the connection")
+    } else {
+        Close::new(ErrorCode::UpstreamEnded, "")
     }
 }
 
 impl Far for Pipe {
     fn ending(&self) -> Close {
-        self.ending.clone().unwrap_or_else(|| Close::new(ErrorCode::UpstreamEnded, ""))
+        self.ending.clone().unwrap_or_else(|| end_of(self.is_reset))
     }
 }
 
 impl AsyncRead for Pipe {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let read = ready!(Pin::new(&mut self.socket).poll_read(cx, buf));
-        if read.is_err() {
-            self.lose("the program reset the connection");
+        if self.judging.is_none() {
+            let before = buf.filled().len();
+            let read = ready!(Pin::new(&mut self.socket).poll_read(cx, buf));
+            self.is_reset |= read.is_err();
+            if buf.filled().len() > before {
+                return Poll::Ready(Ok(()));
+            }
+            let is_reset = self.is_reset;
+            let Some(origin) = self.origin.take() else { return Poll::Ready(Ok(())) };
+            self.judging = Some(Box::pin(origin.judge(is_reset)));
+        }
+        if let Some(judging) = &mut self.judging {
+            self.ending = Some(ready!(judging.as_mut().poll(cx)));
+            self.judging = None;
         }
         // The end is an end to whoever reads; which one, it asks.
         Poll::Ready(Ok(()))
@@ -111,7 +177,7 @@ mod tests {
     async fn pair() -> (Pipe, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        (Pipe::new(Socket::tcp(near)), listener.accept().await.unwrap().0)
+        (Pipe::new(Socket::tcp(near), None), listener.accept().await.unwrap().0)
     }
 
     async fn heard(pipe: &mut Pipe) -> String {

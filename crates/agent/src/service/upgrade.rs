@@ -3,7 +3,6 @@
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt as _;
@@ -12,9 +11,8 @@ use landfast_core::{ErrorCode, Problem};
 use landfast_net::head::{HEAD_MAX, HeadError, RequestHead, ResponseHead, read_response, write_all};
 use landfast_net::socket::Socket;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::timeout;
 
-use super::pipe::Pipe;
+use super::pipe::{Origin, Pipe};
 use super::websocket::WebSocket;
 
 /// The most bytes of a refusal's body that are passed on.
@@ -27,7 +25,7 @@ const OF_THE_CONNECTION: [&str; 6] =
 /// What a program says to an upgrade.
 pub(crate) enum Answer {
     /// Its 101, and what follows it.
-    Accepted(ResponseHead, WebSocket),
+    Accepted(ResponseHead, Box<WebSocket>),
     /// Anything else.
     Refused(Refusal),
 }
@@ -43,25 +41,19 @@ pub(crate) struct Refusal {
     pub(crate) is_cut: bool,
 }
 
-/// Asks a program for a WebSocket, and waits until `deadline` for its whole answer. `retry_signals` says whether its
-/// `landfast-error` is believed.
+/// Asks a program for a WebSocket. `retry_signals` says whether its `landfast-error` is believed.
 ///
 /// Not cancel safe in that the program may have been asked.
 ///
 /// # Errors
 ///
-/// [`ErrorCode::UpstreamTimeout`], or [`ErrorCode::UpstreamLost`] if it said nothing that can be read.
-pub(super) async fn upgrade(
-    socket: Socket,
+/// [`ErrorCode::UpstreamLost`] if it said nothing that can be read.
+pub(super) async fn ask(
+    mut socket: Socket,
+    origin: Option<Origin>,
     request: &RequestHead,
     retry_signals: bool,
-    deadline: Duration,
 ) -> Result<Answer, Problem> {
-    let answered = timeout(deadline, ask(socket, request, retry_signals)).await;
-    answered.map_err(|_| Problem::from(ErrorCode::UpstreamTimeout))?
-}
-
-async fn ask(mut socket: Socket, request: &RequestHead, retry_signals: bool) -> Result<Answer, Problem> {
     let lost = |error: HeadError| Problem::new(ErrorCode::UpstreamLost, format!("It answered no upgrade: {error}."));
     write_all(&mut socket, &request.encode()).await.map_err(|error| lost(error.into()))?;
     let mut head = loop {
@@ -73,7 +65,7 @@ async fn ask(mut socket: Socket, request: &RequestHead, retry_signals: bool) -> 
     };
     if head.status == 101 {
         strip(&mut head, false);
-        return Ok(Answer::Accepted(head, WebSocket::new(Pipe::new(socket))));
+        return Ok(Answer::Accepted(head, Box::new(WebSocket::new(Pipe::new(socket, origin)))));
     }
     let (body, is_cut) = read_body(socket, &head).await.map_err(|error| {
         Problem::new(ErrorCode::UpstreamLost, format!("Its refusal of the upgrade broke off: {error}."))
@@ -174,7 +166,7 @@ mod tests {
             write_all(&mut far, answer).await.unwrap();
             heard
         };
-        tokio::join!(program, ask(Socket::unix(near), &request, retry_signals))
+        tokio::join!(program, ask(Socket::unix(near), None, &request, retry_signals))
     }
 
     async fn refusal(answer: &[u8], retry_signals: bool) -> Refusal {
@@ -235,13 +227,5 @@ mod tests {
             let (_, answered) = asked(answer.as_bytes(), false).await;
             assert_eq!(answered.err().map(|problem| problem.code), Some(ErrorCode::UpstreamLost), "{answer}");
         }
-    }
-
-    #[tokio::test]
-    async fn a_program_that_says_nothing_is_waited_for_no_longer_than_its_deadline() {
-        let (near, _far) = UnixStream::pair().unwrap();
-        let (request, _) = RequestHead::parse(REQUEST).unwrap().unwrap();
-        let answered = upgrade(Socket::unix(near), &request, false, Duration::from_millis(10)).await;
-        assert_eq!(answered.err().map(|problem| problem.code), Some(ErrorCode::UpstreamTimeout));
     }
 }

@@ -4,6 +4,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use landfast_core::ErrorCode;
 use landfast_core::link::Close;
 use landfast_core::ws::Follower;
 use landfast_net::far::Far;
@@ -13,7 +14,6 @@ use super::pipe::Pipe;
 use super::sieve::{Next, Sieve};
 
 /// A WebSocket to a service, after its 101.
-#[derive(Debug)]
 pub(crate) struct WebSocket {
     pipe: Pipe,
     from_client: Sieve,
@@ -28,7 +28,12 @@ impl WebSocket {
 
 impl Far for WebSocket {
     fn ending(&self) -> Close {
-        self.pipe.ending()
+        let ending = self.pipe.ending();
+        // Whoever means to end a WebSocket says so in a frame.
+        if ending.code == ErrorCode::UpstreamEnded && !self.from_program.saw_close() && !self.from_client.saw_close() {
+            return Close::new(ErrorCode::UpstreamLost, "the program ended the connection without a close frame");
+        }
+        ending
     }
 }
 
@@ -36,12 +41,7 @@ impl AsyncRead for WebSocket {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.pipe).poll_read(cx, buf))?;
-        let read = &buf.filled()[before..];
-        self.from_program.advance(read);
-        // Whoever means to end a WebSocket says so in a frame.
-        if read.is_empty() && !self.from_program.saw_close() && !self.from_client.saw_close() {
-            self.pipe.lose("the program ended the connection without a close frame");
-        }
+        self.from_program.advance(&buf.filled()[before..]);
         Poll::Ready(Ok(()))
     }
 }

@@ -17,7 +17,7 @@ use crate::harness::{Agent, PATIENCE, eventually};
 use crate::way::{Holding, Way};
 
 /// The head of a session whose far end is a service's bytes.
-fn bytes_of(service: impl std::fmt::Display) -> RequestHead {
+pub(crate) fn bytes_of(service: impl std::fmt::Display) -> RequestHead {
     RequestHead { method: "CONNECT".into(), target: format!("/services/{service}"), headers: Headers::new() }
 }
 
@@ -49,7 +49,7 @@ async fn refusal(way: &Way, head: RequestHead) -> Refusal {
 }
 
 /// What the holder heard at the end.
-async fn ending(holding: Holding) -> ErrorCode {
+pub(crate) async fn ending(holding: Holding) -> ErrorCode {
     match timeout(PATIENCE, holding).await.expect("it ends").unwrap().0 {
         Ending::Far(close) => close.code,
         other => panic!("{other:?}"),

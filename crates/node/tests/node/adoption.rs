@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use landfast_core::ErrorCode;
-use landfast_core::record::{Desired, InstanceSpec, Phase};
+use landfast_core::record::{Desired, InstanceSpec, Network, Phase, Service};
 use landfast_net::relay::Target;
 use landfast_registry::store::Expect;
 
@@ -30,6 +30,30 @@ async fn a_daemon_that_was_killed_and_started_again_goes_on_within_half_a_second
     assert!(pauses.iter().min() < Some(&Duration::from_millis(500)), "{pauses:?}");
     assert_eq!(processes_of(id), before, "the same processes, not new ones");
     assert_eq!(cell.settled(id).await.generation, instance.generation, "nobody has seen it away");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn services_run_on_while_their_daemon_is_away() {
+    let cell = TestCell::new();
+    let mut node = cell.child_node("a").await;
+    let shell = "python3 -m http.server --bind 127.0.0.1 $PORT";
+    let web = Service { shell: Some(shell.to_owned()), port: Some(8_000), ..Service::default() };
+    let services = [("web".parse().unwrap(), web)].into();
+    let spec = InstanceSpec { services, network: Network::None, ..InstanceSpec::default() };
+    let id = cell.place(node.id, spec).await;
+    let instance = cell.settled(id).await;
+    let service = async || {
+        let list = cell.get(&instance, "/services").await;
+        (list["services"][0]["state"].clone(), list["services"][0]["start"].clone(), list["services"][0]["pid"].clone())
+    };
+    eventually("it is up", async || service().await.0 == "up").await;
+    let before = service().await;
+    assert_eq!(before.1, 1);
+    node.kill().await;
+    node = cell.child_node("a").await;
+    eventually("it serves", async || cell.dial(&instance, Target::Agent).await.is_ok()).await;
+    assert_eq!(service().await, before);
+    drop(node);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::Request;
+use http::request::Builder;
 use http_body_util::Full;
 use landfast_core::lifecycle;
 use landfast_core::record::{Desired, Generation, Instance, InstanceSpec, Kind, Node, Phase, keys};
@@ -185,9 +186,18 @@ impl TestCell {
     }
 
     async fn post(&self, instance: &Instance, path: &str, body: &serde_json::Value) -> serde_json::Value {
+        let request = Request::post(path).header("content-type", "application/json");
+        self.ask(instance, request, body.to_string()).await
+    }
+
+    /// Asks the instance's agent something.
+    pub(crate) async fn get(&self, instance: &Instance, path: &str) -> serde_json::Value {
+        self.ask(instance, Request::get(path), String::new()).await
+    }
+
+    async fn ask(&self, instance: &Instance, request: Builder, body: String) -> serde_json::Value {
         let socket = self.dial(instance, Target::Agent).await.unwrap();
-        let request = Request::post(path).header("host", "agent").header("content-type", "application/json");
-        let request = request.body(Full::new(Bytes::from(body.to_string()))).unwrap();
+        let request = request.header("host", "agent").body(Full::new(Bytes::from(body))).unwrap();
         let answer = call(socket, request, PATIENCE).await.unwrap();
         let body: serde_json::Value = serde_json::from_slice(answer.body()).unwrap();
         assert!(answer.status().is_success(), "{body}");

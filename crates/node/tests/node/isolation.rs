@@ -77,6 +77,28 @@ async fn an_agent_inherits_no_descriptor_and_no_secret_of_the_daemons() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_in_an_instances_environment_stands_on_no_command_line() {
+    let cell = TestCell::new();
+    let plain = cell.try_node(Config { isolation: Isolation::None, ..cell.config("plain") }).await.unwrap();
+    for node in [cell.node("a").await, plain] {
+        let spec = InstanceSpec { env: [("TOKEN".into(), "s3cr3t-value".into())].into(), ..InstanceSpec::default() };
+        let instance = cell.run_with(&node, spec).await;
+        assert_eq!(cell.shell(&instance, "echo $TOKEN").await.0, "s3cr3t-value\n");
+        let lines: Vec<_> = processes_of(instance.id)
+            .into_iter()
+            .map(|pid| std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default())
+            .collect();
+        assert!(lines.iter().any(|line| line.contains("--instance")), "{lines:?}");
+        assert!(!lines.iter().any(|line| line.contains("s3cr3t")), "{lines:?}");
+        let ps = std::process::Command::new("ps").args(["axww", "-o", "args"]).output().unwrap();
+        assert!(!String::from_utf8_lossy(&ps.stdout).contains("s3cr3t-value"));
+        let spec = cell.instance_dir(instance.id).join("spec.json");
+        let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(spec).unwrap().permissions());
+        assert_eq!(mode & 0o777, 0o600);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_a_network_there_is_a_loopback_of_its_own() {
     let cell = TestCell::new();
     let node = cell.node("a").await;

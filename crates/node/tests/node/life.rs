@@ -36,7 +36,7 @@ async fn a_stopped_instance_keeps_its_files_and_a_deleted_one_leaves_nothing() {
         let home = cell.instance_dir(instance.id).join("home/file");
         match desired {
             Desired::Stopped => assert_eq!(std::fs::read_to_string(home).unwrap(), "kept\n"),
-            Desired::Running | Desired::Deleted => {
+            Desired::Running | Desired::Sleeping | Desired::Deleted => {
                 eventually("its files go", async || !cell.instance_dir(instance.id).exists()).await;
             }
         }

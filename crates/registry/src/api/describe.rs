@@ -50,10 +50,11 @@ const WITH_AGENT: &[ErrorCode] = &[
     ErrorCode::ProcessSpawn,
 ];
 
-const TAGS: [(&str, &str); 5] = [
+const TAGS: [(&str, &str); 6] = [
     ("instances", "The stateful things that clients want."),
     ("processes", "What runs inside an instance; forwarded to its agent."),
     ("tokens", "Access to one instance's data plane."),
+    ("keys", "Who may use the control plane."),
     ("nodes", "The machines' daemons that run instances."),
     ("health", "Whether the server works."),
 ];
@@ -73,7 +74,8 @@ pub(super) fn finish(mut api: OpenApi) -> OpenApi {
     for (path, mut item) in paths {
         // The router's sign for the rest of a path is not OpenAPI's.
         let path = path.replace("{*rest}", "{rest}");
-        let methods = [("get", &mut item.get), ("post", &mut item.post), ("delete", &mut item.delete)];
+        let methods =
+            [("get", &mut item.get), ("post", &mut item.post), ("put", &mut item.put), ("delete", &mut item.delete)];
         for (method, operation) in methods {
             operation.iter_mut().for_each(|operation| complete(method, operation));
         }
@@ -168,6 +170,11 @@ fn refusals(operation: &str) -> &'static [ErrorCode] {
             ErrorCode::InstanceFailed,
             ErrorCode::InstanceLost,
         ],
+        "create_key" => &[ErrorCode::RequestInvalid, ErrorCode::LimitBody],
+        "remove_key" => {
+            &[ErrorCode::RequestInvalid, ErrorCode::RequestConflict, ErrorCode::KeyUnknown, ErrorCode::KeyLast]
+        }
+        "drain_node" | "undrain_node" => &[ErrorCode::RequestInvalid, ErrorCode::NodeUnknown],
         "revoke_token" => &[ErrorCode::RequestInvalid],
         _ => &[],
     }

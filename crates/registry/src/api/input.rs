@@ -69,13 +69,18 @@ impl PathId for landfast_core::TokenId {
     const UNKNOWN: ErrorCode = ErrorCode::RequestInvalid;
 }
 
+impl PathId for landfast_core::id::KeyId {
+    const UNKNOWN: ErrorCode = ErrorCode::KeyUnknown;
+}
+
 impl<T: PathId, S: Send + Sync> FromRequestParts<S> for Id<T> {
     type Rejection = Refusal;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
         let params =
             RawPathParams::from_request_parts(parts, state).await.map_err(|_| invalid("The path is not UTF-8."))?;
-        let text = params.iter().find_map(|(name, value)| (name == "id").then_some(value)).unwrap_or_default();
+        let text =
+            params.iter().find_map(|(name, value)| matches!(name, "id" | "node").then_some(value)).unwrap_or_default();
         let id = text.parse().map_err(|error| Problem::new(T::UNKNOWN, format!("In the path: {error}.")))?;
         Ok(Self(id))
     }

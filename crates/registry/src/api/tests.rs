@@ -27,10 +27,12 @@ use crate::store::{Expect, LeaseId, Store, WatchEvent};
 use crate::token::{Scope, Verifier};
 
 mod access;
+mod api_keys;
 mod external;
 mod forward;
 mod instances;
 mod moves;
+mod nodes;
 mod server;
 mod sleep;
 mod tokens;

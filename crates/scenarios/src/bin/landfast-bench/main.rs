@@ -2,7 +2,10 @@
 
 mod faults;
 mod figures;
+mod http;
 mod session;
+
+use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
@@ -19,6 +22,18 @@ enum Bench {
         #[arg(short, long, value_enum, default_value_t = Output::Text)]
         output: Output,
     },
+    /// The HTTP and WebSocket path beside HAProxy and nginx, in one run
+    Http {
+        /// Under a minute: for a look, not for a figure to quote
+        #[arg(long)]
+        quick: bool,
+        /// How the figures are written
+        #[arg(short, long, value_enum, default_value_t = Output::Text)]
+        output: Output,
+    },
+    /// What stands behind every side of `http`
+    #[command(hide = true)]
+    Upstream,
     /// Random faults over many sessions, every byte checked
     Faults {
         /// How many faults
@@ -41,11 +56,13 @@ enum Output {
     Json,
 }
 
-fn main() -> Result<()> {
+fn main() -> Result<ExitCode> {
     let bench = Bench::parse();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         match bench {
+            Bench::Http { quick, output } => return http(quick, output).await,
+            Bench::Upstream => http::upstream::run()?,
             Bench::Session { quick, output } => {
                 let figures = session::measure(quick).await;
                 match output {
@@ -57,6 +74,21 @@ fn main() -> Result<()> {
                 faults::rage(faults, sessions, seed.unwrap_or_else(landfast_scenarios::seed::seed)).await;
             }
         }
-    });
-    Ok(())
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+async fn http(quick: bool, output: Output) -> Result<ExitCode> {
+    landfast_scenarios::ground::raise_descriptor_limit();
+    let report = http::measure(quick).await?;
+    match output {
+        Output::Text => print!("{}", report.text()),
+        Output::Json => println!("{}", report.json()),
+    }
+    let mut code = ExitCode::SUCCESS;
+    for wrong in report.wrong() {
+        eprintln!("could not be measured: {wrong}");
+        code = ExitCode::FAILURE;
+    }
+    Ok(code)
 }

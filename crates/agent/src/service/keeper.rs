@@ -1,0 +1,273 @@
+//! The one task of a service: does what `core::supervise` decides, and tells everybody how the service is.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use landfast_core::record::{Ready, Service};
+use landfast_core::supervise::{Effect, State, Supervisor};
+use landfast_core::{ErrorCode, Problem, ServiceName};
+use landfast_net::clock;
+use tokio::sync::{mpsc, watch};
+
+use super::place::Place;
+use super::probe::is_ready;
+use crate::config::Config;
+use crate::exit::Exit;
+use crate::process::{KilledBy, Life, Process, Viewer};
+use crate::spawn::Plan;
+use crate::table::Processes;
+
+/// Requests to start a service anew that wait: they are taken at once, and two are one.
+const COMMANDS: usize = 4;
+
+/// How a service is, as of now.
+#[derive(Clone, Debug)]
+pub(crate) struct Status {
+    pub(crate) state: State,
+    /// The number of its present start, or of the last.
+    pub(crate) start: u64,
+    /// Its newest process, whose log is the service's.
+    pub(crate) process: Arc<Process>,
+    /// Whether that process is the present start's, and has not ended.
+    pub(crate) is_living: bool,
+    /// Unix time in milliseconds at which the state began.
+    pub(crate) since: u64,
+    /// How its last process ended.
+    pub(crate) exit: Option<Exit>,
+    /// Why its last start was none.
+    pub(crate) error: Option<String>,
+}
+
+/// What a service's task is asked to do.
+#[derive(Clone, Copy, Debug)]
+enum Command {
+    Restart,
+    Stop,
+}
+
+/// Reaches a service's task.
+#[derive(Clone, Debug)]
+pub(crate) struct Handle {
+    status: watch::Receiver<Status>,
+    commands: mpsc::Sender<Command>,
+}
+
+/// A service's task.
+pub(crate) struct Keeper {
+    name: ServiceName,
+    plan: Plan,
+    place: Place,
+    ready: Ready,
+    machine: Supervisor,
+    config: Arc<Config>,
+    processes: Arc<Processes>,
+    status: watch::Sender<Status>,
+    commands: mpsc::Receiver<Command>,
+    /// Waits for the end of the present start.
+    ended: Option<Waiting<Exit>>,
+    probed: Option<Waiting<bool>>,
+}
+
+/// Something that is waited for, on behalf of a start.
+struct Waiting<T> {
+    start: u64,
+    future: Pin<Box<dyn Future<Output = T> + Send>>,
+}
+
+/// What a keeper's next turn is about.
+enum Fact {
+    Asked(Command),
+    Exited(u64, Exit),
+    Probed(u64, bool),
+    Due,
+}
+
+impl Handle {
+    /// How the service is now.
+    pub(crate) fn status(&self) -> Status {
+        self.status.borrow().clone()
+    }
+
+    /// Tells of changes.
+    pub(crate) fn watch(&self) -> watch::Receiver<Status> {
+        self.status.clone()
+    }
+
+    /// Has the service started anew. Returns before it is.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorCode::UpstreamRefused`] if the agent is ending.
+    pub(crate) async fn restart(&self) -> Result<(), Problem> {
+        let sent = self.commands.send(Command::Restart).await;
+        sent.map_err(|_| Problem::new(ErrorCode::UpstreamRefused, "The instance is ending."))
+    }
+
+    /// Ends the service and waits until nothing of it is left, however long that takes.
+    pub(crate) async fn stop(&self) {
+        let mut status = self.watch();
+        if self.commands.send(Command::Stop).await.is_ok() {
+            // Its task ends when the service has.
+            while status.changed().await.is_ok() {}
+        }
+    }
+}
+
+impl Keeper {
+    /// A service that is to be started, and the way to reach its task; `None` if it has no command.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorCode::RequestInvalid`] if its command is none.
+    pub(crate) fn new(
+        name: ServiceName,
+        service: &Service,
+        place: Place,
+        config: &Arc<Config>,
+        processes: &Arc<Processes>,
+    ) -> Result<Option<(Self, Handle)>, Problem> {
+        let Some(plan) = Plan::of_service(service, environment(name, &place, config))? else { return Ok(None) };
+        let machine = Supervisor::new(service.restart, Duration::from_secs(service.ready.within));
+        let process = Process::none(name, plan.argv.clone(), config.limits.log);
+        let (status, watcher) = watch::channel(Status {
+            state: machine.state(),
+            start: machine.start(),
+            process,
+            is_living: false,
+            since: clock::unix_millis(),
+            exit: None,
+            error: None,
+        });
+        let (sender, commands) = mpsc::channel(COMMANDS);
+        let keeper = Self {
+            name,
+            plan,
+            place,
+            ready: service.ready.clone(),
+            machine,
+            config: config.clone(),
+            processes: processes.clone(),
+            status,
+            commands,
+            ended: None,
+            probed: None,
+        };
+        Ok(Some((keeper, Handle { status: watcher, commands: sender })))
+    }
+
+    /// Keeps the service until it is stopped.
+    pub(crate) async fn run(mut self) {
+        let mut is_stopping = false;
+        loop {
+            while let Some(effect) = self.machine.poll(clock::now()) {
+                self.obey(effect);
+            }
+            self.tell();
+            if is_stopping && !self.machine.may_live() {
+                return;
+            }
+            match self.next_fact().await {
+                Fact::Asked(Command::Restart) if is_stopping => {}
+                Fact::Asked(Command::Restart) => self.machine.handle_restart(clock::now()),
+                Fact::Asked(Command::Stop) => {
+                    is_stopping = true;
+                    self.machine.handle_stop(clock::now());
+                }
+                Fact::Exited(start, exit) => self.handle_exit(start, exit),
+                Fact::Probed(start, found) => self.machine.handle_probed(start, found, clock::now()),
+                Fact::Due => {}
+            }
+        }
+    }
+
+    async fn next_fact(&mut self) -> Fact {
+        tokio::select! {
+            Some(command) = self.commands.recv() => Fact::Asked(command),
+            (start, exit) = waited(&mut self.ended) => Fact::Exited(start, exit),
+            (start, found) = waited(&mut self.probed) => Fact::Probed(start, found),
+            () = clock::sleep_until(self.machine.next_deadline()) => Fact::Due,
+        }
+    }
+
+    fn obey(&mut self, effect: Effect) {
+        match effect {
+            Effect::Spawn(start) => self.spawn(start),
+            Effect::Probe(start) => {
+                let (place, path) = (self.place.clone(), self.ready.path.clone());
+                let future = Box::pin(async move { is_ready(&place, path.as_deref()).await });
+                self.probed = Some(Waiting { start, future });
+            }
+            Effect::Ask(_) => self.status.borrow().process.ask_to_end(),
+            Effect::Kill(_) => {
+                tracing::warn!(service = %self.name, "a service did not end when asked, and is killed");
+                self.status.borrow().process.kill(KilledBy::Request);
+            }
+        }
+    }
+
+    fn spawn(&mut self, start: u64) {
+        self.place.clear();
+        let last = self.status.borrow().process.clone();
+        match self.processes.start_service(self.name, self.plan.clone(), &last, &self.config) {
+            Ok(process) => {
+                tracing::info!(service = %self.name, start, pid = process.pid, "service started");
+                self.ended = Some(Waiting { start, future: Box::pin(end_of(process.clone())) });
+                self.status.send_modify(|status| {
+                    (status.process, status.is_living, status.error) = (process, true, None);
+                });
+                self.machine.handle_spawned(start, clock::now());
+            }
+            Err(problem) => {
+                tracing::warn!(service = %self.name, start, %problem, "service not started");
+                self.status.send_modify(|status| status.error = Some(problem.detail));
+                self.machine.handle_spawn_failed(start, clock::now());
+            }
+        }
+    }
+
+    fn handle_exit(&mut self, start: u64, exit: Exit) {
+        tracing::info!(service = %self.name, start, status = exit.status(), "service ended");
+        self.probed = None;
+        self.status.send_modify(|status| (status.exit, status.is_living) = (Some(exit), false));
+        self.machine.handle_exited(start, exit == Exit::Code(0), clock::now());
+    }
+
+    fn tell(&self) {
+        let (state, start) = (self.machine.state(), self.machine.start());
+        self.status.send_if_modified(|status| {
+            let is_new = (status.state, status.start) != (state, start);
+            if is_new {
+                (status.state, status.start, status.since) = (state, start, clock::unix_millis());
+            }
+            is_new
+        });
+    }
+}
+
+/// What a service finds in its environment, whatever its spec says.
+fn environment(name: ServiceName, place: &Place, config: &Config) -> BTreeMap<String, String> {
+    let listen = match place {
+        Place::Port(port) => ("PORT", port.to_string()),
+        Place::Socket(path) => ("LANDFAST_SOCKET", path.display().to_string()),
+    };
+    let ours = [("LANDFAST_INSTANCE", config.instance.to_string()), ("LANDFAST_SERVICE", name.to_string()), listen];
+    ours.map(|(name, value)| (name.to_owned(), value)).into()
+}
+
+async fn end_of(process: Arc<Process>) -> Exit {
+    match Viewer::watch(process).ended().await {
+        Life::Exited(exit) => exit,
+        Life::Running | Life::Unknown => unreachable!("its task waits for it"),
+    }
+}
+
+/// Waits for what is under way, once.
+async fn waited<T>(waiting: &mut Option<Waiting<T>>) -> (u64, T) {
+    let Some(Waiting { start, future }) = waiting else { return std::future::pending().await };
+    let (start, found) = (*start, future.await);
+    *waiting = None;
+    (start, found)
+}
