@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use landfast_core::record::{Generation, InstanceSpec, Service};
 use landfast_core::{ErrorCode, InstanceId, Problem, ServiceName};
@@ -41,11 +42,15 @@ pub struct Limits {
     pub connections: usize,
     /// Bytes of output kept for each process. 4 MiB: some 50,000 lines.
     pub log: usize,
+    /// For how long nothing may move on a relayed connection of which one direction has ended. Five minutes: longer than
+    /// any answer that is still being thought about.
+    pub half_closed: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { processes: 256, sessions: 1_000, connections: 2_048, log: 4 << 20 }
+        let half_closed = Duration::from_secs(300);
+        Self { processes: 256, sessions: 1_000, connections: 2_048, log: 4 << 20, half_closed }
     }
 }
 

@@ -8,6 +8,7 @@ pub(crate) mod handoff;
 mod links;
 mod output;
 mod processes;
+mod relayed;
 mod services;
 
 use std::convert::Infallible;

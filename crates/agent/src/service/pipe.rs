@@ -54,6 +54,11 @@ impl Pipe {
         Self { socket, origin, is_deaf: false, is_reset: false, judging: None, ending: None }
     }
 
+    /// Ends the connection so that the program sees that it was cut.
+    pub(crate) fn abort(self) {
+        self.socket.abort();
+    }
+
     fn heard(&mut self, written: Poll<io::Result<usize>>, asked: usize) -> Poll<io::Result<usize>> {
         let error = match ready!(written) {
             Ok(written) => return Poll::Ready(Ok(written)),
