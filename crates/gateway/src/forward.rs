@@ -14,6 +14,7 @@ use crate::client::{BodySize, Client, Fault, Upgrade};
 use crate::exchange::{Ended, Exchange, Failed, Upload, unless_gone};
 use crate::gateway::Worker;
 use crate::headers;
+use crate::limits::entrance;
 use crate::search::Search;
 use crate::upstream::{Key, Upstream};
 
@@ -132,13 +133,15 @@ pub(crate) async fn forward<C: Client>(
     let gateway = &worker.gateway;
     let search = Search::new(gateway, call.instance, call.wishes.wait, call.wishes.wakes);
     let mut search = unless_gone(client, search).await??;
+    record.ask_instance(search.entry(), entrance(call.upgrade), gateway)?;
     let is_repeatable = is_repeatable(&call.head);
     let mut upload: Option<Upload> = None;
     loop {
         let route = unless_gone(client, search.route()).await??;
         record.generation = Some(route.generation);
         let believes = believes(&route, call.target);
-        let upload = upload.get_or_insert_with(|| Upload::new(call.body, is_repeatable || believes));
+        let upload =
+            upload.get_or_insert_with(|| Upload::new(call.body, gateway.config.body_max, is_repeatable || believes));
         let opened = unless_gone(client, connect(worker, &route, call.target, !is_repeatable)).await?;
         let mut upstream = match opened {
             Ok(upstream) => upstream,
@@ -220,8 +223,10 @@ pub(crate) async fn pass_on<C: Client>(
     record.status = Some(head.status);
     record.cause = head.headers.get("landfast-error").and_then(ErrorCode::parse);
     record.stamp(&mut head.headers);
+    record.begins(exchange.moved());
     exchange.begin(head, size);
     let ended = exchange.answer(framing).await;
+    record.ends(exchange.moved());
     record.up = exchange.up();
     record.down = exchange.down();
     Ok(match ended {
@@ -243,8 +248,15 @@ pub(crate) fn switching(mut head: ResponseHead) -> ResponseHead {
 async fn connect(worker: &Worker, route: &Route, target: Target, surely: bool) -> Result<Upstream, ErrorCode> {
     let key = Key::Instance(route.instance, route.generation, target);
     match worker.pool.take(&key, surely) {
-        Some(upstream) => Ok(upstream),
-        None => Upstream::open(&worker.gateway, route, target).await,
+        Some(upstream) => {
+            worker.counters.upstream_reused.add(1);
+            Ok(upstream)
+        }
+        None => {
+            let opened = Upstream::open(&worker.gateway, route, target).await?;
+            worker.counters.upstream_opened.add(1);
+            Ok(opened)
+        }
     }
 }
 

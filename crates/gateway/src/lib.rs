@@ -20,6 +20,7 @@ mod carrier;
 mod client;
 mod config;
 mod counted;
+mod counters;
 mod direct;
 mod dispatch;
 mod exchange;
@@ -29,7 +30,9 @@ mod gateway;
 mod h1;
 mod headers;
 mod hold;
+mod limits;
 mod links;
+mod metrics;
 mod pipe;
 mod place;
 mod routes;
@@ -37,12 +40,14 @@ mod search;
 mod serve;
 mod stop;
 mod tap;
+mod trace;
 mod upstream;
 mod wake;
 mod watch;
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use landfast_core::record::keys;
@@ -54,14 +59,17 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::api::Apis;
 use crate::auth::Auth;
-pub use crate::config::Config;
+pub use crate::config::{Config, TrafficLimits};
+use crate::counters::Counters;
 use crate::gateway::Gateway;
 use crate::routes::Routes;
 use crate::stop::Drain;
 pub use crate::stop::Stop;
+use crate::trace::Traces;
 use crate::wake::Waker;
 use crate::watch::Feed;
 
@@ -85,12 +93,28 @@ pub async fn start(
     let address = listeners[0].local_addr().map_err(|error| no_listener(&error))?;
     let (routes, routes_owner) = Routes::new(Arc::clone(&store));
     let (waker, wakes) = Waker::new(Arc::clone(&store));
+    let page = config.metrics_listen.map(|address| listen(address, false)).transpose()?;
+    let one_in = config.trace_one_in;
+    let traces = config.otlp_endpoint.as_deref().map(|endpoint| Traces::to(endpoint, one_in)).transpose()?;
     let key = cell.key().clone();
     let (auth, apis, drain) = (Auth::default(), Apis::default(), Drain::default());
-    let gateway = Arc::new(Gateway { config, key, routes, auth, apis, drain, waker });
+    let gateway = Arc::new(Gateway {
+        config,
+        key,
+        routes,
+        auth,
+        apis,
+        drain,
+        waker,
+        counters: Counters::default(),
+        traces,
+        workers: Mutex::default(),
+    });
+    let page = page.map(|listener| serve_page(listener, &gateway));
     let followers = tokio::spawn({
         let gateway = Arc::clone(&gateway);
         async move {
+            let _page = page;
             tokio::join!(routes_owner, wakes, follow(&gateway, &*store));
         }
     });
@@ -123,7 +147,17 @@ async fn stopped(gateway: Arc<Gateway>, workers: Vec<oneshot::Receiver<()>>, fol
         () = conducted => {}
     }
     followers.abort();
+    if let Some(traces) = &gateway.traces {
+        traces.flush().await;
+    }
     tracing::info!("the gateway has stopped");
+}
+
+fn serve_page(listener: TcpListener, gateway: &Arc<Gateway>) -> AbortOnDropHandle<Infallible> {
+    if let Ok(address) = listener.local_addr() {
+        tracing::info!(url = %format_args!("http://{address}/metrics"), "metrics are served");
+    }
+    AbortOnDropHandle::new(tokio::spawn(metrics::serve(listener, Arc::clone(gateway))))
 }
 
 /// One listener for each worker, all on one port.

@@ -40,6 +40,11 @@ impl<'a> Search<'a> {
         Ok(Self { gateway, entry, attempts: Attempts::default(), deadline, wakes })
     }
 
+    /// The instance, as far as it is known.
+    pub(crate) fn entry(&self) -> &Entry {
+        &self.entry
+    }
+
     /// The route to try next; waits for one while the instance is between places.
     ///
     /// # Errors
@@ -72,6 +77,7 @@ impl<'a> Search<'a> {
             if why == ErrorCode::InstanceWaking {
                 self.gateway.wake(self.entry.id());
             }
+            let _parked = self.gateway.counters.park();
             if timeout_at(self.deadline, heard.changed()).await.is_err() {
                 return Err(why.into());
             }

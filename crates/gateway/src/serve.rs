@@ -17,13 +17,14 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::sleep;
 use tokio_util::task::TaskTracker;
 
+use crate::access;
 use crate::answer;
+use crate::client::Client;
 use crate::dispatch::{Outcome, Upgraded, respond};
 use crate::exchange::say;
 use crate::gateway::{Gateway, Worker};
 use crate::h1::{Connection, Next};
 use crate::headers::Origin;
-use crate::upstream::Pool;
 
 /// How long a client that is told the end may take to hear it.
 const GOODBYE: Duration = Duration::from_secs(2);
@@ -64,7 +65,7 @@ async fn work(listener: std::net::TcpListener, gateway: Arc<Gateway>, connection
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, "a worker cannot listen"),
     };
-    let worker = Arc::new(Worker { gateway, pool: Pool::default() });
+    let worker = Arc::new(Worker::new(gateway));
     let sweeper = tokio::spawn({
         let pool = worker.pool.clone();
         async move { pool.keep_swept().await }
@@ -110,6 +111,8 @@ async fn admit(listener: &TcpListener, connections: &Arc<Semaphore>) -> (TcpStre
 
 /// Serves one client: requests, and then maybe what an upgrade made of the connection.
 async fn connection(worker: Arc<Worker>, stream: TcpStream, client: SocketAddr, permit: OwnedSemaphorePermit) {
+    let counters = Arc::clone(&worker.counters);
+    let _connected = counters.connect();
     configure(&stream, &worker.gateway);
     // Boxed, so that a session's task does not go on carrying the room for what served its request.
     let served: BoxFuture<'static, _> = Box::pin(serve_http1(worker, Socket::tcp(stream), client));
@@ -123,7 +126,7 @@ async fn connection(worker: Arc<Worker>, stream: TcpStream, client: SocketAddr, 
 async fn serve_http1(worker: Arc<Worker>, socket: Socket, client: SocketAddr) -> Option<(Socket, Upgraded)> {
     let gateway = &worker.gateway;
     let origin = Origin::new(client, false, &gateway.config);
-    let mut connection = Connection::new(socket);
+    let mut connection = Connection::new(socket, gateway.config.head_timeout());
     loop {
         let next = tokio::select! {
             biased;
@@ -136,6 +139,7 @@ async fn serve_http1(worker: Arc<Worker>, socket: Socket, client: SocketAddr) ->
             Next::Http2 => return None,
             Next::Refused(problem) => {
                 tracing::debug!(%client, %problem, "refused before it was a request");
+                access::refused(&worker, &origin, connection.version(), &problem);
                 let answer = answer::refusal(&problem);
                 connection.close_after();
                 let _ = say(&mut connection, answer.head, &answer.body, GOODBYE).await;

@@ -4,9 +4,12 @@
 
 mod client;
 mod forwarding;
+mod limits;
 mod links;
 mod node;
+mod observed;
 mod sessions;
+mod slow;
 mod stopping;
 mod tokens;
 mod world;
