@@ -6,6 +6,7 @@ mod control;
 mod exec;
 pub(crate) mod handoff;
 mod links;
+pub(crate) mod network;
 mod output;
 mod processes;
 mod relayed;

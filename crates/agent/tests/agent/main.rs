@@ -6,6 +6,7 @@ mod exec;
 mod handoff;
 mod harness;
 mod links;
+mod network;
 mod output;
 mod processes;
 mod programs;
