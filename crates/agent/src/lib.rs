@@ -8,6 +8,7 @@
 //! The agent is made for a runtime of one thread. It outlives its node: it needs no inherited descriptor, and the node
 //! starts it in a session of its own.
 
+mod activity;
 mod api;
 mod attach;
 mod config;
@@ -45,6 +46,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use activity::Activity;
 use api::{Door, handoff, network};
 pub use config::{Config, Limits, Listen};
 use fence::Fence;
@@ -59,6 +61,7 @@ const GOODBYE: Duration = Duration::from_millis(500);
 struct Agent {
     config: Arc<Config>,
     fence: Fence,
+    activity: Arc<Activity>,
     /// Where gateways reach it without a node.
     address: Option<SocketAddr>,
     processes: Arc<Processes>,
@@ -95,6 +98,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Problem>
     let handoffs = api::listen(&config.run.join("handoff.sock"))?;
     let agent = Arc::new(Agent {
         fence: Fence::new(generation),
+        activity: Activity::new(),
         address: outside.as_ref().and_then(|(listener, _)| listener.local_addr().ok()),
         sessions: Sessions::new(config.limits.sessions),
         processes,

@@ -22,6 +22,8 @@ struct Health {
     pid: u32,
     processes: usize,
     sessions: usize,
+    /// Milliseconds since anybody did anything with the instance.
+    idle_ms: u64,
     /// Where gateways reach it without a node.
     address: Option<SocketAddr>,
 }
@@ -50,6 +52,7 @@ fn health(agent: &Agent) -> Response<Body> {
         pid: std::process::id(),
         processes: agent.processes.list().len(),
         sessions: agent.sessions.count(),
+        idle_ms: agent.activity.idle().as_millis() as u64,
         address: agent.address,
     };
     json(StatusCode::OK, &health)

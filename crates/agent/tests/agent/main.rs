@@ -5,6 +5,7 @@ mod control;
 mod exec;
 mod handoff;
 mod harness;
+mod idleness;
 mod links;
 mod network;
 mod output;
