@@ -12,7 +12,7 @@ use landfast_client::From;
 use landfast_core::id::KeyId;
 use landfast_core::{InstanceId, ProcessId, TokenId};
 
-pub use create::{Create, Kind, Listed, Network, Outside, Restart};
+pub use create::{Create, Kind, Limit, Listed, Network, Outside, Restart};
 
 /// Keeps clients attached to sandboxes that restart, move and lose their network.
 #[derive(Debug, Parser)]
@@ -558,6 +558,7 @@ mod tests {
             ("landfast create --service web=80", "NAME=PORT:COMMAND LINE"),
             ("landfast create --service web=0:x", "NAME=PORT:COMMAND LINE"),
             ("landfast create --service Web=80:x", "a-z"),
+            ("landfast create --limit pace=3", "in-flight=N"),
             ("landfast create --external web", "NAME=HOST:PORT"),
             ("landfast create --external web=h:1 --service web=80:x", "cannot be used with"),
             ("landfast create --ready-path /up", "--service"),

@@ -41,6 +41,9 @@ pub struct Create {
     /// Believe a 503 with landfast-error of its services that the request was not run
     #[arg(long)]
     pub retry_signals: bool,
+    /// How many requests a second (rate), requests at once (in-flight) or sessions are let through to it; may be repeated
+    #[arg(long = "limit", value_name = "NAME=N", value_parser = limit)]
+    pub limits: Vec<(Limit, u32)>,
     /// Put it to sleep after so long without traffic [default: never]
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub idle_timeout: Option<Duration>,
@@ -56,6 +59,17 @@ pub struct Create {
     /// How to print.
     #[command(flatten)]
     pub output: Output,
+}
+
+/// What can be limited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// Requests per second.
+    Rate,
+    /// Requests that have no whole answer yet.
+    InFlight,
+    /// Open sessions.
+    Sessions,
 }
 
 /// What an instance is for.
@@ -103,6 +117,18 @@ pub enum Network {
     Host,
     /// Only a loopback of its own.
     None,
+}
+
+fn limit(text: &str) -> Result<(Limit, u32), String> {
+    let form = "write rate=N, in-flight=N or sessions=N";
+    let (name, number) = text.split_once('=').ok_or(form)?;
+    let limit = match name {
+        "rate" => Limit::Rate,
+        "in-flight" => Limit::InFlight,
+        "sessions" => Limit::Sessions,
+        _ => return Err(form.to_owned()),
+    };
+    Ok((limit, number.parse().map_err(|_| form)?))
 }
 
 fn listed(text: &str) -> Result<Listed, String> {
