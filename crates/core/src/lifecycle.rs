@@ -350,6 +350,24 @@ pub fn commit_move(
     Ok(())
 }
 
+/// The target of a move cannot take over: the instance stays where it is. Its source has not stopped serving it.
+///
+/// # Errors
+///
+/// Unless this very move is being prepared.
+pub fn decline_move(instance: &mut Instance, by: NodeId, generation: Generation, why: &str) -> Result<(), StepError> {
+    same_generation(instance, generation)?;
+    match &instance.moving {
+        Some(moving) if moving.to != by => return Err(StepError::NotYours),
+        Some(moving) if moving.step == MoveStep::Preparing => {}
+        Some(_) | None => return Err(StepError::Phase(instance.phase)),
+    }
+    instance.phase = Phase::Running;
+    instance.moving = None;
+    instance.reason = Some(why.to_owned());
+    Ok(())
+}
+
 /// The source gives the move up: the instance stays where it is.
 ///
 /// # Errors

@@ -101,6 +101,20 @@ fn only_the_source_commits_and_only_to_a_prepared_target() {
 }
 
 #[test]
+fn only_the_target_declines_and_only_while_it_prepares() {
+    let mut instance = moving(1, 2);
+    assert_eq!(decline_move(&mut instance, node_id(1), G1, "no"), Err(StepError::NotYours));
+    assert!(matches!(decline_move(&mut instance, node_id(2), Generation(0), "no"), Err(StepError::Generation { .. })));
+    let mut prepared_move = instance.clone();
+    prepared(&mut prepared_move, node_id(2), G1).unwrap();
+    let late = decline_move(&mut prepared_move, node_id(2), G1, "no");
+    assert_eq!(late, Err(StepError::Phase(Phase::Moving)), "its source may have fenced itself");
+    decline_move(&mut instance, node_id(2), G1, "it has no room").unwrap();
+    assert_eq!((instance.phase, instance.node, instance.generation), (Phase::Running, Some(node_id(1)), G1));
+    assert_eq!(instance.reason.as_deref(), Some("it has no room"));
+}
+
+#[test]
 fn a_step_meant_for_an_earlier_placement_is_refused() {
     let mut instance = running(1);
     lost(&mut instance, G1, 5).unwrap();
@@ -397,6 +411,7 @@ impl World {
             5 => self.write(|record| readdress(record, id, generation, "10.0.0.9:1")),
             7 => self.write(|record| idle(record, id, generation)),
             8 => self.write(|record| asleep(record, id, generation)),
+            9 => self.write(|record| decline_move(record, id, generation, "no")),
             _ => self.write(|record| ended(record, id, generation, 9)),
         };
     }
@@ -428,7 +443,7 @@ fn assert_allowed(before: &Instance, after: &Instance) {
 /// Mostly what brings the instance on, so that many lives, moves and losses fit into one run.
 fn any_try() -> impl Strategy<Value = Try> {
     let node = 0..NODES;
-    let step = prop_oneof![9 => Just(0u8), 3 => Just(1), 9 => Just(2), 9 => Just(3), 1 => 4u8..9];
+    let step = prop_oneof![9 => Just(0u8), 3 => Just(1), 9 => Just(2), 9 => Just(3), 1 => 4u8..10];
     prop_oneof![
         200 => node.clone().prop_map(Try::See),
         8 => node.clone().prop_map(Try::LeaseLapses),
