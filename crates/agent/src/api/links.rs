@@ -11,12 +11,14 @@ use landfast_net::copy::copy_both;
 use landfast_net::far::{Commands, Far, LINGER, serve};
 use landfast_net::head::{Headers, RequestHead, ResponseHead};
 use landfast_net::link::{OpenAnswer, OpenRequest, ResumeRequest, resume_answer};
+use landfast_net::relay::Target;
 use landfast_net::socket::{Socket, from_upgraded};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::answer::{Body, Refused, cut, head, whole};
 use crate::Agent;
+use crate::activity::Observed;
 use crate::attach::Attachment;
 use crate::service::{self, Answer, Refusal, Speech, Wanted};
 use crate::sessions::Place;
@@ -36,7 +38,8 @@ pub(super) fn attach(
 ) -> Result<Response<Body>, Refused> {
     let (answer, attachment) = upgrade::open(&agent.processes, &request_head(&request))?;
     let upgraded = hyper::upgrade::on(&mut request);
-    agent.until(cut.clone(), carry(attachment, upgraded));
+    let over = attachment.over();
+    agent.until(cut.clone(), carry(Observed::new(attachment, &agent.activity), over, upgraded));
     Ok(head(&answer))
 }
 
@@ -47,9 +50,9 @@ pub(super) async fn open(agent: &Arc<Agent>, mut request: Request<Incoming>) -> 
     let (place, commands) = agent.sessions.open()?;
     let opening = Opening { window: asked.window, place, commands };
     match Wanted::read(&asked.head)? {
-        None => {
-            let (answer, attachment) = upgrade::open(&agent.processes, &asked.head)?;
-            Ok(opening.begin(agent, &mut request, answer, attachment))
+        None => opening.attach(agent, &mut request, &asked.head),
+        Some(Wanted { target: Target::Agent, speech: Speech::WebSocket(wish) }) => {
+            opening.attach(agent, &mut request, &wish)
         }
         Some(Wanted { target, speech: Speech::Bytes }) => {
             let pipe = service::dial(agent, target).await?;
@@ -58,7 +61,9 @@ pub(super) async fn open(agent: &Arc<Agent>, mut request: Request<Incoming>) -> 
         }
         Some(Wanted { target, speech: Speech::WebSocket(wish) }) => match service::upgrade(agent, target, &wish).await?
         {
-            Answer::Accepted(answer, socket) => Ok(opening.begin(agent, &mut request, answer, *socket)),
+            Answer::Accepted(answer, socket) => {
+                Ok(opening.begin(agent, &mut request, answer, Observed::new(*socket, &agent.activity)))
+            }
             Answer::Refused(refusal) => Ok(passed_on(refusal)),
         },
     }
@@ -72,6 +77,17 @@ struct Opening {
 }
 
 impl Opening {
+    /// Leads to a process, if that is what the head asks for.
+    fn attach(
+        self,
+        agent: &Agent,
+        request: &mut Request<Incoming>,
+        wish: &RequestHead,
+    ) -> Result<Response<Body>, Refused> {
+        let (answer, attachment) = upgrade::open(&agent.processes, wish)?;
+        Ok(self.begin(agent, request, answer, Observed::new(attachment, &agent.activity)))
+    }
+
     /// Says yes, and carries the session from then on.
     fn begin<F: Far + Send + 'static>(
         self,
@@ -122,9 +138,8 @@ pub(super) async fn resume(
 }
 
 /// Carries an attachment over its one connection.
-async fn carry(mut attachment: Attachment, upgraded: OnUpgrade) {
+async fn carry(mut attachment: Observed<Attachment>, over: CancellationToken, upgraded: OnUpgrade) {
     let Some(mut socket) = socket(upgraded).await else { return };
-    let over = attachment.over();
     tokio::select! {
         copied = copy_both(&mut socket, &mut attachment) => tracing::debug!(?copied, "an attachment ended"),
         () = async { over.cancelled().await; sleep(FAREWELL).await } => tracing::debug!("a client did not hang up"),
