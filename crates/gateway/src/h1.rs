@@ -373,6 +373,6 @@ impl Client for Connection {
         self.output.clear();
         self.output.shrink_to(OUTPUT_KEPT);
         self.written = 0;
-        Poll::Ready(Ok(()))
+        Pin::new(&mut self.socket).poll_flush(cx).map_err(|_| Fault::Gone)
     }
 }

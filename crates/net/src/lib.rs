@@ -20,3 +20,4 @@ pub mod role;
 pub mod scratch;
 pub mod secret;
 pub mod socket;
+pub mod tls;
