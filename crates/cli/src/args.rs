@@ -5,9 +5,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use landfast_client::From;
-use landfast_core::{InstanceId, ProcessId, TokenId};
+use landfast_core::id::KeyId;
+use landfast_core::{InstanceId, ProcessId, ServiceName, TokenId};
 
 /// Keeps clients attached to sandboxes that restart, move and lose their network.
 #[derive(Debug, Parser)]
@@ -84,12 +85,24 @@ pub enum Command {
     Exec(Exec),
     /// Attach to a process that runs
     Attach(AttachArgs),
+    /// Show the services of an instance
+    Services(Services),
     /// Move an instance to another node
     Move(Move),
+    /// Put an instance to sleep; the next request wakes it
+    Sleep(Sleep),
+    /// Wake an instance
+    Wake(Wake),
+    /// Say how an external instance moves
+    #[command(subcommand)]
+    External(External),
     /// Delete instances
     Rm(Rm),
     /// Stop instances and keep their records
     Stop(Stop),
+    /// Make, list and take back API keys
+    #[command(subcommand)]
+    Key(Key),
     /// Make and take back access tokens
     #[command(subcommand)]
     Token(Token),
@@ -175,6 +188,16 @@ pub struct NodeArgs {
 pub enum NodeVerb {
     /// List the live nodes
     Ls(Ls),
+    /// Give a node nothing new; what it runs goes on
+    Drain {
+        /// The node, by name or id
+        node: String,
+    },
+    /// Give a drained node instances again
+    Undrain {
+        /// The node, by name or id; by id if it is not live
+        node: String,
+    },
 }
 
 /// `landfast node`.
@@ -229,6 +252,27 @@ pub struct Create {
     /// Which network its processes see
     #[arg(long, default_value = "host")]
     pub network: Network,
+    /// A server that is kept running in it, on a port of its loopback; may be repeated
+    #[arg(long = "service", value_name = "NAME=PORT:COMMAND LINE", value_parser = listed)]
+    pub services: Vec<Listed>,
+    /// Services in full, as a JSON object by name; - reads standard input
+    #[arg(long, value_name = "FILE")]
+    pub service_json: Option<PathBuf>,
+    /// A path that each --service answers with 2xx or 3xx once it is up [default: a connection is enough]
+    #[arg(long, value_name = "PATH", requires = "services")]
+    pub ready_path: Option<String>,
+    /// Believe a 503 with landfast-error of its services that the request was not run
+    #[arg(long)]
+    pub retry_signals: bool,
+    /// Put it to sleep after so long without traffic [default: never]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub idle_timeout: Option<Duration>,
+    /// A server that runs elsewhere: Landfast only leads there; may be repeated
+    #[arg(long, value_name = "NAME=HOST:PORT", value_parser = outside, conflicts_with_all = ["services", "idle_timeout"])]
+    pub external: Vec<Outside>,
+    /// Where `landfast agent` listens beside such servers
+    #[arg(long, value_name = "HOST:PORT", conflicts_with_all = ["services", "idle_timeout"])]
+    pub external_agent: Option<String>,
     /// How many seconds to wait until it runs; 0 does not wait
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
     pub wait: Duration,
@@ -240,8 +284,30 @@ pub struct Create {
 /// What an instance is for.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum Kind {
-    /// Processes and terminals on request.
+    /// Processes and terminals on request, and any services.
     Sandbox,
+    /// One service, which sleeps while nobody needs it.
+    Actor,
+}
+
+/// A service as `--service` says it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// Its name.
+    pub name: ServiceName,
+    /// Where it listens.
+    pub port: u16,
+    /// The command line.
+    pub line: String,
+}
+
+/// A service of an external instance, and where it listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outside {
+    /// Its name.
+    pub name: ServiceName,
+    /// `host:port`.
+    pub address: String,
 }
 
 /// Whether an instance is started anew.
@@ -329,6 +395,71 @@ pub struct Move {
     pub output: Output,
 }
 
+/// `landfast services`.
+#[derive(Debug, Args)]
+pub struct Services {
+    /// The instance
+    pub id: InstanceId,
+    /// How to print.
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// `landfast sleep`.
+#[derive(Debug, Args)]
+pub struct Sleep {
+    /// The instance
+    pub id: InstanceId,
+    /// How to print.
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// `landfast wake`.
+#[derive(Debug, Args)]
+pub struct Wake {
+    /// The instance
+    pub id: InstanceId,
+    /// How to print.
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// `landfast external`: what its platform says of an instance that runs elsewhere.
+#[derive(Debug, Subcommand)]
+pub enum External {
+    /// It is being moved: from now on whatever is for it waits, for ten minutes at most
+    Begin {
+        /// The instance
+        id: InstanceId,
+        /// How to print.
+        #[command(flatten)]
+        output: Output,
+    },
+    /// It has moved
+    Commit {
+        /// The instance
+        id: InstanceId,
+        /// Where its agent listens now, if that has changed
+        #[arg(long, value_name = "HOST:PORT")]
+        agent: Option<String>,
+        /// Where a service listens now, if that has changed; may be repeated
+        #[arg(long = "service", value_name = "NAME=HOST:PORT", value_parser = outside)]
+        services: Vec<Outside>,
+        /// How to print.
+        #[command(flatten)]
+        output: Output,
+    },
+    /// It stays where it is
+    Abort {
+        /// The instance
+        id: InstanceId,
+        /// How to print.
+        #[command(flatten)]
+        output: Output,
+    },
+}
+
 /// `landfast rm`.
 #[derive(Debug, Args)]
 pub struct Rm {
@@ -343,6 +474,31 @@ pub struct Stop {
     /// The instances
     #[arg(required = true, value_name = "ID")]
     pub ids: Vec<InstanceId>,
+}
+
+/// `landfast key`.
+#[derive(Debug, Subcommand)]
+pub enum Key {
+    /// Make a key, which is shown once
+    Create {
+        /// Who will use it, or what for
+        name: String,
+        /// How to print.
+        #[command(flatten)]
+        output: Output,
+    },
+    /// List the keys
+    Ls {
+        /// How to print.
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Take keys back; the last one stays
+    Rm {
+        /// The keys' ids
+        #[arg(required = true, value_name = "ID")]
+        ids: Vec<KeyId>,
+    },
 }
 
 /// `landfast token`.
@@ -418,6 +574,26 @@ fn pair(text: &str) -> Result<(String, String), String> {
     }
 }
 
+fn listed(text: &str) -> Result<Listed, String> {
+    let form = "write NAME=PORT:COMMAND LINE, such as web=8080:python3 -m http.server 8080";
+    let (name, rest) = text.split_once('=').ok_or(form)?;
+    let (port, line) = rest.split_once(':').ok_or(form)?;
+    let port = port.parse().ok().filter(|&port| port > 0).ok_or(form)?;
+    if line.trim().is_empty() {
+        return Err(form.to_owned());
+    }
+    Ok(Listed { name: service_name(name)?, port, line: line.to_owned() })
+}
+
+fn outside(text: &str) -> Result<Outside, String> {
+    let (name, address) = text.split_once('=').ok_or("write NAME=HOST:PORT, such as web=10.0.0.7:8080")?;
+    Ok(Outside { name: service_name(name)?, address: address.to_owned() })
+}
+
+fn service_name(text: &str) -> Result<ServiceName, String> {
+    text.parse().map_err(|error| format!("{text:?}: {error}"))
+}
+
 fn seconds(text: &str) -> Result<Duration, String> {
     text.parse().map(Duration::from_secs).map_err(|_| "write a whole number of seconds".to_owned())
 }
@@ -431,9 +607,16 @@ fn from(text: &str) -> Result<From, String> {
     }
 }
 
+/// The command line without what people do not use by themselves, for completions.
+pub fn visible() -> clap::Command {
+    let whole = Cli::command();
+    let shown: Vec<_> = whole.get_subcommands().filter(|command| !command.is_hide_set()).cloned().collect();
+    let bare = clap::Command::new("landfast").version(env!("CARGO_PKG_VERSION"));
+    Global::augment_args(bare).subcommands(shown)
+}
+
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
 
     use super::*;
 
@@ -484,6 +667,14 @@ mod tests {
         for (line, hint) in [
             ("landfast get nod_1", "ins_"),
             ("landfast create --label x", "KEY=VALUE"),
+            ("landfast create --service web", "NAME=PORT:COMMAND LINE"),
+            ("landfast create --service web=80", "NAME=PORT:COMMAND LINE"),
+            ("landfast create --service web=0:x", "NAME=PORT:COMMAND LINE"),
+            ("landfast create --service Web=80:x", "a-z"),
+            ("landfast create --external web", "NAME=HOST:PORT"),
+            ("landfast create --external web=h:1 --service web=80:x", "cannot be used with"),
+            ("landfast create --ready-path /up", "--service"),
+            ("landfast key rm ID", "key_"),
             ("landfast attach ID --from end", "an offset"),
             ("landfast create browser", "sandbox"),
             ("landfast lst", "ls"),

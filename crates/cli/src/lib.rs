@@ -2,6 +2,7 @@
 //!
 //! It is a library with a thin program around it, so that tests can run the very same program under another name.
 
+mod admin;
 pub mod args;
 mod attach;
 pub mod config;
@@ -11,6 +12,7 @@ mod escape;
 mod failure;
 mod logging;
 mod notice;
+mod operate;
 mod print;
 mod reach;
 mod roles;
@@ -19,10 +21,11 @@ mod status;
 mod terminal;
 mod up;
 mod verbs;
+mod wish;
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser};
+use clap::Parser;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::args::{Cli, Command, Global, NodeVerb};
@@ -47,7 +50,7 @@ fn run(cli: Cli) -> Result<u8, Failure> {
     match command {
         Command::Completion { shell } => {
             let mut script = Vec::new();
-            clap_complete::generate(shell, &mut Cli::command(), "landfast", &mut script);
+            clap_complete::generate(shell, &mut args::visible(), "landfast", &mut script);
             print::line(&String::from_utf8_lossy(&script));
             Ok(0)
         }
@@ -86,15 +89,22 @@ async fn dispatch(global: &Global, command: Command) -> Result<u8, Failure> {
         Command::Node(args) => match args.verb {
             None => roles::node(global, args.node).await?,
             Some(NodeVerb::Ls(ls)) => verbs::node_ls(&client()?, &ls, paint).await?,
+            Some(NodeVerb::Drain { node }) => admin::drain(&client()?, &node).await?,
+            Some(NodeVerb::Undrain { node }) => admin::undrain(&client()?, &node).await?,
         },
-        Command::Create(args) => verbs::create(&client()?, args, hints).await?,
+        Command::Create(args) => verbs::create(&client()?, &args, hints).await?,
         Command::Ls(args) => verbs::ls(&client()?, &args, paint).await?,
         Command::Get(args) => verbs::get(&client()?, &args).await?,
         Command::Exec(args) => return attach::exec(&client()?, args, hints).await,
         Command::Attach(args) => return attach::attach(&client()?, &args, hints).await,
+        Command::Services(args) => operate::services(&client()?, &args, paint).await?,
+        Command::Sleep(args) => operate::sleep(&client()?, &args).await?,
+        Command::Wake(args) => operate::wake(&client()?, &args).await?,
+        Command::External(args) => operate::external(&client()?, args).await?,
         Command::Move(args) => verbs::r#move(&client()?, &args).await?,
         Command::Rm(args) => verbs::rm(&client()?, &args).await?,
         Command::Stop(args) => verbs::stop(&client()?, &args).await?,
+        Command::Key(args) => admin::key(&client()?, args, paint).await?,
         Command::Token(args) => verbs::token(&client()?, args).await?,
         Command::Status(args) => status::status(&client()?, &reach::url(global), &args, paint).await?,
         Command::Demo(args) => demo::run(&args, paint).await?,

@@ -3,15 +3,17 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use landfast_client::{Client, CreateInstance, Instance, Node};
-use landfast_core::record::{InstanceSpec, Kind, Network, Phase, Restart};
-use landfast_core::{ErrorCode, InstanceId};
+use landfast_client::{Client, Instance, Node};
+use landfast_core::record::{Desired, Kind, Phase, Service};
+use landfast_core::{ErrorCode, InstanceId, ServiceName};
 use landfast_net::clock::unix_millis;
 use serde_json::json;
 
-use crate::args::{self, Create, Format, Get, Ls, Move, Rm, Scope, Stop, Token};
+use crate::args::{Create, Format, Get, Ls, Move, Rm, Scope, Stop, Token};
 use crate::failure::Failure;
+use crate::operate::{command, place};
 use crate::print::{Paint, age, answer, table};
+use crate::wish::wish;
 
 /// How long a move is waited for: it is given up after 10 s, and placement before it takes a moment.
 const MOVE_WAIT: Duration = Duration::from_secs(30);
@@ -21,32 +23,14 @@ const MOVE_WAIT: Duration = Duration::from_secs(30);
 /// # Errors
 ///
 /// The refusal; or that it did not come to run.
-pub(crate) async fn create(client: &Client, create: Create, paint: Paint) -> Result<(), Failure> {
-    let wish = CreateInstance {
-        kind: match create.kind {
-            args::Kind::Sandbox => Kind::Sandbox,
-        },
-        spec: InstanceSpec {
-            restart: match create.restart {
-                args::Restart::Never => Restart::Never,
-                args::Restart::Always => Restart::Always,
-            },
-            network: match create.network {
-                args::Network::Host => Network::Host,
-                args::Network::None => Network::None,
-            },
-            env: create.env.into_iter().collect(),
-            node_labels: create.node_labels.into_iter().collect(),
-            ..InstanceSpec::default()
-        },
-        labels: create.labels.into_iter().collect(),
-    };
+pub(crate) async fn create(client: &Client, create: &Create, paint: Paint) -> Result<(), Failure> {
+    let wish = wish(create)?;
     let instance = client.create_instance(&wish, create.wait).await?;
     answer(create.output.format, &instance, || instance.id.to_string());
     match instance.phase {
         Phase::Running | Phase::Moving | Phase::Sleeping => {
             if create.output.format == Format::Text && crate::terminal::is_seen() {
-                eprintln!("{}", paint.faint(&format!("landfast exec -t {} gives a shell in it", instance.id)));
+                eprintln!("{}", paint.faint(&hint(&instance)));
             }
             Ok(())
         }
@@ -78,7 +62,7 @@ pub(crate) async fn ls(client: &Client, ls: &Ls, paint: Paint) -> Result<(), Fai
         }
         let now = unix_millis();
         let rows: Vec<_> = instances.iter().map(|instance| row(instance, &nodes, now)).collect();
-        table(paint, &["ID", "KIND", "PHASE", "NODE", "GENERATION", "AGE", "LABELS"], &rows)
+        table(paint, &["ID", "KIND", "PHASE", "NODE", "GENERATION", "AGE", "SERVICES", "LABELS"], &rows)
     });
     Ok(())
 }
@@ -192,6 +176,15 @@ pub(crate) async fn node_names(client: &Client) -> Result<BTreeMap<String, Strin
     Ok(nodes.into_iter().map(|node| (node.id.to_string(), node.name)).collect())
 }
 
+/// What one will want next.
+fn hint(instance: &Instance) -> String {
+    let service = instance.spec.services.keys().next().zip(instance.base_url.as_ref());
+    match service {
+        Some((name, url)) => format!("{url}/{name}/ is its service; landfast token create {} opens it", instance.id),
+        None => format!("landfast exec -t {} gives a shell in it", instance.id),
+    }
+}
+
 const fn scope_name(scope: Scope) -> &'static str {
     match scope {
         Scope::All => "all",
@@ -203,10 +196,11 @@ fn row(instance: &Instance, nodes: &BTreeMap<String, String>, now: u64) -> Vec<S
     vec![
         instance.id.to_string(),
         kind_name(instance.kind).to_owned(),
-        instance.phase.as_str().to_owned(),
+        phase_name(instance).to_owned(),
         node_name(instance, nodes),
         instance.generation.to_string(),
         age(instance.created_at, now),
+        instance.spec.services.keys().map(ToString::to_string).collect::<Vec<_>>().join(","),
         pairs(&instance.labels),
     ]
 }
@@ -229,14 +223,18 @@ fn describe(instance: &Instance, nodes: &BTreeMap<String, String>) -> String {
     let mut lines = vec![
         ("id", instance.id.to_string()),
         ("kind", kind_name(instance.kind).to_owned()),
-        ("phase", format!("{}{}", instance.phase.as_str(), because(instance))),
+        ("phase", format!("{}{}", phase_name(instance), because(instance))),
         ("node", node_name(instance, nodes)),
         ("generation", instance.generation.to_string()),
         ("created", format!("{} ago", age(instance.created_at, now))),
     ];
     lines.extend(instance.ended_at.map(|at| ("ended", format!("{} ago", age(at, now)))));
     lines.extend((!instance.labels.is_empty()).then(|| ("labels", pairs(&instance.labels))));
-    lines.extend(instance.base_url.clone().map(|url| ("url", url)));
+    let (spec, url) = (&instance.spec, &instance.base_url);
+    lines.extend(spec.idle_timeout.map(|idle| ("sleeps", format!("after {idle} s without traffic"))));
+    lines.extend(spec.external.as_ref().and_then(|external| Some(("agent", external.agent.clone()?))));
+    lines.extend(spec.services.iter().map(|(name, service)| ("service", described(name, service))));
+    lines.extend(url.clone().map(|url| ("url", url)));
     lines.iter().map(|(name, value)| format!("{name:<11} {value}\n")).collect()
 }
 
@@ -247,7 +245,23 @@ const fn kind_name(kind: Kind) -> &'static str {
     }
 }
 
+/// The phase, and what is about to become of it.
+fn phase_name(instance: &Instance) -> &'static str {
+    match (instance.phase, instance.desired) {
+        (Phase::Running, Desired::Sleeping) => "falling asleep",
+        (Phase::Sleeping, Desired::Running) => "waking",
+        (phase, _) => phase.as_str(),
+    }
+}
+
+fn described(name: &ServiceName, service: &Service) -> String {
+    format!("{name} {} {}", place(service), command(service)).trim_end().to_owned()
+}
+
 fn node_name(instance: &Instance, nodes: &BTreeMap<String, String>) -> String {
+    if instance.spec.external.is_some() {
+        return "external".to_owned();
+    }
     let id = instance.node.map(|id| id.to_string());
     id.map_or_else(|| "-".to_owned(), |id| nodes.get(&id).cloned().unwrap_or(id))
 }

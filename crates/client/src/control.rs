@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use http::Method;
 use landfast_core::record::{Desired, Generation, InstanceSpec, Kind, Move, Node, Phase};
-use landfast_core::{InstanceId, NodeId, TokenId};
+use landfast_core::{InstanceId, NodeId, ServiceName, TokenId};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use crate::client::{Client, DEADLINE};
 use crate::error::Error;
@@ -46,7 +47,7 @@ pub struct Instance {
     /// The move in progress.
     #[serde(rename = "move", default, skip_serializing_if = "Option::is_none")]
     pub moving: Option<Move>,
-    /// Why it ended, or why its last move was given up.
+    /// Why it ended, why its last move was given up, or why no node takes it.
     #[serde(default)]
     pub reason: Option<String>,
     /// Labels of the caller's.
@@ -63,6 +64,16 @@ pub struct Instance {
     /// An access token for it; kept for the calls that need one, and not shown.
     #[serde(default, skip_serializing)]
     token: Option<String>,
+}
+
+/// Where an external instance has moved to. What is not named has not moved.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct MovedTo {
+    /// Where its agent listens (`host:port`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub agent: Option<String>,
+    /// Where its services listen (`host:port`).
+    pub services: BTreeMap<ServiceName, String>,
 }
 
 /// An access token for one instance.
@@ -146,7 +157,7 @@ impl Client {
     /// [`Error`].
     pub async fn stop_instance(&self, id: InstanceId) -> Result<(), Error> {
         let call = Call::new(Method::POST, format!("/v1/instances/{id}/stop"), DEADLINE);
-        self.control_raw(&call.json(&serde_json::json!({})).idempotent()).await.map(drop)
+        self.control_raw(&call.json(&json!({})).idempotent()).await.map(drop)
     }
 
     /// Moves an instance to the node of this name or id, and waits at most `wait` until it is there.
@@ -156,8 +167,56 @@ impl Client {
     /// [`Error`], for example `move.refused` or `move.failed`.
     pub async fn move_instance(&self, id: InstanceId, node: &str, wait: Duration) -> Result<Instance, Error> {
         let target = format!("/v1/instances/{id}/move?wait={}", wait.as_secs());
-        let call = Call::new(Method::POST, target, DEADLINE + wait).json(&serde_json::json!({ "node": node }));
+        let call = Call::new(Method::POST, target, DEADLINE + wait).json(&json!({ "node": node }));
         self.control(&call.idempotent()).await.map(|instance| self.learn(instance))
+    }
+
+    /// Puts an instance to sleep, and waits at most `wait` until it sleeps. The answer is the instance as it is then.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`], for example `sleep.refused`.
+    pub async fn sleep_instance(&self, id: InstanceId, wait: Duration) -> Result<Instance, Error> {
+        self.ask(id, &format!("sleep?wait={}", wait.as_secs()), wait).await
+    }
+
+    /// Wakes an instance, and waits at most `wait` until it runs. The answer is the instance as it is then.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`].
+    pub async fn wake_instance(&self, id: InstanceId, wait: Duration) -> Result<Instance, Error> {
+        self.ask(id, &format!("wake?wait={}", wait.as_secs()), wait).await
+    }
+
+    /// Announces that an external instance is being moved: from now on whatever is for it waits.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`], for example `move.refused`.
+    pub async fn begin_external_move(&self, id: InstanceId) -> Result<Instance, Error> {
+        self.ask(id, "move/begin", Duration::ZERO).await
+    }
+
+    /// Tells where an external instance has moved to. After a broken connection it may have been told already: look at the
+    /// generation before telling it again.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`], for example `move.refused` if no move was begun.
+    pub async fn commit_external_move(&self, id: InstanceId, to: &MovedTo) -> Result<Instance, Error> {
+        let call = Call::new(Method::POST, format!("/v1/instances/{id}/move/commit"), DEADLINE).json(to);
+        self.control(&call).await.map(|instance| self.learn(instance))
+    }
+
+    /// Calls the move of an external instance off: it is where it was.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`], for example `move.refused` if no move was begun.
+    pub async fn abort_external_move(&self, id: InstanceId) -> Result<Instance, Error> {
+        let call = Call::new(Method::POST, format!("/v1/instances/{id}/move/abort"), DEADLINE);
+        self.control(&call).await.map(|instance| self.learn(instance))
     }
 
     /// Lists the live nodes.
@@ -167,6 +226,24 @@ impl Client {
     /// [`Error`].
     pub async fn nodes(&self) -> Result<Vec<Node>, Error> {
         self.control::<Page<Node>>(&get("/v1/nodes".to_owned())).await.map(|page| page.items)
+    }
+
+    /// Gives the node of this name or id nothing new. What it runs goes on.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`], for example `node.unknown`.
+    pub async fn drain_node(&self, node: &str) -> Result<(), Error> {
+        self.set_drain(Method::PUT, node).await
+    }
+
+    /// Lets the node of this name or id be given instances again.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`], for example `node.unknown`.
+    pub async fn undrain_node(&self, node: &str) -> Result<(), Error> {
+        self.set_drain(Method::DELETE, node).await
     }
 
     /// Makes an access token for one instance: for all of it and for an hour, unless said otherwise.
@@ -201,6 +278,16 @@ impl Client {
         self.control_raw(&Call::new(Method::DELETE, format!("/v1/tokens/{id}"), DEADLINE)).await.map(drop)
     }
 
+    /// Asks for a change that may be asked for twice.
+    async fn ask(&self, id: InstanceId, verb: &str, wait: Duration) -> Result<Instance, Error> {
+        let call = Call::new(Method::POST, format!("/v1/instances/{id}/{verb}"), DEADLINE + wait);
+        self.control(&call.json(&json!({})).idempotent()).await.map(|instance| self.learn(instance))
+    }
+
+    async fn set_drain(&self, method: Method, node: &str) -> Result<(), Error> {
+        self.control_raw(&Call::new(method, format!("/v1/nodes/{}/drain", encode(node)), DEADLINE)).await.map(drop)
+    }
+
     /// An instance that was told brings a token for itself.
     fn learn(&self, mut instance: Instance) -> Instance {
         if let Some(token) = instance.token.take() {
@@ -214,7 +301,7 @@ fn get(target: String) -> Call {
     Call::new(Method::GET, target, DEADLINE)
 }
 
-/// Writes a text so that it can stand in a query.
+/// Writes a text so that it can stand in a query or a path.
 fn encode(text: &str) -> String {
     use std::fmt::Write as _;
     text.bytes().fold(String::new(), |mut query, byte| {

@@ -1,6 +1,7 @@
 //! The program as its user has it: a cell of its own, commands as processes, exit codes and what they print.
 
 mod cell;
+mod control;
 mod terminal;
 
 use std::io::{Read, Write};
