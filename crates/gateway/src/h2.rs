@@ -150,7 +150,7 @@ impl Stream {
     fn of(request: http::Request<RecvStream>, response: SendResponse<Bytes>) -> (Self, Result<Request, Problem>) {
         let (parts, body) = request.into_parts();
         let has_body = !body.is_end_stream();
-        let request = read(parts, has_body);
+        let request = read(&parts, has_body);
         let stream = Self {
             body,
             ahead: Bytes::new(),
@@ -204,7 +204,7 @@ impl Stream {
 }
 
 /// Reads a request out of its pseudo-headers and headers.
-fn read(parts: http::request::Parts, has_body: bool) -> Result<Request, Problem> {
+fn read(parts: &http::request::Parts, has_body: bool) -> Result<Request, Problem> {
     let invalid = |detail: &str| Problem::new(ErrorCode::RequestInvalid, detail);
     let upgrade = match parts.extensions.get::<Protocol>() {
         Some(protocol) if protocol.as_str() == "websocket" => Some(Upgrade::WebSocket),
@@ -212,7 +212,7 @@ fn read(parts: http::request::Parts, has_body: bool) -> Result<Request, Problem>
         None => None,
     };
     let mut headers = Headers::new();
-    let authority = parts.uri.authority().map(|authority| authority.as_str());
+    let authority = parts.uri.authority().map(http::uri::Authority::as_str);
     let said = parts.headers.get("host").map(HeaderValue::as_bytes);
     match (authority, said) {
         (Some(authority), Some(said)) if !authority.as_bytes().eq_ignore_ascii_case(said) => {

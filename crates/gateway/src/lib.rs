@@ -99,9 +99,8 @@ pub async fn start(
         let gateway = Arc::clone(&gateway);
         async move {
             let renewed = async {
-                match tls {
-                    Some(tls) => match tls.keep_fresh().await {},
-                    None => {}
+                if let Some(tls) = tls {
+                    match tls.keep_fresh().await {}
                 }
             };
             tokio::join!(routes_owner, wakes, renewed, follow(&gateway, &*store));

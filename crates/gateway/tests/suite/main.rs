@@ -4,8 +4,10 @@
 
 mod client;
 mod forwarding;
+mod http1;
 mod links;
 mod node;
+mod server;
 mod sessions;
 mod stopping;
 mod tokens;
