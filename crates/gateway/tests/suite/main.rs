@@ -5,6 +5,7 @@
 mod client;
 mod forwarding;
 mod http1;
+mod http2;
 mod links;
 mod node;
 mod server;
