@@ -54,6 +54,9 @@ pub(crate) fn run(area: Option<Area>) -> Result<ExitCode> {
     if area.is_none_or(|area| area == Area::Scenarios || area == Area::Node || area == Area::Cli) {
         system::provide(&system::FOR_TESTS)?;
     }
+    if area.is_none_or(|area| area == Area::Scenarios) {
+        system::provide(&system::PEERS)?;
+    }
     Ok(steps::run(match area {
         None => everything(),
         Some(area) => area.package().map_or_else(documents, one_package),

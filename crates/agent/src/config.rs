@@ -1,12 +1,15 @@
 //! What an agent is told when it is started.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use landfast_core::record::{Generation, InstanceSpec, Service};
 use landfast_core::{ErrorCode, InstanceId, Problem, ServiceName};
+use landfast_net::relay::CellKey;
 
-/// An agent's configuration. Its node makes it; no person does.
+/// An agent's configuration. Its node makes it, or whoever runs the instance where no node does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// The instance it stands beside.
@@ -23,11 +26,22 @@ pub struct Config {
     pub env: BTreeMap<String, String>,
     /// The servers inside the instance.
     pub services: BTreeMap<ServiceName, Service>,
+    /// Where gateways reach it without a node, and with which key.
+    pub listen: Option<Listen>,
     /// What it holds at most.
     pub limits: Limits,
     /// Whether the agent has its process to itself. It then takes in the instance's orphans, which means waiting for every
     /// child that it did not start, and obeys signals.
     pub is_alone: bool,
+}
+
+/// An agent's own door to the network, for an instance that no node of the cell runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listen {
+    /// The address; port 0 takes any free one.
+    pub address: SocketAddr,
+    /// The cell's key: who does not have it is refused.
+    pub key: CellKey,
 }
 
 /// What an agent holds at most.
@@ -41,11 +55,15 @@ pub struct Limits {
     pub connections: usize,
     /// Bytes of output kept for each process. 4 MiB: some 50,000 lines.
     pub log: usize,
+    /// For how long nothing may move on a relayed connection of which one direction has ended. Five minutes: longer than
+    /// any answer that is still being thought about.
+    pub half_closed: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { processes: 256, sessions: 1_000, connections: 2_048, log: 4 << 20 }
+        let half_closed = Duration::from_secs(300);
+        Self { processes: 256, sessions: 1_000, connections: 2_048, log: 4 << 20, half_closed }
     }
 }
 
@@ -60,14 +78,19 @@ impl Config {
             home,
             env: BTreeMap::new(),
             services: BTreeMap::new(),
+            listen: None,
             limits: Limits::default(),
             is_alone: false,
         }
     }
 
-    /// Reads the arguments that a node passes: `--instance`, `--generation`, `--run`, `--state`, `--home` once each, and
-    /// `--spec` with the path of a file that holds the instance's spec in JSON. A spec holds secrets, which everybody on
-    /// the machine could read among the arguments.
+    /// Reads an agent's arguments, each at most once:
+    ///
+    /// * `--instance ID`; `--run`, `--state` and `--home` with a directory each, or `--dir` with one in which they are made.
+    /// * `--generation N`, which may be left out where gateways come without a node: they say it.
+    /// * `--spec FILE` with the instance's spec in JSON. A spec holds secrets, which everybody on the machine could read
+    ///   among the arguments.
+    /// * `--listen HOST:PORT` and `--cell-key FILE`, for an instance that no node runs.
     ///
     /// # Errors
     ///
@@ -82,6 +105,13 @@ impl Config {
             }
         }
         let spec = single.remove("--spec").map(|path| read_spec(&path)).transpose()?.unwrap_or_default();
+        let listen = read_listen(single.remove("--listen"), single.remove("--cell-key"))?;
+        if let Some(dir) = single.remove("--dir") {
+            make_directories(Path::new(&dir), &mut single)?;
+        }
+        if listen.is_some() {
+            single.entry("--generation".to_owned()).or_insert_with(|| "0".to_owned());
+        }
         let mut take = |name: &str| single.remove(name).ok_or_else(|| invalid(format!("{name} is missing.")));
         let instance = take("--instance")?;
         let instance = instance.parse().map_err(|error| invalid(format!("--instance {instance}: {error}.")))?;
@@ -92,6 +122,7 @@ impl Config {
         let config = Self {
             env: spec.env,
             services: spec.services,
+            listen,
             is_alone: true,
             ..Self::new(instance, generation, run.into(), state.into(), home.into())
         };
@@ -106,6 +137,34 @@ fn read_spec(path: &str) -> Result<InstanceSpec, Problem> {
     let cannot = |why: &dyn std::fmt::Display| invalid(format!("--spec {path}: {why}."));
     let text = std::fs::read(path).map_err(|error| cannot(&error))?;
     serde_json::from_slice(&text).map_err(|error| cannot(&error))
+}
+
+fn read_listen(address: Option<String>, key: Option<String>) -> Result<Option<Listen>, Problem> {
+    let (address, path) = match (address, key) {
+        (None, None) => return Ok(None),
+        (Some(address), Some(path)) => (address, path),
+        (Some(_), None) => return Err(invalid("--listen needs --cell-key.".to_owned())),
+        (None, Some(_)) => return Err(invalid("--cell-key needs --listen.".to_owned())),
+    };
+    let address = address.parse().map_err(|error| invalid(format!("--listen {address}: {error}.")))?;
+    let text = std::fs::read_to_string(&path).map_err(|error| invalid(format!("--cell-key {path}: {error}.")))?;
+    let key = CellKey::from_hex(&text).ok_or_else(|| invalid(format!("--cell-key {path}: it holds no key.")))?;
+    Ok(Some(Listen { address, key }))
+}
+
+/// Makes the directories of an agent that nobody else makes them for.
+fn make_directories(dir: &Path, single: &mut BTreeMap<String, String>) -> Result<(), Problem> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    for part in ["run", "state", "home"] {
+        let path = dir.join(part);
+        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&path);
+        made.map_err(|error| invalid(format!("--dir {}: {error}.", dir.display())))?;
+        let path = path.to_str().ok_or_else(|| invalid("--dir is not UTF-8.".to_owned()))?.to_owned();
+        if single.insert(format!("--{part}"), path).is_some() {
+            return Err(invalid(format!("--{part} and --dir are both given; choose one.")));
+        }
+    }
+    Ok(())
 }
 
 fn invalid(detail: String) -> Problem {
@@ -132,6 +191,28 @@ mod tests {
         assert_eq!(config.env.into_iter().collect::<Vec<_>>(), [("A".into(), "1".into()), ("B".into(), "x=y".into())]);
         assert_eq!(config.services[&"web".parse().unwrap()].port, Some(80));
         assert!(read(&line).unwrap().env.is_empty());
+    }
+
+    #[test]
+    fn an_agent_without_a_node_is_told_where_to_listen_and_by_which_key() {
+        let (id, dir) = (InstanceId::new(1, 2), tempfile::tempdir().unwrap());
+        let (key, path) = (CellKey::generate(), dir.path().join("key"));
+        std::fs::write(&path, format!("{}\n", key.to_hex())).unwrap();
+        let line = format!("--instance {id} --dir {} --listen 127.0.0.1:7", dir.path().display());
+        let config = read(&format!("{line} --cell-key {}", path.display())).unwrap();
+        assert_eq!(config.listen, Some(Listen { address: "127.0.0.1:7".parse().unwrap(), key }));
+        assert_eq!((config.generation, config.home.is_dir()), (Generation(0), true));
+        for (line, named) in [
+            (line.clone(), "--cell-key"),
+            (format!("{line} --cell-key /no/such/file"), "/no/such/file"),
+            (format!("{line} --cell-key {}", dir.path().display()), "--cell-key"),
+            (format!("{line} --cell-key {} --home /h", path.display()), "--home"),
+            (format!("--instance {id} --dir {} --cell-key x", dir.path().display()), "--listen"),
+            (format!("--instance {id} --dir {}", dir.path().display()), "--generation"),
+        ] {
+            let said = read(&line).unwrap_err();
+            assert!(said.contains(named), "{line}: {said}");
+        }
     }
 
     #[test]

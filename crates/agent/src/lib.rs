@@ -8,6 +8,7 @@
 //! The agent is made for a runtime of one thread. It outlives its node: it needs no inherited descriptor, and the node
 //! starts it in a session of its own.
 
+mod activity;
 mod api;
 mod attach;
 mod config;
@@ -35,6 +36,7 @@ mod upgrade;
 mod wake;
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,8 +46,9 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use api::{Door, handoff};
-pub use config::{Config, Limits};
+use activity::Activity;
+use api::{Door, handoff, network};
+pub use config::{Config, Limits, Listen};
 use fence::Fence;
 use service::Services;
 use sessions::Sessions;
@@ -58,6 +61,9 @@ const GOODBYE: Duration = Duration::from_millis(500);
 struct Agent {
     config: Arc<Config>,
     fence: Fence,
+    activity: Arc<Activity>,
+    /// Where gateways reach it without a node.
+    address: Option<SocketAddr>,
     processes: Arc<Processes>,
     services: Services,
     sessions: Arc<Sessions>,
@@ -83,10 +89,17 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Problem>
     })?;
     let config = Arc::new(config);
     let (services, keepers) = Services::new(&config, &processes)?;
+    let outside = network::listen(&config)?;
+    let generation = match &outside {
+        Some(_) => config.generation.max(network::last_generation(&config.state)),
+        None => config.generation,
+    };
     let listener = api::listen(&config.run.join("agent.sock"))?;
     let handoffs = api::listen(&config.run.join("handoff.sock"))?;
     let agent = Arc::new(Agent {
-        fence: Fence::new(config.generation),
+        fence: Fence::new(generation),
+        activity: Activity::new(),
+        address: outside.as_ref().and_then(|(listener, _)| listener.local_addr().ok()),
         sessions: Sessions::new(config.limits.sessions),
         processes,
         services,
@@ -103,10 +116,14 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Problem>
     agent.tasks.spawn(api::serve(agent.clone(), listener, Door::Agent, agent.stop.clone()));
     agent.tasks.spawn(api::serve(agent.clone(), control, Door::Control, agent.ended.clone()));
     agent.until_stopped(handoff::serve(agent.clone(), handoffs));
+    if let Some((listener, key)) = outside {
+        agent.until_stopped(network::serve(agent.clone(), listener, key));
+    }
     for keeper in keepers {
         agent.tasks.spawn(keeper.run());
     }
-    tracing::info!(instance = %agent.config.instance, generation = %agent.fence.generation(), "agent started");
+    let generation = agent.fence.generation();
+    tracing::info!(instance = %agent.config.instance, %generation, address = ?agent.address, "agent started");
     agent.stop.cancelled().await;
     agent.fence.shut().await;
     tokio::join!(agent.processes.end_all(), agent.services.stop());

@@ -6,9 +6,9 @@ use std::path::Path;
 
 use landfast_client::CreateInstance;
 use landfast_core::ServiceName;
-use landfast_core::record::{External, InstanceSpec, Kind, Network, Ready, Restart, Service};
+use landfast_core::record::{External, InstanceSpec, Kind, Limits, Network, Ready, Restart, Service};
 
-use crate::args::{self, Create, Listed, Outside};
+use crate::args::{self, Create, Limit, Listed, Outside};
 use crate::failure::Failure;
 
 /// The most that is read of a file of services: more would not fit into a request.
@@ -38,12 +38,25 @@ pub(crate) fn wish(create: &Create) -> Result<CreateInstance, Failure> {
             env: create.env.iter().cloned().collect(),
             node_labels: create.node_labels.iter().cloned().collect(),
             services: services(create)?,
+            limits: limits(&create.limits),
             idle_timeout: create.idle_timeout.map(|idle| idle.as_secs()),
             external: is_external.then(|| External { agent: create.external_agent.clone() }),
-            ..InstanceSpec::default()
         },
         labels: create.labels.iter().cloned().collect(),
     })
+}
+
+/// The last word on each counts.
+fn limits(said: &[(Limit, u32)]) -> Limits {
+    let mut limits = Limits::default();
+    for &(limit, number) in said {
+        match limit {
+            Limit::Rate => limits.rate = Some(number),
+            Limit::InFlight => limits.in_flight = Some(number),
+            Limit::Sessions => limits.sessions = Some(number),
+        }
+    }
+    limits
 }
 
 fn services(create: &Create) -> Result<BTreeMap<ServiceName, Service>, Failure> {
@@ -111,6 +124,12 @@ mod tests {
         assert_eq!((web.shell.as_deref(), web.port), (Some("serve --at $PORT:x"), Some(8080)));
         assert_eq!((web.ready.path.as_deref(), web.retry_signals), (Some("/up"), true));
         assert!(wish.spec.external.is_none());
+    }
+
+    #[test]
+    fn limits_are_said_by_name() {
+        let wish = asked(&["--limit", "rate=5", "--limit", "in-flight=2"]).unwrap();
+        assert_eq!(wish.spec.limits, Limits { rate: Some(5), in_flight: Some(2), sessions: None });
     }
 
     #[test]

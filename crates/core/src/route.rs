@@ -17,8 +17,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::lifecycle::{end_code, is_dozing, is_handed_over, will_restart};
-use crate::record::{Generation, Instance, Limits, Phase, Service};
+use crate::lifecycle::{end_code, is_handed_over, will_restart};
+use crate::record::{Desired, Generation, Instance, Limits, Phase, Service};
 use crate::redial::Presence;
 use crate::time::{Instant, earliest};
 use crate::{ErrorCode, InstanceId, NodeId, ServiceName};
@@ -63,8 +63,9 @@ pub struct Route {
     handed_over: bool,
     /// It has ended, and comes back by itself.
     restarts: bool,
-    /// Its node is about to put it to sleep, and takes nothing new.
-    dozes: bool,
+    /// It is to sleep: it does, or its node takes nothing new and is about to put it to sleep. What is different once
+    /// somebody has woken it, so that whoever waits hears when it is put to sleep again before it ran.
+    is_to_sleep: bool,
 }
 
 /// What a gateway needs to know of a service.
@@ -95,7 +96,7 @@ impl Route {
             limits: instance.spec.limits,
             handed_over: is_handed_over(instance),
             restarts: will_restart(instance),
-            dozes: is_dozing(instance),
+            is_to_sleep: instance.desired == Desired::Sleeping,
         }
     }
 
@@ -123,7 +124,7 @@ impl Route {
     ///
     /// `instance.starting` and `instance.moving` pass, and `instance.waking` once somebody wakes it; an end does not.
     pub const fn ready(&self) -> Result<(), ErrorCode> {
-        if self.dozes || matches!(self.phase, Phase::Sleeping) {
+        if self.needs_waking() || matches!(self.phase, Phase::Sleeping) {
             return Err(ErrorCode::InstanceWaking);
         }
         match self.presence() {
@@ -131,6 +132,12 @@ impl Route {
             Presence::Ended(code) | Presence::Between(code) => Err(code),
             Presence::Here(_) | Presence::Unknown => Ok(()),
         }
+    }
+
+    /// Whether whoever wants something of it has to wake it first. Look again with each change: it may be put to sleep
+    /// anew before it ran.
+    pub const fn needs_waking(&self) -> bool {
+        self.is_to_sleep && matches!(self.phase, Phase::Running | Phase::Sleeping)
     }
 
     const fn final_end(&self) -> Option<ErrorCode> {
@@ -493,7 +500,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::record::{Desired, External, InstanceSpec, Kind, Move, MoveStep, Restart};
+    use crate::record::{External, InstanceSpec, Kind, Move, MoveStep, Restart};
 
     fn at(millis: u64) -> Instant {
         Instant::from_millis(millis)
@@ -739,6 +746,19 @@ mod tests {
         ] {
             let route = Route::of(&instance);
             assert_eq!((route.presence(), route.ready()), (presence, ready), "{instance:?}");
+        }
+    }
+
+    #[test]
+    fn whoever_waits_for_a_waking_instance_hears_that_it_was_put_to_sleep_again() {
+        let sleeping = |desired| Instance { desired, ..record(1, Phase::Sleeping, 1) };
+        let mut view = knowing(1);
+        for (revision, desired) in (11..).zip([Desired::Sleeping, Desired::Running, Desired::Sleeping]) {
+            view.handle_change(id(1), Some(&sleeping(desired)), revision, at(revision));
+            assert_eq!(effects(&mut view, at(revision)), [Effect::Changed(id(1))]);
+            let Lookup::Known(route) = view.lookup(id(1), at(revision)) else { panic!() };
+            let needs_waking = desired == Desired::Sleeping;
+            assert_eq!((route.ready(), route.needs_waking()), (Err(ErrorCode::InstanceWaking), needs_waking));
         }
     }
 

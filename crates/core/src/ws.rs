@@ -240,8 +240,11 @@ pub struct Follower {
     header_len: u8,
     /// Payload bytes of the present frame still to come.
     payload_left: u64,
+    /// Whether the present frame is a control frame.
+    is_control: bool,
     lost: bool,
     saw_close: bool,
+    data: u64,
 }
 
 impl Follower {
@@ -260,12 +263,19 @@ impl Follower {
         self.saw_close
     }
 
+    /// How many bytes of payload were in frames that carry data, in contrast to signs of life; an empty one counts as a
+    /// byte. What is not understood is data.
+    pub const fn data(&self) -> u64 {
+        self.data
+    }
+
     /// Follows `bytes` to their end.
     pub fn advance(&mut self, bytes: &[u8]) {
         let mut at = 0;
         while at < bytes.len() && !self.lost {
             at += self.step(&bytes[at..]);
         }
+        self.data += (bytes.len() - at) as u64;
     }
 
     /// Follows `bytes` up to the first boundary in them, and returns how many bytes that took. Returns `bytes.len()` if
@@ -274,6 +284,7 @@ impl Follower {
         let mut at = 0;
         while at < bytes.len() {
             if self.lost {
+                self.data += (bytes.len() - at) as u64;
                 return bytes.len();
             }
             at += self.step(&bytes[at..]);
@@ -289,6 +300,7 @@ impl Follower {
         if self.payload_left > 0 {
             let taken = self.payload_left.min(bytes.len() as u64);
             self.payload_left -= taken;
+            self.data += if self.is_control { 0 } else { taken };
             return taken as usize;
         }
         let before = usize::from(self.header_len);
@@ -298,6 +310,8 @@ impl Follower {
             Ok(Some((header, len))) => {
                 self.header_len = 0;
                 self.payload_left = header.len;
+                self.is_control = header.opcode.is_control();
+                self.data += u64::from(!self.is_control && header.len == 0);
                 self.saw_close |= header.opcode == Opcode::Close;
                 len - before
             }
@@ -307,6 +321,7 @@ impl Follower {
             }
             Err(_) => {
                 self.lost = true;
+                self.data += bytes.len() as u64;
                 bytes.len()
             }
         }
@@ -396,6 +411,31 @@ mod tests {
         let mut follower = Follower::new();
         follower.advance(b"HTTP/1.1 200 OK\r\n\r\n");
         assert!(!follower.at_boundary());
+    }
+
+    #[test]
+    fn signs_of_life_are_no_data() {
+        let frame = |opcode, payload: &[u8]| {
+            let mut bytes = Vec::new();
+            encode_server(opcode, &[payload], &mut bytes);
+            bytes
+        };
+        let mut follower = Follower::new();
+        for (opcode, payload, data) in [
+            (Opcode::Ping, b"are you there".as_slice(), 0),
+            (Opcode::Binary, b"yes", 3),
+            (Opcode::Pong, b"are you there", 3),
+            (Opcode::Text, b"", 4),
+            (Opcode::Close, &[3, 232], 4),
+        ] {
+            for byte in frame(opcode, payload) {
+                follower.advance(&[byte]);
+            }
+            assert_eq!(follower.data(), data, "{opcode:?}");
+        }
+        let mut lost = Follower::new();
+        lost.advance(b"SSH-2.0");
+        assert!(lost.data() > 0);
     }
 
     #[test]

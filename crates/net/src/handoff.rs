@@ -2,10 +2,10 @@
 //!
 //! A relay that copied bytes would cost every message two more wake-ups of a process, and every restart of the node's
 //! daemon all its connections. It only has to decide; so the connection itself goes to the agent, together with the
-//! generation it was accepted for and what was read ahead. See docs/decisions/0004.
+//! generation it was accepted for, what it is to reach, and what was read ahead. See docs/decisions/0004.
 //!
-//! On the wire, over a Unix stream: generation (u64), length of the read-ahead (u32), both big-endian, the descriptor
-//! riding on them (SCM_RIGHTS); then the read-ahead.
+//! On the wire, over a Unix stream: generation (u64), length of the read-ahead (u32), length of the target (u8), all
+//! big-endian, the descriptor riding on them (SCM_RIGHTS); then the target as in a CONNECT; then the read-ahead.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -18,25 +18,37 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
 use crate::head::HEAD_MAX;
+use crate::relay::Target;
 use crate::socket::Socket;
 
-const HEADER: usize = 12;
+const HEADER: usize = 13;
+
+/// A connection that was handed over.
+#[derive(Debug)]
+pub struct Given {
+    /// The generation it was accepted for.
+    pub generation: Generation,
+    /// What it is to reach.
+    pub target: Target,
+    /// The connection; nothing was answered yet.
+    pub socket: Socket,
+}
 
 /// How long an agent may take to make room for one more: it only puts it on its runtime.
 const DEADLINE: Duration = Duration::from_secs(5);
 
-/// Hands `socket` over `to` an agent that was connected to.
+/// Hands a connection over `to` an agent that was connected to.
 ///
 /// Not cancel safe: half a message makes `to` useless.
 ///
 /// # Errors
 ///
-/// The connection's, or that the agent did not take it in time. `socket` comes back, so that its peer can be told.
-pub async fn send(to: &mut UnixStream, generation: Generation, socket: Socket) -> Result<(), (Socket, io::Error)> {
-    match timeout(DEADLINE, send_parts(to, generation, &socket)).await {
+/// The way's, or that the agent did not take it in time. The connection comes back, so that its peer can be told.
+pub async fn send(to: &mut UnixStream, given: Given) -> Result<(), (Socket, io::Error)> {
+    match timeout(DEADLINE, send_parts(to, &given)).await {
         Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err((socket, error)),
-        Err(_) => Err((socket, io::ErrorKind::TimedOut.into())),
+        Ok(Err(error)) => Err((given.socket, error)),
+        Err(_) => Err((given.socket, io::ErrorKind::TimedOut.into())),
     }
 }
 
@@ -47,31 +59,38 @@ pub async fn send(to: &mut UnixStream, generation: Generation, socket: Socket) -
 /// # Errors
 ///
 /// The connection's, or that what came was no hand-over.
-pub async fn receive(from: &mut UnixStream) -> io::Result<Option<(Generation, Socket)>> {
+pub async fn receive(from: &mut UnixStream) -> io::Result<Option<Given>> {
     let Some((header, fd)) = receive_header(from).await? else { return Ok(None) };
-    let (generation, ahead) = header.split_at(8);
+    let (generation, rest) = header.split_at(8);
+    let (ahead, target) = rest.split_at(4);
     let generation = Generation(u64::from_be_bytes(generation.try_into().expect("eight bytes")));
     let ahead = u32::from_be_bytes(ahead.try_into().expect("four bytes")) as usize;
     if ahead > HEAD_MAX {
         return Err(io::Error::other("more read ahead than a head can be"));
     }
+    let mut target = vec![0; usize::from(target[0])];
+    from.read_exact(&mut target).await?;
+    let target = std::str::from_utf8(&target).ok().and_then(|target| target.parse().ok());
+    let target = target.ok_or_else(|| io::Error::other("no target"))?;
     let mut bytes = vec![0; ahead];
     from.read_exact(&mut bytes).await?;
     let stream = std::net::TcpStream::from(fd);
     stream.set_nonblocking(true)?;
-    Ok(Some((generation, Socket::tcp(TcpStream::from_std(stream)?).with_ahead(bytes))))
+    let socket = Socket::tcp(TcpStream::from_std(stream)?).with_ahead(bytes);
+    Ok(Some(Given { generation, target, socket }))
 }
 
-async fn send_parts(to: &mut UnixStream, generation: Generation, socket: &Socket) -> io::Result<()> {
-    let fd = socket.tcp_fd().ok_or_else(|| io::Error::other("only TCP connections are handed over"))?;
-    let ahead = socket.ahead();
-    let length = u32::try_from(ahead.len()).map_err(io::Error::other)?;
+async fn send_parts(to: &mut UnixStream, given: &Given) -> io::Result<()> {
+    let fd = given.socket.tcp_fd().ok_or_else(|| io::Error::other("only TCP connections are handed over"))?;
+    let (ahead, target) = (given.socket.ahead(), given.target.to_string());
     let mut header = [0; HEADER];
-    header[..8].copy_from_slice(&generation.0.to_be_bytes());
-    header[8..].copy_from_slice(&length.to_be_bytes());
+    header[..8].copy_from_slice(&given.generation.0.to_be_bytes());
+    header[8..12].copy_from_slice(&u32::try_from(ahead.len()).map_err(io::Error::other)?.to_be_bytes());
+    header[12] = u8::try_from(target.len()).map_err(io::Error::other)?;
     let sent = to.async_io(Interest::WRITABLE, || send_with_fd(to.as_raw_fd(), &header, fd)).await?;
     // A descriptor rides on the first byte; should the kernel have split the rest off, it follows as plain bytes.
     to.write_all(&header[sent..]).await?;
+    to.write_all(target.as_bytes()).await?;
     to.write_all(ahead).await
 }
 
@@ -117,35 +136,38 @@ mod tests {
 
     #[tokio::test]
     async fn a_connection_goes_on_with_its_new_owner_where_the_old_one_stopped_reading() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let accepted = Socket::tcp(listener.accept().await.unwrap().0).with_ahead(b"ahead ".to_vec());
-        let (mut node, mut agent) = UnixStream::pair().unwrap();
+        for target in [Target::Agent, Target::Port(8080), Target::Service("a-name".parse().unwrap())] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let socket = Socket::tcp(listener.accept().await.unwrap().0).with_ahead(b"ahead ".to_vec());
+            let (mut node, mut agent) = UnixStream::pair().unwrap();
 
-        send(&mut node, Generation(7), accepted).await.map_err(|(_, error)| error).unwrap();
-        client.write_all(b"and after").await.unwrap();
-        client.shutdown().await.unwrap();
+            let given = Given { generation: Generation(7), target, socket };
+            send(&mut node, given).await.map_err(|(_, error)| error).unwrap();
+            client.write_all(b"and after").await.unwrap();
+            client.shutdown().await.unwrap();
 
-        let (generation, mut socket) = receive(&mut agent).await.unwrap().unwrap();
-        let mut heard = String::new();
-        socket.read_to_string(&mut heard).await.unwrap();
-        assert_eq!((generation, heard.as_str()), (Generation(7), "ahead and after"));
-        socket.write_all(b"answer").await.unwrap();
-        drop(socket);
-        let mut answer = String::new();
-        client.read_to_string(&mut answer).await.unwrap();
-        assert_eq!(answer, "answer");
-        drop(node);
-        assert!(receive(&mut agent).await.unwrap().is_none());
+            let mut given = receive(&mut agent).await.unwrap().unwrap();
+            let mut heard = String::new();
+            given.socket.read_to_string(&mut heard).await.unwrap();
+            assert_eq!((given.generation, given.target, heard.as_str()), (Generation(7), target, "ahead and after"));
+            given.socket.write_all(b"answer").await.unwrap();
+            drop(given);
+            let mut answer = String::new();
+            client.read_to_string(&mut answer).await.unwrap();
+            assert_eq!(answer, "answer");
+            drop(node);
+            assert!(receive(&mut agent).await.unwrap().is_none());
+        }
     }
 
     #[tokio::test]
     async fn an_agent_that_takes_nothing_leaves_the_connection_with_its_owner() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let accepted = Socket::tcp(listener.accept().await.unwrap().0);
+        let socket = Socket::tcp(listener.accept().await.unwrap().0);
         let (mut node, agent) = UnixStream::pair().unwrap();
         drop(agent);
-        assert!(send(&mut node, Generation(1), accepted).await.is_err());
+        assert!(send(&mut node, Given { generation: Generation(1), target: Target::Agent, socket }).await.is_err());
     }
 }

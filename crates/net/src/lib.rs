@@ -11,6 +11,7 @@ pub mod handoff;
 pub mod head;
 pub mod hold;
 pub mod http;
+pub mod keepalive;
 pub mod http1;
 pub mod leash;
 pub mod link;

@@ -32,6 +32,10 @@ const CALL_DEADLINE: Duration = Duration::from_secs(2);
 /// How long an agent that was asked to end may take before it is killed: what it runs gets a hang-up and some time.
 pub(crate) const GRACE: Duration = Duration::from_secs(5);
 
+/// How long it may take when its instance is to come back: services get ten seconds to bring what they hold to disk, and the
+/// rest a little.
+pub(crate) const SLEEP_GRACE: Duration = Duration::from_secs(13);
+
 /// How long the kernel may take to tell the parent of a process that has ended how it ended.
 const STATUS_DEADLINE: Duration = Duration::from_secs(1);
 
@@ -202,6 +206,23 @@ impl Agent {
         self.call(Method::PUT, "/generation", body.into()).await.map(drop)
     }
 
+    /// For how long nobody has done anything with the instance.
+    ///
+    /// # Errors
+    ///
+    /// [`AgentError`].
+    pub(crate) async fn idle(&self) -> Result<Duration, AgentError> {
+        #[derive(Deserialize)]
+        struct Health {
+            idle_ms: u64,
+        }
+        let answer = self.call(Method::GET, "/healthz", Bytes::new()).await?;
+        let health: Result<Health, _> = serde_json::from_slice(&answer);
+        let health =
+            health.map_err(|error| AgentError::Other(format!("the agent's health cannot be read: {error}")))?;
+        Ok(Duration::from_millis(health.idle_ms))
+    }
+
     /// Has it cut every connection that was handed to it, and take none until it is told a generation.
     ///
     /// # Errors
@@ -220,10 +241,10 @@ impl Agent {
     /// # Errors
     ///
     /// If something of it could not be killed.
-    pub(crate) async fn end(&self) -> io::Result<()> {
+    pub(crate) async fn end(&self, grace: Duration) -> io::Result<()> {
         let asked = self.call(Method::POST, "/shutdown", Bytes::new()).await;
         match asked {
-            Ok(_) => drop(timeout(GRACE, self.process.ended()).await),
+            Ok(_) => drop(timeout(grace, self.process.ended()).await),
             Err(error) => tracing::debug!(instance = %self.note.instance, %error, "the agent is killed without asking"),
         }
         self.kill().await

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use landfast_core::InstanceId;
-use landfast_core::record::{Instance, keys};
+use landfast_core::record::{Instance, Phase, keys};
 use landfast_net::role::CancellationToken;
 use landfast_registry::records;
 use landfast_registry::store::{Change, Revision, StoreError, Watch, WatchEvent};
@@ -268,8 +268,8 @@ fn concerns(ctx: &Context, record: &Instance) -> bool {
     let mine = record.node == Some(ctx.me) && !record.phase.is_end();
     let coming = record.moving.as_ref().is_some_and(|moving| moving.to == ctx.me);
     // Another node of the host may have died with it.
-    let remains =
-        record.phase.is_end() && record.host.as_ref() == Some(&ctx.host) && ctx.driver.dir(record.id).exists();
+    let is_over = record.phase.is_end() || record.phase == Phase::Sleeping;
+    let remains = is_over && record.host.as_ref() == Some(&ctx.host) && ctx.driver.dir(record.id).exists();
     mine || coming || remains
 }
 

@@ -30,7 +30,7 @@ pub struct Config {
     pub isolation: Isolation,
     /// How an agent is started, before the agent's own arguments. Default: this executable and `agent`.
     pub agent_command: Vec<String>,
-    /// The most connections that the relay carries at once. Default: 20,000.
+    /// The most connections that the relay lets in at once; those that an agent has do not count. Default: 20,000.
     pub connections: u32,
     /// The most processes and threads of one instance; needs isolation. Default: 4,096.
     pub processes: u32,

@@ -12,7 +12,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use landfast_core::InstanceId;
-use landfast_core::record::InstanceSpec;
+use landfast_core::record::{Generation, InstanceSpec};
 use nix::fcntl::{Flock, FlockArg};
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 use tokio::net::UnixStream;
@@ -29,6 +29,9 @@ pub(crate) const HANDOFF_SOCKET: &str = "handoff.sock";
 
 /// The agent's control socket, which only this daemon reaches.
 pub(crate) const CONTROL_SOCKET: &str = "control.sock";
+
+/// The note that the instance is being put to sleep.
+const DOZE: &str = "doze.json";
 
 /// A log this large is put aside when the next agent starts: enough to explain a failure, small beside a home.
 const LOG_MAX: u64 = 8 * 1024 * 1024;
@@ -96,6 +99,17 @@ impl InstanceDir {
     pub(crate) fn write_spec(&self, spec: &InstanceSpec, owner: Option<u32>) -> io::Result<()> {
         replace(&self.spec(), spec)?;
         owner.map_or(Ok(()), |owner| chown(self.spec(), Some(owner), Some(owner)))
+    }
+
+    /// Notes that the instance is being put to sleep in this generation, so that a daemon that comes back in between goes
+    /// on with that instead of missing the agent.
+    pub(crate) fn note_doze(&self, generation: Generation) -> io::Result<()> {
+        replace(&self.file(DOZE), &generation)
+    }
+
+    /// The generation of the last such note.
+    pub(crate) fn doze(&self) -> Option<Generation> {
+        serde_json::from_slice(&fs::read(self.file(DOZE)).ok()?).ok()
     }
 
     pub(crate) fn exists(&self) -> bool {

@@ -1,8 +1,8 @@
 //! Which connections may reach which instances, decided and undone in one place.
 //!
 //! An older life of an instance must not be reached once a newer one may run, so it is not enough to check a connection
-//! when it comes: whoever shuts a door also ends what went through it, and waits until the last of it is gone, before
-//! it tells anybody. Checking and being counted are one step under one lock, so nothing slips in between.
+//! when it comes: whoever shuts a door also waits until the last that went through it is with the agent, before it has the
+//! agent cut them and tells anybody. Checking and being counted are one step under one lock, so nothing slips in between.
 //!
 //! Two things must hold for a connection: the instance's door is open for its generation, and the node holds its lease
 //! at this moment by the clock, whether or not a timer has fired.
@@ -14,15 +14,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use landfast_core::lifecycle::may_serve;
-use landfast_core::record::{Generation, Instance, Network};
+use landfast_core::record::{Generation, Instance};
 use landfast_core::time::Instant;
 use landfast_core::{ErrorCode, InstanceId, NodeId};
 use landfast_net::clock;
-use landfast_net::role::CancellationToken;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-/// How long connections may take to be gone after they were cut: each is one turn of its worker away.
+/// How long connections that went through a door may take to be with their agent: each is a few bytes away.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(2);
 
 /// The doors of all instances that this node has to do with.
@@ -47,9 +46,7 @@ pub(crate) struct Place {
 struct State {
     record: Instance,
     door: Door,
-    /// Ends every connection that went through the door as it is now.
-    cut: CancellationToken,
-    /// Connections that are through the door.
+    /// Connections that are through the door, and not with the agent yet.
     inside: usize,
 }
 
@@ -63,12 +60,9 @@ enum Door {
     Shut(ErrorCode),
 }
 
-/// The right to carry one connection, until it is dropped or cut.
+/// The right to give one connection to the agent, until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Pass {
-    place: Arc<Place>,
-    cut: CancellationToken,
-}
+pub(crate) struct Pass(Arc<Place>);
 
 /// A typed no.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,7 +74,7 @@ pub(crate) struct Refusal {
 
 /// What a place says to a connection.
 enum Verdict {
-    Pass(CancellationToken),
+    Pass,
     Refuse(ErrorCode),
     /// The record or the door will change.
     Wait,
@@ -91,7 +85,7 @@ enum Verdict {
 /// What came of asking for admission.
 #[derive(Debug)]
 pub(crate) enum Admission {
-    /// Carry it.
+    /// Give it to the agent.
     Pass(Pass),
     /// Say no.
     Refused(Refusal),
@@ -104,10 +98,10 @@ impl Fence {
         Self { me, places: Mutex::default(), holds_until: AtomicU64::new(0), holding: watch::Sender::new(false) }
     }
 
-    /// The node holds its lease until then.
+    /// The node holds its lease until then, which may be over.
     pub(crate) fn hold_until(&self, until: Instant) {
         self.holds_until.store(until.as_nanos(), Ordering::Release);
-        let holds = until > Instant::ZERO;
+        let holds = until > clock::now();
         self.holding.send_if_modified(|holding| std::mem::replace(holding, holds) != holds);
     }
 
@@ -116,7 +110,7 @@ impl Fence {
         self.holding.subscribe()
     }
 
-    /// The lease is over: nothing is admitted, and everything inside is cut and gone when this returns.
+    /// The lease is over: nothing is admitted, and nothing is inside when this returns.
     ///
     /// # Errors
     ///
@@ -124,9 +118,6 @@ impl Fence {
     pub(crate) async fn shut_all(&self) -> Result<(), usize> {
         self.hold_until(Instant::ZERO);
         let places: Vec<_> = self.lock().values().cloned().collect();
-        for place in &places {
-            place.cut();
-        }
         let mut stuck = 0;
         for place in &places {
             stuck += place.drained().await.err().unwrap_or(0);
@@ -152,9 +143,7 @@ impl Fence {
 
     /// Forgets an instance's door. Nothing is inside any more: whoever leaves has shut it.
     pub(crate) fn leave(&self, id: InstanceId) {
-        if let Some(place) = self.lock().remove(&id) {
-            place.cut();
-        }
+        self.lock().remove(&id);
     }
 
     /// Asks for a connection to be let in, waiting until `deadline` for a door that is about to open.
@@ -193,7 +182,7 @@ impl Fence {
 
 impl Place {
     fn new(record: Instance) -> Self {
-        let state = State { record, door: Door::Closed, cut: CancellationToken::new(), inside: 0 };
+        let state = State { record, door: Door::Closed, inside: 0 };
         Self { state: watch::Sender::new(state) }
     }
 
@@ -211,14 +200,13 @@ impl Place {
         });
     }
 
-    /// Lets nobody in any more and ends what is inside. When it returns, not a byte moves.
+    /// Lets nobody in any more. When it returns, nobody is between the door and the agent.
     ///
     /// # Errors
     ///
     /// The number of connections that would not go.
     pub(crate) async fn shut(&self, code: ErrorCode) -> Result<(), usize> {
         self.state.send_modify(|state| state.door = Door::Shut(code));
-        self.cut();
         self.drained().await
     }
 
@@ -232,10 +220,6 @@ impl Place {
         self.state.borrow().door == Door::Open(generation)
     }
 
-    fn cut(&self) {
-        self.state.send_modify(|state| std::mem::take(&mut state.cut).cancel());
-    }
-
     async fn drained(&self) -> Result<(), usize> {
         let mut states = self.state.subscribe();
         let gone = timeout(DRAIN_DEADLINE, states.wait_for(|state| state.inside == 0)).await.is_ok();
@@ -247,7 +231,7 @@ impl Place {
         loop {
             states.mark_unchanged();
             match self.try_admit(me, generation) {
-                Verdict::Pass(cut) => return Admission::Pass(Pass { place: self.clone(), cut }),
+                Verdict::Pass => return Admission::Pass(Pass(self.clone())),
                 Verdict::Refuse(code) => return Admission::Refused(self.refusal(code)),
                 Verdict::Ignorant => return Admission::Ignorant,
                 Verdict::Wait => {
@@ -263,7 +247,7 @@ impl Place {
         let mut verdict = Verdict::Wait;
         self.state.send_if_modified(|state| {
             verdict = state.verdict(me, generation);
-            if matches!(verdict, Verdict::Pass(_)) {
+            if matches!(verdict, Verdict::Pass) {
                 state.inside += 1;
             }
             false
@@ -288,29 +272,15 @@ impl State {
             Ok(()) => {}
         }
         match self.door {
-            Door::Open(open) if open == generation => Verdict::Pass(self.cut.clone()),
+            Door::Open(open) if open == generation => Verdict::Pass,
             Door::Open(_) | Door::Closed => Verdict::Wait,
             Door::Shut(code) => Verdict::Refuse(code),
         }
     }
 }
 
-impl Pass {
-    /// Which network the instance's programs listen on.
-    pub(crate) fn network(&self) -> Network {
-        self.place.state.borrow().record.spec.network
-    }
-
-    /// Waits until this connection must end.
-    ///
-    /// Cancel safe.
-    pub(crate) async fn cut(&self) {
-        self.cut.cancelled().await;
-    }
-}
-
 impl Drop for Pass {
     fn drop(&mut self) {
-        self.place.state.send_modify(|state| state.inside -= 1);
+        self.0.state.send_modify(|state| state.inside -= 1);
     }
 }

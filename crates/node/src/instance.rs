@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use landfast_core::lifecycle::{self, StepError};
 use landfast_core::record::{Desired, Generation, Instance};
+use landfast_core::time::earliest;
 use landfast_core::{ErrorCode, NodeId, Problem};
 use landfast_net::clock;
 use landfast_net::role::CancellationToken;
@@ -18,11 +19,12 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::sleep;
 use tracing::{debug, error, info, warn};
 
-use crate::agent::{Agent, AgentError, Death};
+use crate::agent::{Agent, AgentError, Death, GRACE};
 use crate::driver::{Driver, StartError};
 use crate::fence::{Fence, Place};
 use crate::identity::Claims;
 use crate::life::{Life, Step};
+use crate::sleep::Idleness;
 
 /// The first pause after something failed: long beside a local round trip, short beside a person.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -71,6 +73,7 @@ pub(crate) struct Task {
     pause: Duration,
     /// Dropped when the first step is done, and the instance claimed if need be.
     settling: Option<oneshot::Sender<()>>,
+    pub(crate) idleness: Idleness,
 }
 
 /// What to do after a step.
@@ -89,7 +92,10 @@ pub(crate) enum Next {
 impl Task {
     pub(crate) fn new(ctx: Arc<Context>, record: &Instance, must_claim: bool, settling: oneshot::Sender<()>) -> Self {
         let place = ctx.fence.enter(record);
-        let life = Life::new(ctx.me, &ctx.host, record.clone(), clock::now());
+        let mut life = Life::new(ctx.me, &ctx.host, record.clone(), clock::now());
+        if let Some(generation) = ctx.driver.dir(record.id).doze() {
+            life.handle_doze(generation);
+        }
         let holding = ctx.fence.holding();
         Self {
             ctx,
@@ -102,6 +108,7 @@ impl Task {
             holding,
             pause: FIRST_PAUSE,
             settling: Some(settling),
+            idleness: Idleness::default(),
         }
     }
 
@@ -146,7 +153,7 @@ impl Task {
 
     /// Waits for whatever may change the next step.
     async fn watch(&mut self, records: &mut watch::Receiver<Known>) {
-        let deadline = self.life.next_deadline();
+        let deadline = earliest(self.life.next_deadline(), self.idleness.next_look());
         let death = async {
             match &mut self.agent {
                 Some(agent) => agent.died().await,
@@ -178,7 +185,7 @@ impl Task {
 
     fn lose_agent(&mut self, death: &Death) {
         self.agent = None;
-        if self.is_mine() {
+        if self.is_mine() && !self.life.is_to_sleep() {
             warn!(instance = %self.record().id, %death, "an agent ended by itself");
             self.failure = Some(death.to_string());
         }
@@ -195,6 +202,9 @@ impl Task {
         if self.must_claim {
             return self.claim().await;
         }
+        if self.life.is_to_sleep() {
+            self.failure = None;
+        }
         if let Some(why) = self.failure.take_if(|_| self.life.record().node == Some(self.ctx.me)) {
             return self.fail(why).await;
         }
@@ -205,6 +215,7 @@ impl Task {
             Step::Wait => Next::Watch,
             Step::HandOver => self.hand_over().await,
             Step::GiveUp => self.give_up("The target node did not take over within 10 seconds.").await,
+            Step::Sleep => self.fall_asleep().await,
             Step::End => self.end().await,
             Step::Clear { files } => self.clear(files).await,
             Step::Leave => Next::Done,
@@ -214,17 +225,25 @@ impl Task {
     /// Takes the next generation, so that whoever saw the earlier lease lapse cannot call the instance lost any more.
     async fn claim(&mut self) -> Next {
         let (me, generation, address) = (self.ctx.me, self.record().generation, self.ctx.address.clone());
+        let dozes = self.life.is_to_sleep() && self.ctx.driver.dir(self.record().id).doze() == Some(generation);
         let next = match self.is_mine() {
             true => self.write(|instance| lifecycle::claim(instance, me, generation, &address)).await,
             false => Next::Again,
         };
+        if dozes && next == Next::Again {
+            // What has begun is done to the end in the new generation.
+            self.note_doze();
+        }
         self.must_claim = next != Next::Again;
         next
     }
 
     async fn start(&mut self) -> Next {
         match self.ctx.driver.start(self.record()).await {
-            Ok(agent) => self.agent = Some(agent),
+            Ok(agent) => {
+                self.agent = Some(agent);
+                self.idleness = Idleness::default();
+            }
             Err(StartError(why)) => return self.fail(why).await,
         }
         let (me, generation) = (self.ctx.me, self.record().generation);
@@ -246,7 +265,8 @@ impl Task {
         }
         let holds = *self.holding.borrow_and_update();
         match (holds, self.place.is_open(generation)) {
-            (true, true) | (false, false) => Next::Watch,
+            (true, true) => self.look_for_idleness().await,
+            (false, false) => Next::Watch,
             (true, false) => self.open(generation).await,
             (false, true) => self.suspend().await,
         }
@@ -279,7 +299,7 @@ impl Task {
         match agent.put_generation(generation).await {
             Ok(()) => {
                 self.place.open(generation);
-                Next::Watch
+                Next::Again
             }
             Err(error) => {
                 warn!(instance = %self.record().id, %error, "the agent does not take its generation");
@@ -346,7 +366,7 @@ impl Task {
             self.agent = Agent::find(&self.ctx.driver.dir(id), id).ok().flatten();
         }
         if let Some(agent) = &self.agent
-            && let Err(error) = agent.end().await
+            && let Err(error) = agent.end(GRACE).await
         {
             error!(instance = %self.record().id, %error, "an instance does not end");
             return Next::Retry;
@@ -384,7 +404,7 @@ impl Task {
     }
 
     /// Kills whatever of the instance runs here.
-    async fn kill(&mut self) -> Result<(), Next> {
+    pub(crate) async fn kill(&mut self) -> Result<(), Next> {
         self.agent = None;
         self.ctx.driver.clear(self.record(), false).await.map_err(|error| {
             error!(instance = %self.record().id, %error, "an instance cannot be killed");

@@ -25,6 +25,7 @@ mod moves;
 mod node;
 mod process;
 mod relay;
+mod sleep;
 
 pub use config::{Config, Isolation};
 pub use node::{Counts, Running, start};

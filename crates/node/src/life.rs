@@ -27,11 +27,13 @@ pub(crate) enum Step {
     Wait,
     /// Carry nothing any more, and give the instance to the target.
     HandOver,
+    /// Carry nothing any more, stop the agent, and say that the instance sleeps.
+    Sleep,
     /// The move took too long: go on here.
     GiveUp,
     /// End the instance as desired.
     End,
-    /// It has ended: nothing of it may remain on this host; its files neither, if so.
+    /// It has ended or sleeps: nothing of it may remain on this host; its files neither, if so.
     Clear {
         /// Whether it was deleted.
         files: bool,
@@ -48,12 +50,14 @@ pub(crate) struct Life {
     record: Instance,
     /// The move that is under way here as its source, and since when.
     moving: Option<(Generation, NodeId, Instant)>,
+    /// The generation in which this host has begun to put the instance to sleep, which is then done to the end.
+    dozing: Option<Generation>,
 }
 
 impl Life {
     /// Begins with the record as it was read.
     pub(crate) fn new(me: NodeId, host: &str, record: Instance, now: Instant) -> Self {
-        let mut life = Self { me, host: host.to_owned(), record: record.clone(), moving: None };
+        let mut life = Self { me, host: host.to_owned(), record: record.clone(), moving: None, dozing: None };
         life.handle_record(record, now);
         life
     }
@@ -68,6 +72,17 @@ impl Life {
         self.record = record;
     }
 
+    /// This host has begun to put the instance to sleep in this generation.
+    pub(crate) const fn handle_doze(&mut self, generation: Generation) {
+        self.dozing = Some(generation);
+    }
+
+    /// Whether the instance is to be put to sleep, or its being put to sleep has begun: then its agent's end is no failure.
+    pub(crate) fn is_to_sleep(&self) -> bool {
+        let wanted = self.record.desired == Desired::Sleeping || self.dozing == Some(self.record.generation);
+        wanted && self.record.phase == Phase::Running && self.record.node == Some(self.me)
+    }
+
     /// The record as this node knows it.
     pub(crate) const fn record(&self) -> &Instance {
         &self.record
@@ -78,13 +93,16 @@ impl Life {
         let record = &self.record;
         let mine = record.node == Some(self.me);
         match record.phase {
-            Phase::Pending | Phase::Sleeping => Step::Leave,
+            Phase::Pending => Step::Leave,
             Phase::Starting if mine => self.unless_unwanted(Step::Start),
+            Phase::Running if self.is_to_sleep() => self.unless_unwanted(Step::Sleep),
             Phase::Running if mine => self.unless_unwanted(Step::Serve),
             Phase::Moving if mine => self.unless_unwanted(self.step_as_source(now)),
             Phase::Moving => self.step_as_target(),
             Phase::Starting | Phase::Running => Step::Leave,
-            Phase::Stopped | Phase::Failed | Phase::Lost | Phase::Deleted => self.step_after_the_end(),
+            Phase::Sleeping | Phase::Stopped | Phase::Failed | Phase::Lost | Phase::Deleted => {
+                self.step_after_the_end()
+            }
         }
     }
 
@@ -203,6 +221,22 @@ mod tests {
         life.handle_record(record(Phase::Running, ME), Instant::from_millis(11_001));
         life.handle_record(moving(ME, OTHER, MoveStep::Preparing), Instant::from_millis(12_000));
         assert_eq!(life.step(Instant::from_millis(13_000)), Step::Serve);
+    }
+
+    #[test]
+    fn what_should_sleep_is_put_to_sleep_and_one_woken_too_late_as_well() {
+        let asleep = Instance { desired: Desired::Sleeping, ..record(Phase::Running, ME) };
+        assert_eq!(step(asleep.clone()), Step::Sleep);
+        assert_eq!(step(Instance { node: Some(OTHER), ..asleep.clone() }), Step::Leave);
+        let mut life = Life::new(ME, "here", record(Phase::Running, ME), Instant::ZERO);
+        life.handle_doze(Generation(2));
+        assert_eq!(life.step(Instant::ZERO), Step::Serve, "that was an earlier life");
+        life.handle_doze(Generation(3));
+        assert_eq!(life.step(Instant::ZERO), Step::Sleep);
+        life.handle_record(Instance { desired: Desired::Deleted, ..asleep }, Instant::ZERO);
+        assert_eq!(life.step(Instant::ZERO), Step::End);
+        let sleeping = Instance { node: None, ..record(Phase::Sleeping, ME) };
+        assert_eq!(step(sleeping), Step::Clear { files: false });
     }
 
     #[test]

@@ -14,28 +14,32 @@ use crate::agent::Agent;
 use crate::instance::{Next, Task};
 
 impl Task {
-    /// As the target: says that it can take over, once it can. The source gives up if that takes too long.
+    /// As the target: says that it can take over, or that it cannot, and why. The source gives up if neither is heard.
     pub(crate) async fn prepare(&mut self) -> Next {
         let (id, generation, me) = (self.record().id, self.record().generation, self.ctx.me);
         if self.agent.is_none() {
             self.agent = match Agent::find(&self.ctx.driver.dir(id), id) {
-                Ok(agent) => agent,
+                Ok(Some(agent)) => Some(agent),
+                Ok(None) => return self.decline("The target node does not find the agent on its host.").await,
                 Err(error) => {
                     warn!(instance = %id, %error, "an agent that is to move here cannot be looked for");
-                    return Next::Retry;
+                    return self.decline("The target node cannot look for the agent.").await;
                 }
             };
         }
-        let Some(agent) = &self.agent else {
-            warn!(instance = %id, "an agent that is to move here is not on this host");
-            return Next::Retry;
-        };
+        let Some(agent) = &self.agent else { return Next::Retry };
         if let Err(error) = agent.check(generation).await {
-            warn!(instance = %id, %error, "an agent that is to move here cannot be reached");
             self.agent = None;
-            return Next::Retry;
+            return self.decline(&format!("The target node cannot reach the agent: {error}.")).await;
         }
         self.write(|instance| lifecycle::prepared(instance, me, generation)).await
+    }
+
+    /// As the target: the source need not wait for what will not come.
+    async fn decline(&mut self, why: &str) -> Next {
+        let (id, me, generation) = (self.record().id, self.ctx.me, self.record().generation);
+        warn!(instance = %id, why, "a move to this node is declined");
+        self.write(|instance| lifecycle::decline_move(instance, me, generation, why)).await
     }
 
     /// As the source: fences, then gives the instance away. Until the store has answered, the door stays shut.

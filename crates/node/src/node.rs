@@ -52,12 +52,12 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// Connections that go through the relay now.
+    /// Connections that the relay lets in now.
     pub fn carried(&self) -> usize {
         self.connections - self.relay.carried.available_permits()
     }
 
-    /// Those of them that an instance's door has let in.
+    /// Those of them that are through an instance's door, and not with its agent yet.
     pub fn inside(&self) -> usize {
         self.fence.inside()
     }

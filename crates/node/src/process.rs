@@ -27,6 +27,9 @@ const DEATH_DEADLINE: Duration = Duration::from_secs(10);
 /// some leaves fewer that can.
 const KILL_ROUNDS: u32 = 50;
 
+/// How many looks in a row must find nothing.
+const LOOKS: u32 = 2;
+
 /// Between two rounds, for the kernel to take down what was killed.
 const KILL_PAUSE: Duration = Duration::from_millis(5);
 
@@ -127,12 +130,11 @@ pub(crate) async fn kill_marked(instance: InstanceId, leader: Option<ProcessId>)
         process.signal(Signal::STOP)?;
     }
     let session = leader.as_ref().map(|(pid, _)| *pid);
-    let mut rounds = 0;
-    loop {
+    let (mut rounds, mut looks) = (0, 0);
+    // A process that is just being turned into another program shows no environment, and so no mark.
+    while looks < LOOKS {
         let found = marked(&mark, session)?;
-        if found.is_empty() {
-            break;
-        }
+        looks = if found.is_empty() { looks + 1 } else { 0 };
         if rounds == KILL_ROUNDS {
             return Err(io::Error::other("its processes keep starting others"));
         }

@@ -1,33 +1,33 @@
-//! The fenced relay: from a gateway's CONNECT to the instance, or to a typed no. After the yes it only copies bytes.
+//! The fenced relay: from a gateway's CONNECT to the instance's agent, which has the connection from then on, or to a
+//! typed no.
 //!
-//! It runs on a few threads of its own, each with a runtime that shares nothing with its neighbours, so that a busy
-//! instance does not slow the daemon's decisions and a connection never changes threads.
+//! It runs on a few threads of its own, each with a runtime that shares nothing with its neighbours, so that a storm of
+//! connections does not slow the daemon's decisions.
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use landfast_core::lifecycle::may_serve;
-use landfast_core::record::{Instance, Network};
+use landfast_core::record::Instance;
 use landfast_core::{ErrorCode, InstanceId, NodeId, Problem};
-use landfast_net::copy::{Ended, copy_both};
-use landfast_net::handoff;
-use landfast_net::relay::{self, CellKey, Connect, Target};
+use landfast_net::handoff::{self, Given};
+use landfast_net::keepalive;
+use landfast_net::relay::{self, CellKey, Connect};
 use landfast_net::role::CancellationToken;
 use landfast_net::socket::Socket;
-use tokio::net::{TcpListener, TcpStream, UnixStream};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::{debug, error, warn};
 
-use crate::dir::{AGENT_SOCKET, HANDOFF_SOCKET, InstanceDir, nobody_listens};
+use crate::dir::{HANDOFF_SOCKET, InstanceDir, nobody_listens};
 use crate::fence::{Admission, Fence, Pass, Refusal};
 
-/// Threads: copying saturates a network card long before it saturates this many cores.
+/// Threads: more only wait for each other in the kernel's table of connections.
 const WORKERS_MAX: usize = 4;
 
 /// Connections per node whose CONNECT has not been read: strangers, who get little room, and none to spare for others.
@@ -40,19 +40,11 @@ const ADMIT_DEADLINE: Duration = Duration::from_secs(2);
 /// How long a read of the record may take, when the node is asked for what it does not know.
 const ASK_DEADLINE: Duration = Duration::from_secs(5);
 
-/// How long the instance may take to accept: it is on this host.
-const DIAL_DEADLINE: Duration = Duration::from_secs(5);
-
 /// How long a refusal may take to be taken by its reader.
 const REFUSE_DEADLINE: Duration = Duration::from_secs(5);
 
 /// How long to wait after an accept that failed because something has run out, mostly descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// A silent peer is asked after 30 s, and given up after three unanswered questions 10 s apart: within a minute.
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
-const KEEPALIVE_PROBES: u32 = 3;
 
 /// Everything that a connection needs.
 #[derive(Debug)]
@@ -115,12 +107,12 @@ impl Relay {
         Self { me, data, key, fence, records, strangers, carried }
     }
 
-    /// Serves one connection: to its end, or until the agent has it.
+    /// Serves one connection until the agent has it, or its peer has heard why not.
     async fn serve(&self, stream: TcpStream, stranger: OwnedSemaphorePermit) {
-        keep_alive(&stream);
+        keepalive::watch(&stream);
         let mut socket = Socket::tcp(stream);
         let refused = match self.let_in(&mut socket, stranger).await {
-            Ok((connect, pass, permit)) => self.lead(socket, &connect, pass, permit).await.err(),
+            Ok((connect, pass, permit)) => self.hand_over(socket, &connect, pass, permit).await.err(),
             Err(refusal) => Some((socket, refusal)),
         };
         if let Some((mut socket, refusal)) = refused {
@@ -144,40 +136,30 @@ impl Relay {
         Ok((connect, pass, permit))
     }
 
-    /// Takes the connection to where it wants to go.
-    async fn lead(
+    /// Gives the connection to the agent. The door is held open until the agent has it or has not; from then on the agent
+    /// is its fence, and says the rest.
+    async fn hand_over(
         &self,
-        mut socket: Socket,
+        socket: Socket,
         connect: &Connect,
-        pass: Pass,
+        _pass: Pass,
         _permit: OwnedSemaphorePermit,
     ) -> Result<(), (Socket, Refusal)> {
-        if connect.target == Target::Agent {
-            match InstanceDir::new(&self.data, connect.instance).connect(HANDOFF_SOCKET).await {
-                Ok(agent) => return hand_over(socket, connect, agent, &pass).await,
-                Err(error) if nobody_listens(&error) => {}
-                Err(error) => return Err((socket, refuse(unusable(connect.instance, &error)))),
-            }
-        }
-        let dialled = tokio::select! {
-            biased;
-            () = pass.cut() => None,
-            dialled = self.dial(connect, &pass) => Some(dialled),
-        };
-        let upstream = match dialled {
-            Some(Ok(upstream)) => upstream,
-            Some(Err(refusal)) => return Err((socket, refusal)),
-            None => {
-                // The door that was open is shut: asking again tells why.
-                drop(pass);
-                let refusal = self.admit(connect).await.err();
-                return Err((socket, refusal.unwrap_or(refuse(ErrorCode::InstanceStarting))));
+        let &Connect { instance, target, generation, .. } = connect;
+        let mut agent = match InstanceDir::new(&self.data, instance).connect(HANDOFF_SOCKET).await {
+            Ok(agent) => agent,
+            // It has ended, and its instance's task is about to say so in the record: whoever waits for that hears the
+            // true reason.
+            Err(error) if nobody_listens(&error) => return Err((socket, refuse(ErrorCode::InstanceStarting))),
+            Err(error) => {
+                warn!(%instance, %error, "the agent's socket cannot be used");
+                return Err((socket, refuse(ErrorCode::UpstreamRefused)));
             }
         };
-        if relay::accept(&mut socket).await.is_ok() {
-            carry(socket, upstream, pass).await;
-        }
-        Ok(())
+        handoff::send(&mut agent, Given { generation, target, socket }).await.map_err(|(socket, error)| {
+            warn!(%instance, %error, "the agent does not take a connection over");
+            (socket, refuse(ErrorCode::InstanceStarting))
+        })
     }
 
     async fn read_connect(&self, socket: &mut Socket) -> Result<Connect, Refusal> {
@@ -212,47 +194,9 @@ impl Relay {
             }),
         }
     }
-
-    async fn dial(&self, connect: &Connect, pass: &Pass) -> Result<Socket, Refusal> {
-        let dialled = match connect.target {
-            Target::Agent => timeout(DIAL_DEADLINE, self.dial_agent(connect.instance)).await,
-            Target::Port(port) => timeout(DIAL_DEADLINE, dial_port(connect.instance, port, pass.network())).await,
-            Target::Service(_) => Ok(Err(ErrorCode::ServiceUnknown)),
-        };
-        dialled.unwrap_or(Err(ErrorCode::UpstreamTimeout)).map_err(refuse)
-    }
-
-    async fn dial_agent(&self, instance: InstanceId) -> Result<Socket, ErrorCode> {
-        match InstanceDir::new(&self.data, instance).connect(AGENT_SOCKET).await {
-            Ok(stream) => Ok(Socket::unix(stream)),
-            // It has ended, and its instance's task is about to say so in the record: whoever waits for that hears the
-            // true reason.
-            Err(error) if nobody_listens(&error) => Err(ErrorCode::InstanceStarting),
-            Err(error) => Err(unusable(instance, &error)),
-        }
-    }
 }
 
-fn unusable(instance: InstanceId, error: &io::Error) -> ErrorCode {
-    warn!(%instance, %error, "the agent's socket cannot be used");
-    ErrorCode::UpstreamRefused
-}
-
-/// Gives the connection to the agent. The door is held open until the agent has it or has not; from then on the agent is
-/// its fence.
-async fn hand_over(
-    socket: Socket,
-    connect: &Connect,
-    mut agent: UnixStream,
-    _pass: &Pass,
-) -> Result<(), (Socket, Refusal)> {
-    handoff::send(&mut agent, connect.generation, socket).await.map_err(|(socket, error)| {
-        warn!(instance = %connect.instance, %error, "the agent does not take a connection over");
-        (socket, refuse(ErrorCode::InstanceStarting))
-    })
-}
-
-/// Listens with all workers until told to stop; then every connection ends. Returns when the last thread has.
+/// Listens with all workers until told to stop; what no agent has by then ends. Returns when the last thread has.
 ///
 /// # Errors
 ///
@@ -308,53 +252,6 @@ async fn accept(listener: TcpListener, relay: Arc<Relay>, stop: CancellationToke
 async fn next(listener: &TcpListener, relay: &Relay) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
     let permit = relay.strangers.clone().acquire_owned().await.map_err(io::Error::other)?;
     Ok((listener.accept().await?.0, permit))
-}
-
-/// Copies until either side ends or the door is shut. An end that is not clean is passed on as one.
-async fn carry(mut peer: Socket, mut upstream: Socket, pass: Pass) {
-    let ended = tokio::select! {
-        biased;
-        () = pass.cut() => None,
-        copied = copy_both(&mut peer, &mut upstream) => Some(copied.ended_by),
-    };
-    match ended {
-        Some(Ended::Clean) => {}
-        Some(Ended::First(_) | Ended::Second(_)) | None => {
-            peer.abort();
-            upstream.abort();
-        }
-    }
-}
-
-async fn dial_port(instance: InstanceId, port: u16, network: Network) -> Result<Socket, ErrorCode> {
-    match network {
-        Network::Host => {}
-        Network::None => {
-            debug!(%instance, port, "asked for a port of an instance whose network is its own");
-            return Err(ErrorCode::UpstreamRefused);
-        }
-    }
-    // Some servers call the IPv6 loopback localhost, and only that.
-    match TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await {
-        Ok(stream) => Ok(Socket::tcp(stream)),
-        Err(_) => match TcpStream::connect((Ipv6Addr::LOCALHOST, port)).await {
-            Ok(stream) => Ok(Socket::tcp(stream)),
-            Err(_) => Err(ErrorCode::UpstreamRefused),
-        },
-    }
-}
-
-/// Finds out about a gateway whose machine has gone without a word, and about one that has closed what its far end
-/// keeps open: either would hold a connection here for ever.
-fn keep_alive(stream: &TcpStream) {
-    use rustix::net::sockopt::{set_socket_keepalive, set_tcp_keepcnt, set_tcp_keepidle, set_tcp_keepintvl};
-    let set = set_socket_keepalive(stream, true)
-        .and_then(|()| set_tcp_keepidle(stream, KEEPALIVE_IDLE))
-        .and_then(|()| set_tcp_keepintvl(stream, KEEPALIVE_INTERVAL))
-        .and_then(|()| set_tcp_keepcnt(stream, KEEPALIVE_PROBES));
-    if let Err(error) = set {
-        debug!(%error, "a connection is not watched by the kernel");
-    }
 }
 
 const fn refuse(code: ErrorCode) -> Refusal {

@@ -256,7 +256,7 @@ impl Holder {
         match route.ready() {
             Ok(()) => Presence::Here(route.generation),
             Err(code) => {
-                if code == ErrorCode::InstanceWaking {
+                if route.needs_waking() {
                     gateway.rouse(stage, self.instance);
                 }
                 if code.retry() == Retry::Safe { Presence::Between(code) } else { Presence::Ended(code) }

@@ -153,6 +153,7 @@ impl World {
             Kind::KillAgent => self.kill_agent(),
             Kind::MoveInstance => self.ask_to_move(),
             Kind::SleepInstance => self.write(Write::DesireSleeping),
+            Kind::IdleInstance => self.find_idle(),
             Kind::WakeInstance => self.write(Write::DesireAwake),
             Kind::StopInstance => self.write(Write::DesireStopped),
             Kind::DeleteInstance => self.write(Write::DesireDeleted),
@@ -267,6 +268,12 @@ impl World {
             return false;
         }
         self.write(Write::BeginMove(Box::new(self.nodes[node].record())))
+    }
+
+    fn find_idle(&mut self) -> bool {
+        let instance = instance_id(self.stage.chance.index(self.instances));
+        let (stage, nodes) = (&mut self.stage, &mut self.nodes);
+        nodes.iter_mut().filter(|node| node.up).any(|node| node.find_idle(stage, instance))
     }
 
     fn write(&mut self, write: Write) -> bool {

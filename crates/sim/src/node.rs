@@ -453,6 +453,19 @@ impl Daemon {
         None
     }
 
+    /// Sees no traffic of an instance for long enough, if it has it.
+    pub(crate) fn find_idle(&mut self, stage: &mut Stage, id: InstanceId) -> bool {
+        let Some(place) = self.places.get_mut(&id).filter(|place| !place.is_writing) else { return false };
+        let generation = place.record.generation;
+        let runs_here = place.record.phase == Phase::Running && place.serves == Some(generation);
+        if runs_here {
+            place.is_writing = true;
+            let write = Write::Node { generation, change: NodeWrite::Idle };
+            self.ask(stage, Op::Write(id, write), Asked::Write(id));
+        }
+        runs_here
+    }
+
     fn handle_written(&mut self, stage: &mut Stage, id: InstanceId, answer: Answer) {
         let Some(place) = self.places.get_mut(&id) else { return };
         place.is_writing = false;

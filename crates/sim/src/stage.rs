@@ -115,6 +115,7 @@ pub(crate) enum NodeWrite {
     Prepared,
     Commit(Box<Node>),
     GiveUp,
+    Idle,
     Asleep,
     Ended,
 }

@@ -347,6 +347,7 @@ fn apply(write: &Write, from: Who, record: &mut Instance, unix_millis: u64) -> R
                 NodeWrite::Prepared => lifecycle::prepared(record, by, generation)?,
                 NodeWrite::Commit(target) => lifecycle::commit_move(record, by, generation, target)?,
                 NodeWrite::GiveUp => lifecycle::give_up_move(record, by, generation, "no answer")?,
+                NodeWrite::Idle => lifecycle::idle(record, by, generation)?,
                 NodeWrite::Asleep => lifecycle::asleep(record, by, generation)?,
                 NodeWrite::Ended => lifecycle::ended(record, by, generation, unix_millis)?,
             }

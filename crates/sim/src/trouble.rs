@@ -42,6 +42,7 @@ troubles! {
     KillAgent 2 2 "agents killed";
     MoveInstance 25 1000 "moves asked for";
     SleepInstance 4 3 "instances put to sleep";
+    IdleInstance 3 3 "instances found idle by their node";
     WakeInstance 4 6 "instances woken";
     StopInstance 1 1 "instances asked to stop";
     DeleteInstance 1 1 "instances asked to be deleted";
@@ -144,6 +145,7 @@ impl Mood {
             ]),
             Self::Sleepers => of(&[
                 Kind::SleepInstance,
+                Kind::IdleInstance,
                 Kind::WakeInstance,
                 Kind::CutLink,
                 Kind::RestartNode,

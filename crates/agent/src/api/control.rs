@@ -1,5 +1,6 @@
 //! `control.sock`: what the node asks and tells.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -21,6 +22,10 @@ struct Health {
     pid: u32,
     processes: usize,
     sessions: usize,
+    /// Milliseconds since anybody did anything with the instance.
+    idle_ms: u64,
+    /// Where gateways reach it without a node.
+    address: Option<SocketAddr>,
 }
 
 pub(super) async fn route(agent: &Arc<Agent>, request: Request<Incoming>) -> Result<Response<Body>, Refused> {
@@ -47,6 +52,8 @@ fn health(agent: &Agent) -> Response<Body> {
         pid: std::process::id(),
         processes: agent.processes.list().len(),
         sessions: agent.sessions.count(),
+        idle_ms: agent.activity.idle().as_millis() as u64,
+        address: agent.address,
     };
     json(StatusCode::OK, &health)
 }

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::answer::{Body, Refused, cut, head, whole};
 use crate::Agent;
+use crate::activity::Observed;
 use crate::attach::Attachment;
 use crate::service::{self, Answer, Refusal, Speech, Wanted};
 use crate::sessions::Place;
@@ -36,7 +37,8 @@ pub(super) fn attach(
 ) -> Result<Response<Body>, Refused> {
     let (answer, attachment) = upgrade::open(&agent.processes, &request_head(&request))?;
     let upgraded = hyper::upgrade::on(&mut request);
-    agent.until(cut.clone(), carry(attachment, upgraded));
+    let over = attachment.over();
+    agent.until(cut.clone(), carry(Observed::new(attachment, &agent.activity), over, upgraded));
     Ok(head(&answer))
 }
 
@@ -49,7 +51,7 @@ pub(super) async fn open(agent: &Arc<Agent>, mut request: Request<Incoming>) -> 
     match Wanted::read(&asked.head)? {
         None => {
             let (answer, attachment) = upgrade::open(&agent.processes, &asked.head)?;
-            Ok(opening.begin(agent, &mut request, answer, attachment))
+            Ok(opening.begin(agent, &mut request, answer, Observed::new(attachment, &agent.activity)))
         }
         Some(Wanted { target, speech: Speech::Bytes }) => {
             let pipe = service::dial(agent, target).await?;
@@ -58,7 +60,9 @@ pub(super) async fn open(agent: &Arc<Agent>, mut request: Request<Incoming>) -> 
         }
         Some(Wanted { target, speech: Speech::WebSocket(wish) }) => match service::upgrade(agent, target, &wish).await?
         {
-            Answer::Accepted(answer, socket) => Ok(opening.begin(agent, &mut request, answer, *socket)),
+            Answer::Accepted(answer, socket) => {
+                Ok(opening.begin(agent, &mut request, answer, Observed::new(*socket, &agent.activity)))
+            }
             Answer::Refused(refusal) => Ok(passed_on(refusal)),
         },
     }
@@ -122,9 +126,8 @@ pub(super) async fn resume(
 }
 
 /// Carries an attachment over its one connection.
-async fn carry(mut attachment: Attachment, upgraded: OnUpgrade) {
+async fn carry(mut attachment: Observed<Attachment>, over: CancellationToken, upgraded: OnUpgrade) {
     let Some(mut socket) = socket(upgraded).await else { return };
-    let over = attachment.over();
     tokio::select! {
         copied = copy_both(&mut socket, &mut attachment) => tracing::debug!(?copied, "an attachment ended"),
         () = async { over.cancelled().await; sleep(FAREWELL).await } => tracing::debug!("a client did not hang up"),

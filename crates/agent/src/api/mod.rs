@@ -6,8 +6,10 @@ mod control;
 mod exec;
 pub(crate) mod handoff;
 mod links;
+pub(crate) mod network;
 mod output;
 mod processes;
+mod relayed;
 mod services;
 
 use std::convert::Infallible;
@@ -158,6 +160,8 @@ async fn route(
 ) -> Result<Response<Body>, Refused> {
     let path = request.uri().path().to_owned();
     let segments: Vec<&str> = path.split('/').skip(1).collect();
+    // A link is no activity: what comes over it may be.
+    let _busy = (segments.first() != Some(&"links")).then(|| agent.activity.begin());
     let process = |id: &str| agent.processes.get(id);
     match (segments.as_slice(), request.method()) {
         (["processes"], &Method::GET) => Ok(processes::list(agent)),

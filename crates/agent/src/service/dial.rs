@@ -39,7 +39,7 @@ const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
 /// [`ErrorCode::InstanceStarting`]; nothing was started.
 pub(crate) async fn dial(agent: &Arc<Agent>, target: Target) -> Result<Pipe, Problem> {
     let (socket, origin) = connect(agent, target).await?;
-    Ok(Pipe::new(socket, origin))
+    Ok(Pipe::new(socket, origin).counted(&agent.activity))
 }
 
 /// Connects to a service, and asks it for a WebSocket.

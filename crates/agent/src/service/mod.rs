@@ -12,6 +12,7 @@ mod websocket;
 
 pub(crate) use dial::{dial, upgrade};
 pub(crate) use keeper::{Handle, Status};
+pub(crate) use pipe::Pipe;
 pub(crate) use table::Services;
 pub(crate) use upgrade::{Answer, Refusal};
 

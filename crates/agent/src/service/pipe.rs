@@ -6,6 +6,7 @@
 use std::future::Future;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::keeper::Status;
+use crate::activity::Activity;
 use crate::kill::{Ending, is_ending};
 
 /// How long it takes at most until a service that is known to be ending has ended.
@@ -31,6 +33,8 @@ pub(crate) struct Pipe {
     socket: Socket,
     /// The start of the service that was connected to, if the agent keeps it; taken to be asked when the connection ends.
     origin: Option<Origin>,
+    /// Where bytes count as activity, unless somebody else decides which do.
+    activity: Option<Arc<Activity>>,
     /// The program takes nothing any more. What it said before is still read, and what is said to it is dropped: a
     /// program that has answered and gone need not have heard everything.
     is_deaf: bool,
@@ -51,12 +55,31 @@ pub(crate) struct Origin {
 
 impl Pipe {
     pub(crate) const fn new(socket: Socket, origin: Option<Origin>) -> Self {
-        Self { socket, origin, is_deaf: false, is_reset: false, judging: None, ending: None }
+        Self { socket, origin, activity: None, is_deaf: false, is_reset: false, judging: None, ending: None }
+    }
+
+    /// Has every byte count as activity.
+    pub(super) fn counted(self, activity: &Arc<Activity>) -> Self {
+        Self { activity: Some(activity.clone()), ..self }
+    }
+
+    fn moved(&self) {
+        if let Some(activity) = &self.activity {
+            activity.touch();
+        }
+    }
+
+    /// Ends the connection so that the program sees that it was cut.
+    pub(crate) fn abort(self) {
+        self.socket.abort();
     }
 
     fn heard(&mut self, written: Poll<io::Result<usize>>, asked: usize) -> Poll<io::Result<usize>> {
         let error = match ready!(written) {
-            Ok(written) => return Poll::Ready(Ok(written)),
+            Ok(written) => {
+                self.moved();
+                return Poll::Ready(Ok(written));
+            }
             Err(error) => error,
         };
         self.is_deaf = true;
@@ -117,6 +140,7 @@ impl AsyncRead for Pipe {
             let read = ready!(Pin::new(&mut self.socket).poll_read(cx, buf));
             self.is_reset |= read.is_err();
             if buf.filled().len() > before {
+                self.moved();
                 return Poll::Ready(Ok(()));
             }
             let is_reset = self.is_reset;

@@ -1,26 +1,44 @@
 //! Connections that the node hands over, and the fence that ends them.
 
-use landfast_core::record::Generation;
-use landfast_net::handoff;
+use std::time::Duration;
+
+use landfast_core::record::{Generation, Service};
+use landfast_net::handoff::{self, Given};
 use landfast_net::head::{HEAD_MAX, read_response, write_all};
 use landfast_net::link::{OpenRequest, ResumeRequest, open, resume};
+use landfast_net::relay::Target;
 use landfast_net::socket::Socket;
 use serde_json::json;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::time::timeout;
 
-use crate::harness::{Agent, PATIENCE, attach_head};
+use crate::harness::{Agent, PATIENCE, attach_head, eventually};
+use crate::programs::{DELAY_MS, server};
 use crate::viewer::Viewer;
 
-/// Connects through a node that hands the connection over, and returns what the relay's client hears first.
+/// Connects to the agent through a node that hands the connection over, and returns what the relay's client hears first.
 async fn connect(agent: &Agent, generation: u64, ahead: &[u8]) -> (Socket, u16, Option<String>) {
+    let client = ask(agent, generation, Target::Agent, ahead).await;
+    hear(client).await
+}
+
+async fn reach(agent: &Agent, target: Target) -> (Socket, u16, Option<String>) {
+    hear(ask(agent, 3, target, b"").await).await
+}
+
+/// Asks through a node that hands the connection over.
+async fn ask(agent: &Agent, generation: u64, target: Target, ahead: &[u8]) -> Socket {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let accepted = Socket::tcp(listener.accept().await.unwrap().0).with_ahead(ahead.to_vec());
     let mut to = UnixStream::connect(agent.socket("handoff.sock")).await.unwrap();
-    handoff::send(&mut to, Generation(generation), accepted).await.map_err(|(_, error)| error).unwrap();
-    let mut client = Socket::tcp(client);
+    let given = Given { generation: Generation(generation), target, socket: accepted };
+    handoff::send(&mut to, given).await.map_err(|(_, error)| error).unwrap();
+    Socket::tcp(client)
+}
+
+async fn hear(mut client: Socket) -> (Socket, u16, Option<String>) {
     let answer = timeout(PATIENCE, read_response(&mut client, HEAD_MAX)).await.unwrap().unwrap();
     (client, answer.status, answer.headers.get("landfast-error").map(str::to_owned))
 }
@@ -102,9 +120,129 @@ async fn a_move_that_was_given_up_lifts_the_fence() {
 async fn what_is_no_hand_over_harms_nobody() {
     let agent = Agent::start().await;
     let mut to = UnixStream::connect(agent.socket("handoff.sock")).await.unwrap();
-    tokio::io::AsyncWriteExt::write_all(&mut to, b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+    AsyncWriteExt::write_all(&mut to, b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
     let mut rest = Vec::new();
     let ended = timeout(PATIENCE, to.read_to_end(&mut rest)).await.expect("it ends");
     assert!(rest.is_empty(), "{ended:?}");
     assert_eq!(connect(&agent, 3, b"").await.1, 200);
+}
+
+async fn a_server() -> (TcpListener, Target) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    (listener, Target::Port(port))
+}
+
+#[tokio::test]
+async fn a_port_is_reached_with_both_directions_and_their_ends_and_a_closed_one_refused() {
+    let agent = Agent::start().await;
+    let (listener, port) = a_server().await;
+    let (mut client, status, _) = reach(&agent, port).await;
+    let mut program = listener.accept().await.unwrap().0;
+    assert_eq!(status, 200);
+    client.write_all(b"ping").await.unwrap();
+    client.shutdown().await.unwrap();
+    let mut heard = String::new();
+    timeout(PATIENCE, program.read_to_string(&mut heard)).await.unwrap().unwrap();
+    program.write_all(b"pong").await.unwrap();
+    drop((program, listener));
+    let mut answer = String::new();
+    timeout(PATIENCE, client.read_to_string(&mut answer)).await.unwrap().unwrap();
+    assert_eq!((heard.as_str(), answer.as_str()), ("ping", "pong"));
+    assert_eq!(reach(&agent, port).await.2.as_deref(), Some("upstream.refused"));
+    let unknown = Target::Service("web".parse().unwrap());
+    assert_eq!(reach(&agent, unknown).await.2.as_deref(), Some("service.unknown"));
+}
+
+#[tokio::test]
+async fn a_reset_passes_as_one_in_both_directions() {
+    let agent = Agent::start().await;
+    let (listener, port) = a_server().await;
+    let (mut client, ..) = reach(&agent, port).await;
+    Socket::tcp(listener.accept().await.unwrap().0).abort();
+    timeout(PATIENCE, client.read(&mut [0])).await.unwrap().expect_err("no clean end");
+    let (client, ..) = reach(&agent, port).await;
+    let mut program = listener.accept().await.unwrap().0;
+    client.abort();
+    timeout(PATIENCE, program.read(&mut [0])).await.unwrap().expect_err("no clean end");
+}
+
+#[tokio::test]
+async fn a_fence_cuts_what_leads_to_a_port() {
+    let agent = Agent::start().await;
+    let (listener, port) = a_server().await;
+    let (mut client, ..) = reach(&agent, port).await;
+    let mut program = listener.accept().await.unwrap().0;
+    fence(&agent).await;
+    for ended in [timeout(PATIENCE, client.read(&mut [0])).await, timeout(PATIENCE, program.read(&mut [0])).await] {
+        assert!(!matches!(ended.expect("it is cut"), Ok(1..)));
+    }
+    assert_eq!(reach(&agent, port).await.2.as_deref(), Some("instance.moving"));
+}
+
+#[tokio::test]
+async fn who_wants_a_service_that_starts_is_held_and_a_death_of_it_is_no_clean_end() {
+    let agent = Agent::start_with(|config| {
+        let mut web = Service { socket: Some("web.sock".to_owned()), ..server() };
+        web.env.insert(DELAY_MS.to_owned(), "300".to_owned());
+        config.services.insert("web".parse().unwrap(), web);
+    })
+    .await;
+    let web = Target::Service("web".parse().unwrap());
+    let (mut client, status, _) = reach(&agent, web).await;
+    assert_eq!(status, 200);
+    client.write_all(b"hello\n").await.unwrap();
+    let mut heard = [0; 6];
+    timeout(PATIENCE, client.read_exact(&mut heard)).await.unwrap().unwrap();
+    client.write_all(b"die\n").await.unwrap();
+    timeout(PATIENCE, client.read(&mut [0])).await.unwrap().expect_err("no clean end");
+}
+
+#[tokio::test]
+async fn who_is_held_and_leaves_is_not_waited_for() {
+    let agent = Agent::start_with(|config| {
+        let web = Service { port: Some(1), shell: Some("sleep 1000".to_owned()), ..Service::default() };
+        config.services.insert("web".parse().unwrap(), web);
+    })
+    .await;
+    let before = agent.tasks();
+    let client = ask(&agent, 3, Target::Port(1), b"early").await;
+    eventually("it is held", async || (agent.tasks() > before).then_some(())).await;
+    drop(client);
+    let gone = eventually("it is gone", async || (agent.tasks() <= before).then_some(()));
+    timeout(Duration::from_secs(3), gone).await.expect("before it would be told");
+}
+
+#[tokio::test]
+async fn a_half_closed_connection_ends_once_nothing_moves_on_it_and_an_open_one_stays() {
+    let agent = Agent::start_with(|config| config.limits.half_closed = Duration::from_millis(200)).await;
+    let (listener, port) = a_server().await;
+    let (mut open, ..) = reach(&agent, port).await;
+    let mut of_open = listener.accept().await.unwrap().0;
+    let (mut half, ..) = reach(&agent, port).await;
+    let mut of_half = listener.accept().await.unwrap().0;
+    half.shutdown().await.unwrap();
+    assert_eq!(of_half.read(&mut [0]).await.unwrap(), 0);
+    // As long as something moves it is not silent.
+    for _ in 0..10 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        of_half.write_all(b"x").await.unwrap();
+        timeout(PATIENCE, half.read_exact(&mut [0])).await.unwrap().expect("it goes on");
+    }
+    timeout(PATIENCE, half.read(&mut [0])).await.unwrap().expect_err("it is cut, not ended");
+    of_open.write_all(b"x").await.unwrap();
+    timeout(PATIENCE, open.read_exact(&mut [0])).await.unwrap().expect("it stays");
+}
+
+#[tokio::test]
+async fn an_agent_that_has_no_room_says_so() {
+    let agent = Agent::start_with(|config| config.limits.connections = 1).await;
+    let (listener, port) = a_server().await;
+    let (client, status, _) = reach(&agent, port).await;
+    let program = listener.accept().await.unwrap();
+    assert_eq!(status, 200);
+    let (_, status, code) = reach(&agent, port).await;
+    assert_eq!((status, code.as_deref()), (429, Some("limit.in_flight")));
+    drop((client, program));
+    eventually("there is room again", async || (reach(&agent, port).await.1 == 200).then_some(())).await;
 }

@@ -102,3 +102,45 @@ fn what_is_hidden_is_not_completed() {
         assert!(!script.lines().any(|line| line.contains("landfast,agent)")), "{shell}");
     }
 }
+
+/// A program that is a server in a line, and remembers what it was told on disk.
+const COUNTS: &str = "echo x >> starts; exec python3 -m http.server --bind 127.0.0.1 $PORT";
+
+#[test]
+fn an_actor_sleeps_on_request_and_wakes_with_its_files_and_without_its_memory() {
+    let cell = Cell::start();
+    let service = format!("web={}:{COUNTS}", free_port());
+    let made = cell.run(&["create", "actor", "--service", &service, "--idle-timeout", "3600", "-o", "json"]).json();
+    let id = made["id"].as_str().unwrap();
+    assert!(cell.run(&["get", id]).out.contains("after 3600 s without traffic"));
+    assert!(cell.run(&["services", id]).out.contains("web"));
+    assert_eq!(started(&cell, id, 1), 0);
+    let asleep = cell.run(&["sleep", id, "-o", "json"]);
+    assert_eq!((asleep.code, &asleep.json()["phase"]), (0, &"sleeping".into()), "{asleep:?}");
+    let listed = cell.run(&["services", id, "-o", "json"]).json();
+    assert_eq!((&listed["items"][0]["name"], &listed["items"][0]["status"]), (&"web".into(), &Value::Null));
+    assert_eq!(get(&cell, id)["phase"], "sleeping", "looking wakes nobody");
+    let awake = cell.run(&["wake", id, "-o", "json"]);
+    assert_eq!((awake.code, &awake.json()["generation"]), (0, &2.into()), "{awake:?}");
+    assert_eq!(started(&cell, id, 2), 0);
+}
+
+#[test]
+fn a_command_wakes_what_sleeps() {
+    let cell = Cell::start();
+    let id = cell.create();
+    assert_eq!(cell.run(&["exec", &id, "--", "sh", "-c", "echo kept > file"]).code, 0);
+    assert_eq!(cell.run(&["sleep", &id]).out.trim(), id);
+    assert_eq!(cell.run(&["exec", &id, "--", "cat", "file"]).out, "kept\n");
+    assert_eq!(get(&cell, &id)["generation"], 2);
+}
+
+/// Waits until the service was started so often; fails if it was more often.
+fn started(cell: &Cell, id: &str, times: u32) -> i32 {
+    let wait = "until [ $(wc -l < starts) -ge $0 ]; do sleep 0.05; done 2>/dev/null; [ $(wc -l < starts) -eq $0 ]";
+    cell.run(&["exec", id, "--", "sh", "-c", wait, &times.to_string()]).code
+}
+
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}

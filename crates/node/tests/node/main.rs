@@ -9,3 +9,4 @@ mod moves;
 mod programs;
 mod relay;
 mod session;
+mod sleep;

@@ -113,3 +113,18 @@ async fn pause_of(cell: &TestCell, from: &Instance) -> (Duration, Instance) {
     dial(&route(&moved), Target::Agent, key, PATIENCE).await.unwrap();
     (last.elapsed(), moved)
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_that_cannot_take_over_says_so_at_once() {
+    let cell = TestCell::new();
+    let (a, b) = (cell.node("a").await, cell.node("b").await);
+    let instance = cell.run(&a).await;
+    // By this note the target finds the agent; the source does not need it any more.
+    std::fs::remove_file(cell.instance_dir(instance.id).join("agent.json")).unwrap();
+    let asked = Instant::now();
+    let stayed = cell.move_to(instance.id, &b).await;
+    assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
+    assert_eq!((stayed.node, stayed.generation), (instance.node, instance.generation));
+    assert_eq!(stayed.reason.as_deref(), Some("The target node does not find the agent on its host."));
+    cell.shell(&instance, "true").await;
+}

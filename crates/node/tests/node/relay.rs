@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use http_body_util::Full;
-use landfast_core::record::{Generation, Instance, InstanceSpec, Network};
+use landfast_core::record::{Generation, Instance, InstanceSpec, Network, Service};
 use landfast_core::{ErrorCode, lifecycle};
 use landfast_net::http::call;
 use landfast_net::relay::{CellKey, DialError, Target, dial};
@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 
-use crate::harness::{PATIENCE, TestCell, eventually, processes_of, route};
+use crate::harness::{PATIENCE, TestCell, eventually, route};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_peer_without_the_cells_key_is_refused() {
@@ -92,19 +92,39 @@ async fn a_fence_cuts_what_it_had_let_in_before_the_next_generation_exists() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_stops_cuts_what_it_copies_and_its_agents_live() {
+async fn a_connection_to_a_port_outlives_the_node_that_let_it_in() {
     let cell = TestCell::new();
     let node = cell.node("a").await;
     let instance = cell.run(&node).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = Target::Port(listener.local_addr().unwrap().port());
-    let mut ported = cell.dial(&instance, port).await.unwrap();
+    let (dialled, accepted) = tokio::join!(cell.dial(&instance, port), listener.accept());
+    let (mut near, mut far) = (dialled.unwrap(), accepted.unwrap().0);
     node.stop().await;
-    timeout(PATIENCE, ended(&mut ported)).await.expect("the connection is cut");
-    assert!(!processes_of(instance.id).is_empty());
+    near.write_all(b"ping").await.unwrap();
+    let mut heard = [0; 4];
+    timeout(PATIENCE, far.read_exact(&mut heard)).await.expect("it goes on").unwrap();
     let again = cell.node("a").await;
     cell.shell(&cell.settled(instance.id).await, "true").await;
     drop(again);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_on_a_network_of_its_own_is_reached_by_name_and_by_port() {
+    let cell = TestCell::new();
+    let node = cell.node("a").await;
+    let shell = "python3 -m http.server --bind 127.0.0.1 $PORT".to_owned();
+    let web = Service { shell: Some(shell), port: Some(8_000), ..Service::default() };
+    let services = [("web".parse().unwrap(), web)].into();
+    let spec = InstanceSpec { services, network: Network::None, ..InstanceSpec::default() };
+    let instance = cell.run_with(&node, spec).await;
+    for target in [Target::Service("web".parse().unwrap()), Target::Port(8_000)] {
+        let socket = cell.dial(&instance, target).await.unwrap();
+        let request = http::Request::get("/").header("host", "web").body(Full::default()).unwrap();
+        assert_eq!(call(socket, request, PATIENCE).await.unwrap().status(), 200);
+    }
+    let unknown = cell.dial(&instance, Target::Service("other".parse().unwrap())).await;
+    assert_eq!(unknown.unwrap_err().code(), ErrorCode::ServiceUnknown);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -158,16 +178,21 @@ async fn nothing_is_left_of_ten_thousand_connections() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_at_its_limit_says_so() {
     let cell = TestCell::new();
-    let config = landfast_node::Config { connections: 1, ..cell.config("a") };
+    // Its agents never come up, so whoever asks for one waits.
+    let agent_command = vec!["/bin/sleep".to_owned()];
+    let config = landfast_node::Config { connections: 1, agent_command, ..cell.config("a") };
     let node = cell.try_node(config).await.unwrap();
-    let instance = cell.run(&node).await;
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = Target::Port(listener.local_addr().unwrap().port());
-    let (first, accepted) = tokio::join!(cell.dial(&instance, port), listener.accept());
-    let (first, accepted) = (first.unwrap(), accepted.unwrap());
-    assert_eq!(cell.dial(&instance, port).await.unwrap_err().code(), ErrorCode::LimitInFlight);
-    drop((first, accepted));
-    eventually("there is room again", async || cell.dial(&instance, port).await.is_ok()).await;
+    let id = cell.place(node.id(), InstanceSpec::default()).await;
+    let instance = cell.until(id, |_| true).await;
+    let waiting = async {
+        let refused = cell.refusal(&instance).await;
+        assert!(matches!(refused, ErrorCode::InstanceStarting | ErrorCode::InstanceFailed), "{refused}");
+    };
+    let refused = async {
+        eventually("one waits", async || node.running.counts.carried() == 1).await;
+        assert_eq!(cell.refusal(&instance).await, ErrorCode::LimitInFlight);
+    };
+    tokio::join!(waiting, refused);
 }
 
 #[tokio::test(flavor = "multi_thread")]

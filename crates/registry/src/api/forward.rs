@@ -14,12 +14,12 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http_body_util::Full;
 use landfast_core::lifecycle::{end_code, is_dozing, will_restart};
-use landfast_core::record::{Instance, MoveStep, Phase};
+use landfast_core::record::{Desired, Instance, MoveStep, Phase};
 use landfast_core::{ErrorCode, InstanceId, Problem};
 use landfast_net::http::{CallError, call};
 use landfast_net::relay::{Route, Target, dial};
 use landfast_net::socket::Socket;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::input::{Id, invalid, read_body};
 use super::refusal::Refusal;
@@ -155,24 +155,44 @@ async fn reach(api: &Api, id: InstanceId) -> Result<Socket, Refusal> {
     }
 }
 
-/// Waits until the instance is somewhere.
+/// Waits until the instance is somewhere, and wakes it as often as somebody puts it to sleep meanwhile.
 async fn route(api: &Api, id: InstanceId) -> Result<Route, Refusal> {
-    let instance = records::wake(&*api.store, id).await?;
-    if instance.spec.external.is_some_and(|external| external.agent.is_none()) {
-        let why = "The instance is external and has no agent; only its services are reached, on the data plane.";
-        return Err(Problem::new(ErrorCode::UpstreamRefused, why).into());
+    let deadline = Instant::now() + PLACE_DEADLINE;
+    loop {
+        let instance = records::wake(&*api.store, id).await?;
+        if instance.spec.external.is_some_and(|external| external.agent.is_none()) {
+            let why = "The instance is external and has no agent; only its services are reached, on the data plane.";
+            return Err(Problem::new(ErrorCode::UpstreamRefused, why).into());
+        }
+        let patience = deadline.saturating_duration_since(Instant::now());
+        let (found, instance) = wait::until(api, id, patience, find).await?;
+        match found {
+            Some(Found::Place(place)) => return Ok(place?),
+            Some(Found::Asleep) if Instant::now() < deadline => {}
+            Some(Found::Asleep) | None => return Err(still(instance.phase).into()),
+        }
     }
-    let (place, instance) = wait::until(api, id, PLACE_DEADLINE, place).await?;
-    match place {
-        Some(place) => Ok(place?),
-        None => Err(match instance.phase {
-            Phase::Moving => ErrorCode::InstanceMoving.into(),
-            Phase::Sleeping => ErrorCode::InstanceWaking.into(),
-            Phase::Pending | Phase::Starting | Phase::Running => ErrorCode::InstanceStarting.into(),
-            Phase::Stopped | Phase::Failed | Phase::Lost | Phase::Deleted => {
-                end_code(instance.phase).unwrap_or(ErrorCode::Internal).into()
-            }
-        }),
+}
+
+/// What became of waiting.
+enum Found {
+    Place(Result<Route, ErrorCode>),
+    /// It is to sleep, and has to be woken.
+    Asleep,
+}
+
+fn find(instance: &Instance) -> Option<Found> {
+    let is_to_sleep = instance.desired == Desired::Sleeping;
+    place(instance).map(Found::Place).or_else(|| is_to_sleep.then_some(Found::Asleep))
+}
+
+/// Why there is no place after all that time.
+fn still(phase: Phase) -> ErrorCode {
+    match phase {
+        Phase::Moving => ErrorCode::InstanceMoving,
+        Phase::Sleeping => ErrorCode::InstanceWaking,
+        Phase::Pending | Phase::Starting | Phase::Running => ErrorCode::InstanceStarting,
+        Phase::Stopped | Phase::Failed | Phase::Lost | Phase::Deleted => end_code(phase).unwrap_or(ErrorCode::Internal),
     }
 }
 

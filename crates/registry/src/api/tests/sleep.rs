@@ -1,17 +1,13 @@
 //! Sleep and waking, over the API. The test is the node.
 
+use landfast_core::record::Desired;
+
 use super::*;
 
 /// Writes what the node writes that was asked to put an instance to sleep.
 async fn fall_asleep(api: &Api, instance: &Instance) {
     let (node, generation) = (instance.node.unwrap(), instance.generation);
-    let mut watch = api.store.watch(&keys::instance(instance.id), None);
-    soon(async {
-        while !lifecycle::is_dozing(&records::instance(&*api.store, instance.id).await.unwrap().unwrap().0) {
-            watch.next().await.unwrap();
-        }
-    })
-    .await;
+    until(api, instance.id, lifecycle::is_dozing).await;
     api.step(instance.id, |record| Ok(lifecycle::asleep(record, node, generation)?)).await;
 }
 
@@ -61,28 +57,46 @@ async fn any_number_of_callers_wake_an_instance_once() {
     assert_eq!(records::wake(&*api.store, nobody).await, Err(records::UpdateError::Unknown));
 }
 
-#[tokio::test]
-async fn a_call_to_the_agent_of_a_sleeping_instance_wakes_it() {
-    let api = Api::start().await;
-    let relay = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    api.add_node("a", "h", &relay.local_addr().unwrap().to_string()).await;
-    let instance = api.create_running(json!({})).await;
-    api.post(&format!("/v1/instances/{}/sleep", instance.id), Value::Null).await;
-    fall_asleep(&api, &instance).await;
-    let target = format!("/v1/instances/{}/exec", instance.id);
-    let serve = async {
-        let woken = api.bring_up(instance.id).await;
-        drop(relay.accept().await.unwrap());
-        woken.generation
-    };
-    let (answer, generation) = soon(async {
-        tokio::select! {
-            answer = api.post(&target, json!({"shell": "true"})) => panic!("{}", answer.body),
-            generation = serve => (202, generation),
+/// Waits until the record is as wished.
+async fn until(api: &Api, id: InstanceId, is_so: impl Fn(&Instance) -> bool) {
+    let mut watch = api.store.watch(&keys::instance(id), None);
+    soon(async {
+        while !is_so(&records::instance(&*api.store, id).await.unwrap().unwrap().0) {
+            watch.next().await.unwrap();
         }
     })
     .await;
-    assert_eq!((answer, generation), (202, Generation(2)));
+}
+
+#[tokio::test]
+async fn a_call_to_the_agent_wakes_the_instance_as_often_as_somebody_puts_it_to_sleep() {
+    let api = Api::start().await;
+    let (_, lease) = api.add_node("a", "h", "127.0.0.1:1").await;
+    let instance = api.create_running(json!({})).await;
+    let id = instance.id;
+    api.post(&format!("/v1/instances/{id}/sleep"), Value::Null).await;
+    fall_asleep(&api, &instance).await;
+    api.store.revoke(&lease).await.unwrap();
+    let relay = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let serve = async {
+        // There is no node that it could wake on, so it can be put to sleep once more.
+        until(&api, id, |record| record.reason.as_ref().is_some_and(|why| why.contains("No"))).await;
+        api.step(id, |record| Ok(lifecycle::desire_sleeping(record)?)).await;
+        until(&api, id, |record| record.desired == Desired::Running).await;
+        api.add_node("b", "h", &relay.local_addr().unwrap().to_string()).await;
+        let woken = api.bring_up(id).await;
+        drop(relay.accept().await.unwrap());
+        woken.generation
+    };
+    let target = format!("/v1/instances/{id}/exec");
+    let generation = soon(async {
+        tokio::select! {
+            answer = api.post(&target, json!({"shell": "true"})) => panic!("{}", answer.body),
+            generation = serve => generation,
+        }
+    })
+    .await;
+    assert_eq!(generation, Generation(2));
 }
 
 #[tokio::test]

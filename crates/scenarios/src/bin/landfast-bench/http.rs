@@ -44,7 +44,7 @@ pub(crate) struct Report {
 pub(crate) async fn measure(quick: bool) -> Result<Report> {
     let seconds = Duration::from_secs_f64;
     let whole = Work { rounds: 5, time: (seconds(0.7), seconds(3.0)), idle: 9_000 };
-    let look = Work { rounds: 2, time: (seconds(0.3), seconds(1.0)), idle: 2_000 };
+    let look = Work { rounds: 2, time: (seconds(0.2), seconds(0.8)), idle: 2_000 };
     let work = if quick { look } else { whole };
     let mut report = Report::default();
     let mut stage = Stage::start().await?;
