@@ -1,9 +1,10 @@
-//! The process beside the instance: it owns the instance's processes and what they have said.
+//! The process beside the instance: it owns the instance's processes and what they have said, and keeps its services
+//! running.
 //!
 //! Everything between a client and this agent may die and be rebuilt; what must not be lost is here. A process has one
 //! task that drains it into a log (`log`), and any number of viewers that read the log at their own pace
 //! (`attach`). A viewer's connection is a stream of bytes that a session carries over any number of links
-//! (`landfast_net::far`), so nothing here knows about links that were cut.
+//! (`landfast_net::far`), and so is one to a service (`service`), so nothing here knows about links that were cut.
 //!
 //! The agent is made for a runtime of one thread. It outlives its node: it needs no inherited descriptor, and the node
 //! starts it in a session of its own.
@@ -94,8 +95,9 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Problem>
         Some(_) => config.generation.max(network::last_generation(&config.state)),
         None => config.generation,
     };
-    let listener = api::listen(&config.run.join("agent.sock"))?;
     let handoffs = api::listen(&config.run.join("handoff.sock"))?;
+    // Last: whoever can connect to it finds everything else there.
+    let listener = api::listen(&config.run.join("agent.sock"))?;
     let agent = Arc::new(Agent {
         fence: Fence::new(generation),
         activity: Activity::new(),

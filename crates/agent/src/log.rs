@@ -50,7 +50,7 @@ pub(crate) enum Piece<'a> {
 }
 
 /// A process's output.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Log {
     /// Never empty of room for long: the last one is being filled.
     chunks: VecDeque<Chunk>,
@@ -59,7 +59,7 @@ pub(crate) struct Log {
     end: u64,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Chunk {
     /// The offset of its first byte.
     start: u64,

@@ -261,13 +261,6 @@ impl Process {
         }
     }
 
-    /// Takes its output away, so that it goes on with another process. What is still said to this one is not kept.
-    pub(crate) fn take_log(&self) -> Log {
-        let log = &mut self.state().log;
-        let end = log.end();
-        std::mem::replace(log, Log::lost(end))
-    }
-
     /// Whether it runs, or has ended and not all it said was read.
     pub(crate) fn is_running(&self) -> bool {
         self.state().life.is_running()

@@ -95,8 +95,8 @@ impl Processes {
         config: &Config,
     ) -> Result<Arc<Process>, Problem> {
         let process = self.spawn(plan, Role::Service(name), Log::new(config.limits.log), config)?;
-        // Its task has not run yet, so it has said nothing.
-        process.state().log = last.take_log();
+        // Its task has not run yet, so it has said nothing. A copy, because there may be readers of the last one.
+        process.state().log = last.state().log.clone();
         Ok(process)
     }
 

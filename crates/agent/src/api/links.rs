@@ -11,6 +11,7 @@ use landfast_net::copy::copy_both;
 use landfast_net::far::{Commands, Far, LINGER, serve};
 use landfast_net::head::{Headers, RequestHead, ResponseHead};
 use landfast_net::link::{OpenAnswer, OpenRequest, ResumeRequest, resume_answer};
+use landfast_net::relay::Target;
 use landfast_net::socket::{Socket, from_upgraded};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -49,9 +50,9 @@ pub(super) async fn open(agent: &Arc<Agent>, mut request: Request<Incoming>) -> 
     let (place, commands) = agent.sessions.open()?;
     let opening = Opening { window: asked.window, place, commands };
     match Wanted::read(&asked.head)? {
-        None => {
-            let (answer, attachment) = upgrade::open(&agent.processes, &asked.head)?;
-            Ok(opening.begin(agent, &mut request, answer, Observed::new(attachment, &agent.activity)))
+        None => opening.attach(agent, &mut request, &asked.head),
+        Some(Wanted { target: Target::Agent, speech: Speech::WebSocket(wish) }) => {
+            opening.attach(agent, &mut request, &wish)
         }
         Some(Wanted { target, speech: Speech::Bytes }) => {
             let pipe = service::dial(agent, target).await?;
@@ -76,6 +77,17 @@ struct Opening {
 }
 
 impl Opening {
+    /// Leads to a process, if that is what the head asks for.
+    fn attach(
+        self,
+        agent: &Agent,
+        request: &mut Request<Incoming>,
+        wish: &RequestHead,
+    ) -> Result<Response<Body>, Refused> {
+        let (answer, attachment) = upgrade::open(&agent.processes, wish)?;
+        Ok(self.begin(agent, request, answer, Observed::new(attachment, &agent.activity)))
+    }
+
     /// Says yes, and carries the session from then on.
     fn begin<F: Far + Send + 'static>(
         self,

@@ -13,7 +13,7 @@ use crate::viewer::{Viewer, frame};
 use crate::way::Way;
 
 /// Long enough to be told from what has just happened, on a busy machine.
-const WHILE: Duration = Duration::from_millis(300);
+const WHILE: Duration = Duration::from_secs(1);
 
 async fn idle(agent: &Agent) -> Duration {
     Duration::from_millis(agent.control("GET", "/healthz", "").await.json()["idle_ms"].as_u64().unwrap())
@@ -47,7 +47,7 @@ async fn requests_and_bytes_to_and_from_services_are_activity() {
 #[tokio::test]
 async fn a_request_that_takes_long_is_activity_as_long_as_it_takes() {
     let agent = Agent::start().await;
-    let exec = async { agent.says("sleep 1").await };
+    let exec = async { agent.says("sleep 3").await };
     let looks = async {
         sleep(2 * WHILE).await;
         idle(&agent).await

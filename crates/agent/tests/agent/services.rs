@@ -13,7 +13,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::time::timeout;
 
-use crate::harness::{Agent, PATIENCE, eventually};
+use crate::harness::{Agent, PATIENCE, attach_head, eventually};
+use crate::viewer::Viewer;
 use crate::way::{Holding, Way};
 
 /// The head of a session whose far end is a service's bytes.
@@ -127,6 +128,22 @@ async fn the_agent_itself_is_a_service() {
     let mut answer = String::new();
     near.read_to_string(&mut answer).await.unwrap();
     assert!(answer.ends_with(r#"{"processes":[]}"#), "{answer}");
+}
+
+#[tokio::test]
+async fn a_process_is_attached_through_the_agent_as_a_service() {
+    let agent = Agent::start().await;
+    let id = agent.command("echo hello").await;
+    let way = Way::to(&agent, 0);
+    let head = attach_head(&id, "");
+    let through = |target: String| RequestHead { target: format!("/services/agent{target}"), ..head.clone() };
+    let (near, _, _holding) = way.hold(&through(head.target.clone())).await;
+    let mut viewer = Viewer::new(near);
+    viewer.exits(0).await;
+    assert_eq!(viewer.text(), "hello\n");
+    let refused = refusal(&way, through("/processes/none/attach".to_owned())).await;
+    assert_eq!(refused.code(), ErrorCode::ProcessUnknown);
+    assert_eq!(refused.head.headers.get("landfast-origin"), None);
 }
 
 #[tokio::test]
