@@ -3,6 +3,7 @@
 //! It starts in the time cargo needs to find that nothing changed, so it links nothing of the product: what needs the
 //! product's tables or its protocols is a program of `crates/scenarios`, which is built and run from here.
 
+mod conformance;
 mod steps;
 mod system;
 mod test;
@@ -45,6 +46,12 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Runs the suites that others wrote: through the gateway, and without it
+    Conformance {
+        /// What the program takes: --all …
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Runs the whole cell in one thread, once for each seed
     Sim {
         /// What the simulator takes: --seeds N, --seed S …
@@ -79,6 +86,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Test { area } => test::run(area),
         Task::Docs { check } => docs(check),
         Task::Bench { what, arguments } => bench(what, &arguments),
+        Task::Conformance { arguments } => conformance(&arguments),
         Task::Sim { arguments } => sim(&arguments),
     }
 }
@@ -101,12 +109,7 @@ fn bench(what: Bench, arguments: &[String]) -> Result<ExitCode> {
     if matches!(what, Bench::Http) {
         system::provide(&system::PEERS)?;
     }
-    let mut build = cargo();
-    build.args(["build", "--release", "--package", "landfast-scenarios"]);
-    for program in ["landfast-bench", "landfast-under-test", "landfast-numbers", "landfast-reaper"] {
-        build.args(["--bin", program]);
-    }
-    succeed(&mut build)?;
+    build_programs(&["landfast-bench", "landfast-under-test", "landfast-numbers", "landfast-reaper"])?;
     let what = match what {
         Bench::Session => "session",
         Bench::Faults => "faults",
@@ -114,6 +117,23 @@ fn bench(what: Bench, arguments: &[String]) -> Result<ExitCode> {
     };
     Err(Command::new(release("landfast-bench")?).arg(what).args(arguments).exec())
         .context("the bench could not be started")
+}
+
+fn conformance(arguments: &[String]) -> Result<ExitCode> {
+    let suite = conformance::autobahn()?;
+    build_programs(&["landfast-conformance", "landfast-under-test", "landfast-reaper"])?;
+    Err(Command::new(release("landfast-conformance")?).arg(suite).args(arguments).exec())
+        .context("the suite's runner could not be started")
+}
+
+/// Builds programs of the scenarios as a release.
+fn build_programs(programs: &[&str]) -> Result<()> {
+    let mut build = cargo();
+    build.args(["build", "--release", "--package", "landfast-scenarios"]);
+    for program in programs {
+        build.args(["--bin", program]);
+    }
+    succeed(&mut build)
 }
 
 fn sim(arguments: &[String]) -> Result<ExitCode> {

@@ -95,8 +95,9 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Problem>
         Some(_) => config.generation.max(network::last_generation(&config.state)),
         None => config.generation,
     };
-    let listener = api::listen(&config.run.join("agent.sock"))?;
     let handoffs = api::listen(&config.run.join("handoff.sock"))?;
+    // Last: whoever can connect to it finds everything else there.
+    let listener = api::listen(&config.run.join("agent.sock"))?;
     let agent = Arc::new(Agent {
         fence: Fence::new(generation),
         activity: Activity::new(),

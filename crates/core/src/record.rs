@@ -39,7 +39,8 @@ pub enum Kind {
     Actor,
 }
 
-/// What should be. The API writes it; the node that was given the instance makes it so.
+/// What should be. The API writes it, and of sleep and waking also the instance's node and gateways; the node that was
+/// given the instance makes it so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Desired {

@@ -135,7 +135,7 @@ impl Record {
         self.began = Some(at);
     }
 
-    /// Its answer has ended, whole or not, and moved last at that time.
+    /// Its answer has ended at that time, whole or not.
     pub(crate) const fn ends(&mut self, at: Instant) {
         self.ended = Some(at);
     }

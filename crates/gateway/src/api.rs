@@ -85,6 +85,7 @@ pub(crate) async fn forward<C: Client>(
                 },
             };
             record.attempts += 1;
+            let was_kept = upstream.is_kept();
             let mut exchange =
                 Exchange::new(client, &mut upstream, &mut upload, &head, worker.gateway.config.patience());
             match exchange.ask().await {
@@ -97,7 +98,7 @@ pub(crate) async fn forward<C: Client>(
                 }
                 Err(Failed::Client(fault)) => return Err(fault.into()),
                 // That a kept connection has ended says nothing, and a GET does nothing.
-                Err(Failed::Lost(_)) if upstream.is_kept() && head.method == "GET" => {}
+                Err(Failed::Lost(_)) if was_kept && head.method == "GET" => {}
                 Err(Failed::Lost(kind)) => {
                     tracing::debug!(?kind, "an API server was lost");
                     let detail = "The API server was lost before it answered; the request may have run.";

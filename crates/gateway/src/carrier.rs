@@ -29,12 +29,12 @@ pub(crate) fn candidates<'a>(headers: &'a Headers, target: &'a str) -> impl Iter
 
 /// Takes away every text that is one of ours, and what could only be one: our subprotocol and our cookie.
 pub(crate) fn remove(headers: &mut Headers, target: &mut String, is_ours: impl Fn(&str) -> bool) {
-    let changed = |name: &str, line: &str| {
-        if name.eq_ignore_ascii_case("authorization") {
+    let changed = |name: &[u8], line: &str| {
+        if name.eq_ignore_ascii_case(b"authorization") {
             bearer(line).is_some_and(&is_ours).then_some(None)
-        } else if name.eq_ignore_ascii_case(SUBPROTOCOLS) {
+        } else if name.eq_ignore_ascii_case(SUBPROTOCOLS.as_bytes()) {
             without(line, ',', ", ", |part| subprotocol(part).is_some())
-        } else if name.eq_ignore_ascii_case("cookie") {
+        } else if name.eq_ignore_ascii_case(b"cookie") {
             without(line, ';', "; ", |part| cookie_token(part).is_some())
         } else {
             None

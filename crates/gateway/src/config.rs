@@ -19,6 +19,12 @@ pub struct Config {
     pub data: PathBuf,
     /// Where clients connect. Default: `127.0.0.1:7070`.
     pub listen: SocketAddr,
+    /// Where clients connect with TLS. Default: none.
+    pub tls_listen: Option<SocketAddr>,
+    /// The file with the chain of certificates (PEM) for `tls_listen`. It is read again when it changes. Default: none.
+    pub tls_certificates: Option<PathBuf>,
+    /// The file with the key (PEM) of the first certificate. Default: none.
+    pub tls_key: Option<PathBuf>,
     /// The address under which clients reach the gateway (`http://host` or `https://host`), if that is not what they say
     /// in `Host`. Default: none.
     pub public_url: Option<String>,
@@ -95,6 +101,9 @@ impl Default for Config {
         Self {
             data: home.join(".local/share/landfast"),
             listen: SocketAddr::from(([127, 0, 0, 1], 7070)),
+            tls_listen: None,
+            tls_certificates: None,
+            tls_key: None,
             public_url: None,
             workers: 0,
             connections: 20_000,
@@ -152,6 +161,10 @@ impl Config {
             return invalid(
                 "otlp_endpoint has the form http://host:port; a collector elsewhere needs one on this machine.",
             );
+        }
+        let tls = [self.tls_listen.is_some(), self.tls_certificates.is_some(), self.tls_key.is_some()];
+        if tls.contains(&true) && tls.contains(&false) {
+            return invalid("tls_listen, tls_certificates and tls_key are set together, or none of them.");
         }
         let is_domain = |domain: &str| {
             domain.split('.').all(|label| !label.is_empty())

@@ -4,15 +4,19 @@
 //! Nobody on the other side can resume, so the loss of the server's connection is the end. What is left to do well is to
 //! say so: with a close frame where one may stand, and the one true cause.
 
+use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
+use landfast_core::link::Close;
 use landfast_core::reason::Cause;
 use landfast_core::record::Generation;
 use landfast_core::redial::Presence;
 use landfast_core::{ErrorCode, InstanceId};
 use landfast_net::copy::{Copied, Ended, copy_both};
 use landfast_net::socket::Socket;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::watch;
 
 use crate::access::Record;
@@ -27,7 +31,7 @@ use crate::upstream::Upstream;
 pub(crate) struct Direct {
     gateway: Arc<Gateway>,
     access: Arc<Access>,
-    upstream: Socket,
+    upstream: Whole<Socket>,
     /// Held so that it hears all news.
     _entry: Arc<Entry>,
     news: watch::Receiver<Presence>,
@@ -48,7 +52,7 @@ impl Direct {
         generation: Generation,
     ) -> Result<Self, ErrorCode> {
         let entry = gateway.routes.hold(instance).await?;
-        let upstream = upstream.into_socket().ok_or(ErrorCode::Internal)?;
+        let upstream = Whole(upstream.into_socket().ok_or(ErrorCode::Internal)?);
         let news = entry.news();
         Ok(Self { gateway: Arc::clone(gateway), access, upstream, _entry: entry, news, generation })
     }
@@ -79,9 +83,10 @@ impl Direct {
             () = self.gateway.drain.over.cancelled() => Cause::GatewayDraining,
             cause = ended(&mut self.news) => cause,
             Copied { ended_by, .. } = copy_both(tap, &mut self.upstream) => match ended_by {
-                Ended::First(_) => tap.cause(),
-                Ended::Clean if tap.client_closed() => Cause::ClientClosed,
-                Ended::Clean | Ended::Second(_) => Cause::Redial(ErrorCode::UpstreamLost),
+                Ended::Clean | Ended::First(_) => tap.cause(),
+                Ended::Second(_) if tap.has_ended() => tap.cause(),
+                Ended::Second(_) if tap.far_closed() => Cause::FarEnd(Close::new(ErrorCode::UpstreamEnded, "")),
+                Ended::Second(_) => Cause::Redial(ErrorCode::UpstreamLost),
             },
         }
     }
@@ -94,5 +99,33 @@ async fn ended(news: &mut watch::Receiver<Presence>) -> Cause {
         Ok(Presence::Ended(code)) => Cause::Redial(code),
         // The entry that is held keeps the sender.
         Ok(_) | Err(_) => std::future::pending().await,
+    }
+}
+
+/// A server's connection, whose end is a failure: a WebSocket knows no half-close, and where the server has closed it in
+/// its own words, its client closes too.
+#[derive(Debug)]
+struct Whole<S>(S);
+
+impl<S: AsyncRead + Unpin> AsyncRead for Whole<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.0).poll_read(cx, buf))?;
+        let has_ended = buf.filled().len() == before;
+        Poll::Ready(if has_ended { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) })
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Whole<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
     }
 }

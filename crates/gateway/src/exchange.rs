@@ -79,8 +79,11 @@ pub(crate) struct Exchange<'a, C> {
     uploading: bool,
     /// The upstream takes nothing any more.
     is_deaf: bool,
-    /// When a byte moved last, in either direction.
-    moved: Instant,
+    /// When a byte had moved last, in either direction, as of the last wait.
+    moved_at: Instant,
+    /// Whether one has since. The clock is read once for any number of bytes.
+    has_moved: bool,
+    has_waited: bool,
     reader: BodyReader,
     /// What was read of the answer's body and not yet taken by the client.
     stash: Vec<u8>,
@@ -164,7 +167,7 @@ impl<'a, C: Client> Exchange<'a, C> {
         patience: Patience,
     ) -> Self {
         upload.rewind();
-        let mut stage = Vec::with_capacity(1024);
+        let mut stage = upstream.take_stage();
         head.encode_into(&mut stage);
         let end = stage.len();
         let uploading = !matches!(upload.size, BodySize::None | BodySize::Exactly(0));
@@ -178,7 +181,9 @@ impl<'a, C: Client> Exchange<'a, C> {
             end,
             uploading,
             is_deaf: false,
-            moved: clock::now(),
+            moved_at: Instant::ZERO,
+            has_moved: true,
+            has_waited: false,
             reader: BodyReader::Length(0),
             stash: Vec::new(),
             stash_at: 0,
@@ -207,7 +212,12 @@ impl<'a, C: Client> Exchange<'a, C> {
     /// [`Fault`], if the client's side ended first.
     pub(crate) async fn answer(&mut self, framing: Framing) -> Result<Ended, Fault> {
         self.reader = BodyReader::new(framing);
-        poll_fn(|cx| self.poll_answer(cx)).await
+        poll_fn(|cx| {
+            let polled = self.poll_answer(cx);
+            self.has_waited |= polled.is_pending();
+            polled
+        })
+        .await
     }
 
     /// Begins the answer at the client.
@@ -230,9 +240,9 @@ impl<'a, C: Client> Exchange<'a, C> {
         !self.uploading && self.at == self.end && self.upstream.input.is_empty()
     }
 
-    /// When a byte moved last, in either direction.
-    pub(crate) const fn moved(&self) -> Instant {
-        self.moved
+    /// Whether anybody was waited for while the answer was passed on.
+    pub(crate) const fn has_waited(&self) -> bool {
+        self.has_waited
     }
 
     /// How many bytes the answer's body had.
@@ -252,7 +262,7 @@ impl<'a, C: Client> Exchange<'a, C> {
             return Poll::Ready(Err(Failed::Client(Fault::Gone)));
         }
         let patience = if waits == Waits::Client { self.patience.body } else { self.patience.answer };
-        ready!(self.client.poll_alarm(cx, self.moved + patience));
+        ready!(self.poll_patience(cx, patience));
         Poll::Ready(Err(match waits {
             Waits::Client => Failed::Client(Fault::Broken(ErrorCode::RequestTimeout.into())),
             Waits::Upstream | Waits::Nobody => Failed::Timeout,
@@ -270,10 +280,18 @@ impl<'a, C: Client> Exchange<'a, C> {
             return Poll::Ready(Err(Fault::Gone));
         }
         if down == Waits::Client {
-            ready!(self.client.poll_alarm(cx, self.moved + self.patience.client));
+            ready!(self.poll_patience(cx, self.patience.client));
             return Poll::Ready(Err(Fault::Broken(ErrorCode::SessionSlowClient.into())));
         }
         Poll::Pending
+    }
+
+    /// Resolves when nothing has moved for so long.
+    fn poll_patience(&mut self, cx: &mut Context<'_>, patience: Duration) -> Poll<()> {
+        if std::mem::take(&mut self.has_moved) {
+            self.moved_at = clock::now();
+        }
+        self.client.poll_alarm(cx, self.moved_at + patience)
     }
 
     /// Moves the request up as far as it goes, and tells whom it waits for.
@@ -287,7 +305,7 @@ impl<'a, C: Client> Exchange<'a, C> {
                     Poll::Pending => return Ok(Waits::Upstream),
                     Poll::Ready(Ok(n)) if n > 0 => {
                         self.at += n;
-                        self.moved = clock::now();
+                        self.has_moved = true;
                     }
                     Poll::Ready(_) => {
                         // Maybe it has answered before it hung up: reading tells.
@@ -336,7 +354,7 @@ impl<'a, C: Client> Exchange<'a, C> {
                 (self.at, self.end) = (0, self.stage.len());
             }
         }
-        self.moved = clock::now();
+        self.has_moved = true;
         Ok(Poll::Ready(()))
     }
 
@@ -359,7 +377,7 @@ impl<'a, C: Client> Exchange<'a, C> {
             });
             match ready!(read) {
                 Ok(0) => return Poll::Ready(Err(Failed::Lost(io::ErrorKind::UnexpectedEof))),
-                Ok(_) => self.moved = clock::now(),
+                Ok(_) => self.has_moved = true,
                 Err(error) => return Poll::Ready(Err(Failed::Lost(error.kind()))),
             }
         }
@@ -386,11 +404,12 @@ impl<'a, C: Client> Exchange<'a, C> {
                     Poll::Ready(n) => {
                         self.stash_at += n;
                         self.down += n as u64;
-                        self.moved = clock::now();
+                        self.has_moved = true;
                     }
                 }
             }
-            (self.stash, self.stash_at) = (Vec::new(), 0);
+            self.stash_at = 0;
+            self.upstream.give_back(std::mem::take(&mut self.stash));
             if self.reader.is_done() {
                 return self.poll_end(cx);
             }
@@ -455,7 +474,7 @@ impl<'a, C: Client> Exchange<'a, C> {
                 self.down += n as u64;
                 data = &data[n..];
             }
-            self.moved = clock::now();
+            self.has_moved = true;
             Ok(Poll::Ready(None))
         })
     }
@@ -471,6 +490,12 @@ impl<'a, C: Client> Exchange<'a, C> {
             Poll::Ready(()) => Ok(Ended::Whole),
             Poll::Pending => Err(Waits::Client),
         })
+    }
+}
+
+impl<C> Drop for Exchange<'_, C> {
+    fn drop(&mut self) {
+        self.upstream.keep_stage(std::mem::take(&mut self.stage));
     }
 }
 

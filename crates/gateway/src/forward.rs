@@ -5,6 +5,7 @@ use std::time::Duration;
 use landfast_core::record::Generation;
 use landfast_core::route::Route;
 use landfast_core::{ErrorCode, InstanceId, Problem};
+use landfast_net::clock;
 use landfast_net::head::{Headers, RequestHead, ResponseHead};
 use landfast_net::http1::{Answered, Framing, answer_framing};
 use landfast_net::relay::Target;
@@ -223,10 +224,12 @@ pub(crate) async fn pass_on<C: Client>(
     record.status = Some(head.status);
     record.cause = head.headers.get("landfast-error").and_then(ErrorCode::parse);
     record.stamp(&mut head.headers);
-    record.begins(exchange.moved());
+    let began = clock::now();
+    record.begins(began);
     exchange.begin(head, size);
     let ended = exchange.answer(framing).await;
-    record.ends(exchange.moved());
+    // An answer that came in one piece ended when it began: the clock is read once for it.
+    record.ends(if exchange.has_waited() { clock::now() } else { began });
     record.up = exchange.up();
     record.down = exchange.down();
     Ok(match ended {

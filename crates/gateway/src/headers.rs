@@ -137,7 +137,7 @@ fn is_link(protocol: &str) -> bool {
     protocol.split_once('/').is_some_and(|(name, _)| name.eq_ignore_ascii_case(family))
 }
 
-fn remove(headers: &mut Headers, also: impl Fn(&str) -> bool) {
+fn remove(headers: &mut Headers, also: impl Fn(&[u8]) -> bool) {
     let listed: Vec<Vec<u8>> = headers
         .get_all("connection")
         .flat_map(|line| line.split(|&byte| byte == b','))
@@ -146,7 +146,7 @@ fn remove(headers: &mut Headers, also: impl Fn(&str) -> bool) {
         .map(<[u8]>::to_vec)
         .collect();
     headers.retain(|name, _| {
-        let is_listed = || listed.iter().any(|listed| listed.eq_ignore_ascii_case(name.as_bytes()));
+        let is_listed = || listed.iter().any(|listed| listed.eq_ignore_ascii_case(name));
         !(is_one_of(name, &HOP_BY_HOP) || also(name) || is_listed())
     });
 }
@@ -165,12 +165,12 @@ fn address(hop: &[u8]) -> Option<IpAddr> {
     bare.parse().ok().or_else(|| text.parse::<SocketAddr>().ok().map(|address| address.ip()))
 }
 
-fn is_one_of(name: &str, names: &[&str]) -> bool {
-    names.iter().any(|known| name.eq_ignore_ascii_case(known))
+fn is_one_of(name: &[u8], names: &[&str]) -> bool {
+    names.iter().any(|known| name.eq_ignore_ascii_case(known.as_bytes()))
 }
 
-fn is_ours(name: &str) -> bool {
-    name.as_bytes().get(..OURS.len()).is_some_and(|start| start.eq_ignore_ascii_case(OURS.as_bytes()))
+fn is_ours(name: &[u8]) -> bool {
+    name.get(..OURS.len()).is_some_and(|start| start.eq_ignore_ascii_case(OURS.as_bytes()))
 }
 
 #[cfg(test)]

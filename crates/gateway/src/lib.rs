@@ -28,6 +28,7 @@ mod first;
 mod forward;
 mod gateway;
 mod h1;
+mod h2;
 mod headers;
 mod hold;
 mod limits;
@@ -53,6 +54,7 @@ use std::time::Duration;
 use landfast_core::record::keys;
 use landfast_core::{ErrorCode, Problem};
 use landfast_net::role::{Running, listen};
+use landfast_net::tls::Tls;
 use landfast_registry::cell::Cell;
 use landfast_registry::store::Store;
 use tokio::net::TcpListener;
@@ -76,6 +78,9 @@ use crate::watch::Feed;
 /// How long a start waits for the registry's first word; a gateway without one starts all the same, and is not ready.
 const LOAD_WITHIN: Duration = Duration::from_secs(5);
 
+/// What one worker listens on.
+type Listeners = Vec<(std::net::TcpListener, Option<Tls>)>;
+
 /// Starts a gateway. It has stopped when [`Running::done`] ends, which a first stop signal brings about within the
 /// configured drain timeout and a second one at once.
 ///
@@ -89,8 +94,10 @@ pub async fn start(
     stop: impl Into<Stop>,
 ) -> Result<Running, Problem> {
     config.check()?;
-    let listeners = listeners(config.listen, config.worker_count())?;
-    let address = listeners[0].local_addr().map_err(|error| no_listener(&error))?;
+    let mut listeners: Vec<_> =
+        listeners(config.listen, config.worker_count())?.into_iter().map(|listener| vec![(listener, None)]).collect();
+    let address = listeners[0][0].0.local_addr().map_err(|error| no_listener(&error))?;
+    let tls = add_tls(&config, &mut listeners)?;
     let (routes, routes_owner) = Routes::new(Arc::clone(&store));
     let (waker, wakes) = Waker::new(Arc::clone(&store));
     let page = config.metrics_listen.map(|address| listen(address, false)).transpose()?;
@@ -115,7 +122,12 @@ pub async fn start(
         let gateway = Arc::clone(&gateway);
         async move {
             let _page = page;
-            tokio::join!(routes_owner, wakes, follow(&gateway, &*store));
+            let renewed = async {
+                if let Some(tls) = tls {
+                    match tls.keep_fresh().await {}
+                }
+            };
+            tokio::join!(routes_owner, wakes, renewed, follow(&gateway, &*store));
         }
     });
     // What comes before the first word waits in the kernel's queue instead of being refused.
@@ -174,13 +186,25 @@ fn listeners(address: SocketAddr, count: usize) -> Result<Vec<std::net::TcpListe
     listeners.into_iter().map(|listener| TcpListener::into_std(listener).map_err(|error| no_listener(&error))).collect()
 }
 
-fn spawn_workers(
-    listeners: Vec<std::net::TcpListener>,
-    gateway: &Arc<Gateway>,
-) -> Result<Vec<oneshot::Receiver<()>>, Problem> {
+/// Lets every worker listen for TLS too, if the operator wants it.
+fn add_tls(config: &Config, listeners: &mut [Listeners]) -> Result<Option<Tls>, Problem> {
+    let (Some(address), Some(certificates), Some(key)) = (config.tls_listen, &config.tls_certificates, &config.tls_key)
+    else {
+        return Ok(None);
+    };
+    let tls = Tls::load(certificates, key)?;
+    let more = self::listeners(address, listeners.len())?;
+    if let Ok(address) = more[0].local_addr() {
+        tracing::info!(%address, "the gateway listens with TLS");
+    }
+    listeners.iter_mut().zip(more).for_each(|(worker, listener)| worker.push((listener, Some(tls.clone()))));
+    Ok(Some(tls))
+}
+
+fn spawn_workers(listeners: Vec<Listeners>, gateway: &Arc<Gateway>) -> Result<Vec<oneshot::Receiver<()>>, Problem> {
     let connections = Arc::new(Semaphore::new(gateway.config.connections.min(Semaphore::MAX_PERMITS)));
-    let spawn = |(number, listener)| {
-        serve::spawn_worker(number, listener, Arc::clone(gateway), Arc::clone(&connections)).map_err(|error| {
+    let spawn = |(number, listeners)| {
+        serve::spawn_worker(number, listeners, Arc::clone(gateway), Arc::clone(&connections)).map_err(|error| {
             Problem::new(ErrorCode::ConfigInvalid, format!("A worker's thread cannot be started: {error}."))
         })
     };

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use landfast_net::socket::Socket;
+use landfast_net::tls::Tls;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
@@ -24,6 +25,7 @@ use crate::dispatch::{Outcome, Upgraded, respond};
 use crate::exchange::say;
 use crate::gateway::{Gateway, Worker};
 use crate::h1::{Connection, Next};
+use crate::h2;
 use crate::headers::Origin;
 
 /// How long a client that is told the end may take to hear it.
@@ -46,44 +48,36 @@ const KEEPALIVE: TcpKeepalive =
 /// The system's, if it has no thread left.
 pub(crate) fn spawn_worker(
     number: usize,
-    listener: std::net::TcpListener,
+    listeners: Vec<(std::net::TcpListener, Option<Tls>)>,
     gateway: Arc<Gateway>,
     connections: Arc<Semaphore>,
 ) -> io::Result<oneshot::Receiver<()>> {
     let (ended, end) = oneshot::channel();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::Builder::new().name(format!("gateway-{number}")).spawn(move || {
-        runtime.block_on(work(listener, gateway, connections));
+        runtime.block_on(work(listeners, gateway, connections));
         // Nobody waits for it if the gateway was dropped.
         let _ = ended.send(());
     })?;
     Ok(end)
 }
 
-async fn work(listener: std::net::TcpListener, gateway: Arc<Gateway>, connections: Arc<Semaphore>) {
-    let listener = match TcpListener::from_std(listener) {
-        Ok(listener) => listener,
-        Err(error) => return tracing::error!(%error, "a worker cannot listen"),
-    };
+async fn work(
+    listeners: Vec<(std::net::TcpListener, Option<Tls>)>,
+    gateway: Arc<Gateway>,
+    connections: Arc<Semaphore>,
+) {
     let worker = Arc::new(Worker::new(gateway));
     let sweeper = tokio::spawn({
         let pool = worker.pool.clone();
         async move { pool.keep_swept().await }
     });
     let tasks = TaskTracker::new();
-    let drain = &worker.gateway.drain;
-    loop {
-        let (stream, client, permit) = tokio::select! {
-            biased;
-            () = drain.begun.cancelled() => break,
-            admitted = admit(&listener, &connections) => admitted,
-        };
-        tasks.spawn(connection(Arc::clone(&worker), stream, client, permit));
-    }
-    drop(listener);
+    let accepting = listeners.into_iter().map(|(listener, tls)| accept(listener, tls, &worker, &connections, &tasks));
+    futures_util::future::join_all(accepting).await;
     tasks.close();
     let ended = async {
-        drain.over.cancelled().await;
+        worker.gateway.drain.over.cancelled().await;
         sleep(END_WITHIN).await;
     };
     tokio::select! {
@@ -91,6 +85,28 @@ async fn work(listener: std::net::TcpListener, gateway: Arc<Gateway>, connection
         () = ended => tracing::warn!(connections = tasks.len(), "connections did not end in time and are dropped"),
     }
     sweeper.abort();
+}
+
+/// Accepts connections until the gateway drains.
+async fn accept(
+    listener: std::net::TcpListener,
+    tls: Option<Tls>,
+    worker: &Arc<Worker>,
+    connections: &Arc<Semaphore>,
+    tasks: &TaskTracker,
+) {
+    let listener = match TcpListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => return tracing::error!(%error, "a worker cannot listen"),
+    };
+    loop {
+        let (stream, client, permit) = tokio::select! {
+            biased;
+            () = worker.gateway.drain.begun.cancelled() => return,
+            admitted = admit(&listener, connections) => admitted,
+        };
+        tasks.spawn(connection(Arc::clone(worker), stream, client, tls.clone(), permit));
+    }
 }
 
 /// Accepts a connection, and waits until there is room for it; meanwhile the kernel's queue holds the others. Room is not
@@ -110,22 +126,67 @@ async fn admit(listener: &TcpListener, connections: &Arc<Semaphore>) -> (TcpStre
 }
 
 /// Serves one client: requests, and then maybe what an upgrade made of the connection.
-async fn connection(worker: Arc<Worker>, stream: TcpStream, client: SocketAddr, permit: OwnedSemaphorePermit) {
+async fn connection(
+    worker: Arc<Worker>,
+    stream: TcpStream,
+    client: SocketAddr,
+    tls: Option<Tls>,
+    permit: OwnedSemaphorePermit,
+) {
     let counters = Arc::clone(&worker.counters);
     let _connected = counters.connect();
     configure(&stream, &worker.gateway);
     // Boxed, so that a session's task does not go on carrying the room for what served its request.
-    let served: BoxFuture<'static, _> = Box::pin(serve_http1(worker, Socket::tcp(stream), client));
+    let served: BoxFuture<'static, _> = Box::pin(serve(worker, stream, client, tls));
     if let Some((socket, upgraded)) = served.await {
         upgraded.run(socket).await;
     }
     drop(permit);
 }
 
+/// Serves requests in the version that the client speaks.
+async fn serve(
+    worker: Arc<Worker>,
+    stream: TcpStream,
+    client: SocketAddr,
+    tls: Option<Tls>,
+) -> Option<(Socket, Upgraded)> {
+    let origin = Arc::new(Origin::new(client, tls.is_some(), &worker.gateway.config));
+    let socket = match tls {
+        None => Socket::tcp(stream),
+        Some(tls) => match tls.accept(stream).await {
+            Ok(socket) => socket,
+            Err(error) => {
+                tracing::debug!(%client, %error, "no TLS");
+                return None;
+            }
+        },
+    };
+    if socket.is_http2() {
+        Box::pin(h2::serve(worker, socket, origin)).await;
+        return None;
+    }
+    match serve_http1(&worker, socket, client, &origin).await {
+        Served::Ended => None,
+        Served::Upgraded(socket, upgraded) => Some((socket, upgraded)),
+        Served::Http2(socket) => {
+            Box::pin(h2::serve(worker, socket, origin)).await;
+            None
+        }
+    }
+}
+
+/// What became of a connection on which HTTP/1.1 was spoken.
+enum Served {
+    Ended,
+    Upgraded(Socket, Upgraded),
+    /// The client speaks HTTP/2 instead; its preface is still there.
+    Http2(Socket),
+}
+
 /// Serves requests until the connection ends, or becomes something else.
-async fn serve_http1(worker: Arc<Worker>, socket: Socket, client: SocketAddr) -> Option<(Socket, Upgraded)> {
+async fn serve_http1(worker: &Worker, socket: Socket, client: SocketAddr, origin: &Origin) -> Served {
     let gateway = &worker.gateway;
-    let origin = Origin::new(client, false, &gateway.config);
     let mut connection = Connection::new(socket, gateway.config.head_timeout());
     loop {
         let next = tokio::select! {
@@ -135,16 +196,16 @@ async fn serve_http1(worker: Arc<Worker>, socket: Socket, client: SocketAddr) ->
         };
         let request = match next {
             Next::Request(request) => request,
-            Next::End => return None,
-            Next::Http2 => return None,
+            Next::End => return Served::Ended,
+            Next::Http2 => return Served::Http2(connection.into_socket()),
             Next::Refused(problem) => {
                 tracing::debug!(%client, %problem, "refused before it was a request");
-                access::refused(&worker, &origin, connection.version(), &problem);
+                access::refused(worker, origin, connection.version(), &problem);
                 let answer = answer::refusal(&problem);
                 connection.close_after();
                 let _ = say(&mut connection, answer.head, &answer.body, GOODBYE).await;
                 connection.finish(GOODBYE).await;
-                return None;
+                return Served::Ended;
             }
         };
         if gateway.drain.has_begun() {
@@ -152,21 +213,21 @@ async fn serve_http1(worker: Arc<Worker>, socket: Socket, client: SocketAddr) ->
         }
         let outcome = tokio::select! {
             biased;
-            outcome = respond(&worker, &origin, &mut connection, request) => outcome,
+            outcome = respond(worker, origin, &mut connection, request) => outcome,
             () = gateway.drain.over.cancelled() => Outcome::Cut,
         };
         match outcome {
             Outcome::Answered if connection.is_reusable() => {}
             Outcome::Answered => {
                 connection.finish(GOODBYE).await;
-                return None;
+                return Served::Ended;
             }
             Outcome::Cut => {
                 connection.abort();
-                return None;
+                return Served::Ended;
             }
-            Outcome::Gone => return None,
-            Outcome::Upgraded(upgraded) => return Some((connection.into_socket(), upgraded)),
+            Outcome::Gone => return Served::Ended,
+            Outcome::Upgraded(upgraded) => return Served::Upgraded(connection.into_socket(), upgraded),
         }
     }
 }

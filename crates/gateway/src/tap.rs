@@ -103,9 +103,14 @@ impl<S> Tap<S> {
         (self.bytes_up, self.bytes_down)
     }
 
-    /// Whether the client has said that it closes.
-    pub(crate) const fn client_closed(&self) -> bool {
-        self.up.saw_close()
+    /// Whether the client's side has ended, or its end was said on both sides.
+    pub(crate) const fn has_ended(&self) -> bool {
+        self.fate.is_some() || self.up.saw_close()
+    }
+
+    /// Whether the far end has said that it closes.
+    pub(crate) const fn far_closed(&self) -> bool {
+        self.down.saw_close()
     }
 
     /// Why the client's side has ended.

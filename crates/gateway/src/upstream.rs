@@ -43,6 +43,9 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 /// How long a place inside an instance may take to open: the agent holds who asks for a service that starts for 5 s.
 const OPEN_WITHIN: Duration = Duration::from_secs(10);
 
+/// What of the room for heads a connection keeps between two requests: most heads fit.
+const ROOM_KEPT: usize = 2048;
+
 /// What makes two connections interchangeable.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Key {
@@ -61,6 +64,8 @@ pub(crate) struct Upstream {
     is_kept: bool,
     /// What was read and not yet understood.
     pub(crate) input: Vec<u8>,
+    /// Room for what is on its way up, kept from request to request while it is small.
+    stage: Vec<u8>,
 }
 
 #[derive(Debug)]
@@ -116,7 +121,29 @@ impl Upstream {
     }
 
     const fn new(io: Io, key: Key) -> Self {
-        Self { io, key, is_kept: false, input: Vec::new() }
+        Self { io, key, is_kept: false, input: Vec::new(), stage: Vec::new() }
+    }
+
+    /// Room for what goes up, empty.
+    pub(crate) fn take_stage(&mut self) -> Vec<u8> {
+        let mut stage = std::mem::take(&mut self.stage);
+        stage.clear();
+        stage
+    }
+
+    /// Takes that room back, if it is little.
+    pub(crate) fn keep_stage(&mut self, stage: Vec<u8>) {
+        if stage.capacity() <= ROOM_KEPT {
+            self.stage = stage;
+        }
+    }
+
+    /// Takes back the room of what was read and is used up, if it is little.
+    pub(crate) fn give_back(&mut self, mut used: Vec<u8>) {
+        if self.input.capacity() == 0 && (1..=ROOM_KEPT).contains(&used.capacity()) {
+            used.clear();
+            self.input = used;
+        }
     }
 
     /// Whether it was kept from an earlier request: then its end says nothing about the server.
@@ -193,7 +220,7 @@ impl Pool {
     pub(crate) fn put(&self, mut upstream: Upstream) {
         if upstream.input.is_empty() && upstream.seems_open() {
             upstream.is_kept = true;
-            upstream.input = Vec::new();
+            upstream.input.shrink_to(ROOM_KEPT);
             self.lock().put(Kept { upstream, since: Instant::now() });
         }
     }

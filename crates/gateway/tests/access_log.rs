@@ -103,7 +103,9 @@ async fn a_line_says_what_was_asked_where_it_went_and_how_it_ended_and_holds_no_
     assert_eq!((&line["status"], &line["cause"]), (&json!(400), &json!("request.invalid")));
     assert_eq!((&line["client"], line.get("request")), (&json!("127.0.0.1"), None));
 
-    for secret in [&token[token.len() - 40..], "hush", "nonsense-secret", &world.cell.key().to_hex(), &bearer(""), "secret-too"] {
+    for secret in
+        [&token[token.len() - 40..], "hush", "nonsense-secret", &world.cell.key().to_hex(), &bearer(""), "secret-too"]
+    {
         assert!(!log.text().contains(secret), "{secret:?} was logged");
     }
 }

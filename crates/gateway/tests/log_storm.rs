@@ -14,15 +14,15 @@ use std::io;
 use std::sync::{Arc, Mutex};
 
 use landfast_core::InstanceId;
-use landfast_core::link::LINK_HEAD;
+use landfast_net::head::{HEAD_MAX, read_response, write_all};
 use landfast_net::link::OpenRequest;
 use landfast_net::random;
 use landfast_registry::token::Scope;
 use tokio::task::JoinSet;
 
-use crate::client::{head, send, websocket};
+use crate::client::{connect, head, send, websocket};
 use crate::node::Node;
-use crate::world::{World, until};
+use crate::world::{World, soon, until};
 
 const REQUESTS: usize = 400;
 
@@ -70,9 +70,12 @@ async fn ask(world: (std::net::SocketAddr, InstanceId), token: String, number: u
         // A link whose inner request carries the token once more.
         _ => {
             let inner = head("GET", &format!("/processes/x/attach?token={token}"), &lines);
-            let mut outer = head("GET", &format!("/i/{id}/links"), &lines);
-            OpenRequest::new(inner).encode().iter().for_each(|(name, value)| outer.headers.push(name, value));
-            drop(send(gateway, outer, b"").await);
+            let mut outer = OpenRequest::new(inner).encode(&format!("/i/{id}/links"));
+            lines.iter().for_each(|(name, value)| outer.headers.push(name, value));
+            outer.headers.push("Host", "box.test");
+            let mut socket = connect(gateway).await;
+            write_all(&mut socket, &outer.encode()).await.unwrap();
+            drop(soon("an answer", read_response(&mut socket, HEAD_MAX)).await);
         }
     }
 }

@@ -157,6 +157,12 @@ impl<L: AsyncRead + AsyncWrite + Unpin> Round<'_, L> {
     fn step(&mut self, cx: &mut Context<'_>) -> Step {
         let mut moved = self.hand_on(cx)?;
         moved |= self.read_link(cx)?;
+        if !moved {
+            // A local side with a buffer of its own, such as TLS, may still have some of it.
+            if let Poll::Ready(Err(error)) = Pin::new(&mut *self.local).poll_flush(cx) {
+                return Err(Event::LocalEnded(Some(error.kind())));
+            }
+        }
         if self.session.peer_close().is_some() && self.session.inbox_is_empty() {
             return Err(Event::PeerClosed);
         }

@@ -100,7 +100,18 @@ impl Direction {
                     self.state = State::Ended;
                     ended.map_err(|error| Fault::Writing(error.kind()))?;
                 }
-                State::Copying if self.kept.is_empty() => ready!(self.poll_move(cx, reader, writer))?,
+                State::Copying if self.kept.is_empty() => {
+                    if let Poll::Ready(moved) = self.poll_move(cx, reader, writer) {
+                        moved?;
+                        continue;
+                    }
+                    // A writer with a buffer of its own, such as TLS, may still have some of it.
+                    let flushed = Pin::new(&mut *writer).poll_flush(cx);
+                    return match flushed {
+                        Poll::Ready(Err(error)) => Poll::Ready(Err(Fault::Writing(error.kind()))),
+                        Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
+                    };
+                }
                 State::Copying => {
                     let written = ready!(poll_write(cx, writer, &self.kept[self.written..]))?;
                     self.written += written;

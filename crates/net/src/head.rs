@@ -94,12 +94,14 @@ impl Headers {
 
     /// The first value of a header.
     pub fn get_bytes(&self, name: &str) -> Option<&[u8]> {
-        self.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+        let line = self.lines.iter().find(|line| line.name(&self.text).eq_ignore_ascii_case(name.as_bytes()))?;
+        Some(line.value(&self.text))
     }
 
     /// Every value of a header, in order.
     pub fn get_all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
-        self.iter().filter(move |(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+        let is_named = move |line: &&Line| line.name(&self.text).eq_ignore_ascii_case(name.as_bytes());
+        self.lines.iter().filter(is_named).map(|line| line.value(&self.text))
     }
 
     /// Whether there is a line of this name.
@@ -109,17 +111,17 @@ impl Headers {
 
     /// Takes every line of a header away.
     pub fn remove(&mut self, name: &str) {
-        self.retain(|known, _| !known.eq_ignore_ascii_case(name));
+        self.retain(|known, _| !known.eq_ignore_ascii_case(name.as_bytes()));
     }
 
     /// Keeps the lines for which `keep` says so.
-    pub fn retain(&mut self, mut keep: impl FnMut(&str, &[u8]) -> bool) {
+    pub fn retain(&mut self, mut keep: impl FnMut(&[u8], &[u8]) -> bool) {
         let text = &self.text;
         self.lines.retain(|line| keep(line.name(text), line.value(text)));
     }
 
     /// Rewrites lines where they stand: nothing leaves a line as it is, `Some(None)` takes it away.
-    pub fn edit(&mut self, change: impl Fn(&str, &[u8]) -> Option<Option<String>>) {
+    pub fn edit(&mut self, change: impl Fn(&[u8], &[u8]) -> Option<Option<String>>) {
         let Self { text, lines } = self;
         lines.retain_mut(|line| match change(line.name(text), line.value(text)) {
             None => true,
@@ -161,7 +163,8 @@ impl Headers {
 
     /// Every line, in order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
-        self.lines.iter().map(|line| (line.name(&self.text), line.value(&self.text)))
+        let name = |line: &Line| std::str::from_utf8(line.name(&self.text)).expect("names are ASCII");
+        self.lines.iter().map(move |line| (name(line), line.value(&self.text)))
     }
 
     /// How many lines there are.
@@ -196,10 +199,10 @@ impl Headers {
 
     /// Appends the lines, without the empty one that ends a head.
     pub fn encode(&self, out: &mut Vec<u8>) {
-        for (name, value) in self.iter() {
-            out.extend_from_slice(name.as_bytes());
+        for line in &self.lines {
+            out.extend_from_slice(line.name(&self.text));
             out.extend_from_slice(b": ");
-            out.extend_from_slice(value);
+            out.extend_from_slice(line.value(&self.text));
             out.extend_from_slice(b"\r\n");
         }
     }
@@ -225,8 +228,8 @@ impl Headers {
 }
 
 impl Line {
-    fn name<'a>(&self, text: &'a [u8]) -> &'a str {
-        std::str::from_utf8(slice(text, self.name)).expect("names are ASCII")
+    fn name<'a>(&self, text: &'a [u8]) -> &'a [u8] {
+        slice(text, self.name)
     }
 
     fn value<'a>(&self, text: &'a [u8]) -> &'a [u8] {

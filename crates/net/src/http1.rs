@@ -255,7 +255,7 @@ fn is_chunked(headers: &Headers) -> bool {
 }
 
 /// Names that say how a message is to be read, or by whom: they come too late behind it.
-fn is_forbidden_trailer(name: &str) -> bool {
+fn is_forbidden_trailer(name: &[u8]) -> bool {
     const FORBIDDEN: [&str; 13] = [
         "authorization",
         "connection",
@@ -271,8 +271,8 @@ fn is_forbidden_trailer(name: &str) -> bool {
         "transfer-encoding",
         "upgrade",
     ];
-    FORBIDDEN.iter().any(|forbidden| name.eq_ignore_ascii_case(forbidden))
-        || name.get(..9).is_some_and(|start| start.eq_ignore_ascii_case("landfast-"))
+    FORBIDDEN.iter().any(|forbidden| name.eq_ignore_ascii_case(forbidden.as_bytes()))
+        || name.get(..9).is_some_and(|start| start.eq_ignore_ascii_case(b"landfast-"))
 }
 
 #[cfg(test)]

@@ -21,3 +21,4 @@ pub mod role;
 pub mod scratch;
 pub mod secret;
 pub mod socket;
+pub mod tls;

@@ -1,4 +1,4 @@
-//! A TCP or Unix stream, with the bytes that were read ahead of their time.
+//! A TCP, TLS or Unix stream, with the bytes that were read ahead of their time.
 //!
 //! Whoever parses a head reads a little too far. Those bytes belong to what follows the head, so they stay with the
 //! socket and come out first.
@@ -11,6 +11,7 @@ use std::task::{Context, Poll, Waker};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::server::TlsStream;
 
 use crate::leash::{Hold, Leash};
 
@@ -28,6 +29,8 @@ pub struct Socket {
 enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
+    /// Boxed: a TLS session is a thousand bytes, and most sockets have none.
+    Tls(Box<TlsStream<TcpStream>>),
 }
 
 impl Socket {
@@ -41,6 +44,21 @@ impl Socket {
     /// Takes a Unix stream.
     pub const fn unix(stream: UnixStream) -> Self {
         Self { leash: None, stream: Stream::Unix(stream), ahead: Vec::new() }
+    }
+
+    /// Takes a TCP stream on which TLS is spoken.
+    pub fn tls(stream: TlsStream<TcpStream>) -> Self {
+        // As above.
+        let _ = stream.get_ref().0.set_nodelay(true);
+        Self { leash: None, stream: Stream::Tls(Box::new(stream)), ahead: Vec::new() }
+    }
+
+    /// Whether the peer agreed to speak HTTP/2 inside TLS.
+    pub fn is_http2(&self) -> bool {
+        match &self.stream {
+            Stream::Tls(stream) => stream.get_ref().1.alpn_protocol() == Some(b"h2"),
+            Stream::Tcp(_) | Stream::Unix(_) => false,
+        }
     }
 
     /// Puts bytes back that were read too early; they come out before those put back earlier.
@@ -57,6 +75,7 @@ impl Socket {
         let fd = match &self.stream {
             Stream::Tcp(stream) => stream.as_raw_fd(),
             Stream::Unix(stream) => stream.as_raw_fd(),
+            Stream::Tls(stream) => stream.get_ref().0.as_raw_fd(),
         };
         self.leash = Some(leash.hold(fd));
         self
@@ -66,7 +85,8 @@ impl Socket {
     pub(crate) fn tcp_fd(&self) -> Option<RawFd> {
         match &self.stream {
             Stream::Tcp(stream) => Some(stream.as_raw_fd()),
-            Stream::Unix(_) => None,
+            // What the other end of TLS says cannot be understood by somebody else.
+            Stream::Unix(_) | Stream::Tls(_) => None,
         }
     }
 
@@ -83,9 +103,12 @@ impl Socket {
     /// Ends the connection at once in both directions, so that the peer sees a reset or an end, and never a clean end
     /// of what was being sent.
     pub fn abort(self) {
-        if let Stream::Tcp(stream) = &self.stream {
-            let _ = socket2::SockRef::from(stream).set_linger(Some(std::time::Duration::ZERO));
-        }
+        let stream = match &self.stream {
+            Stream::Tcp(stream) => stream,
+            Stream::Tls(stream) => stream.get_ref().0,
+            Stream::Unix(_) => return,
+        };
+        let _ = socket2::SockRef::from(stream).set_linger(Some(std::time::Duration::ZERO));
     }
 
     /// Whether the runtime has heard of nothing to read, which costs no call of the kernel; [`Self::is_quiet`] knows for
@@ -96,6 +119,7 @@ impl Socket {
             && match &self.stream {
                 Stream::Tcp(stream) => stream.poll_read_ready(cx).is_pending(),
                 Stream::Unix(stream) => stream.poll_read_ready(cx).is_pending(),
+                Stream::Tls(stream) => stream.get_ref().0.poll_read_ready(cx).is_pending(),
             }
     }
 
@@ -105,6 +129,7 @@ impl Socket {
         let peeked = match &self.stream {
             Stream::Tcp(stream) => socket2::SockRef::from(stream).peek(&mut byte),
             Stream::Unix(stream) => socket2::SockRef::from(stream).peek(&mut byte),
+            Stream::Tls(stream) => socket2::SockRef::from(stream.get_ref().0).peek(&mut byte),
         };
         self.ahead.is_empty() && matches!(peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
@@ -144,6 +169,7 @@ impl AsyncRead for Socket {
         match &mut self.stream {
             Stream::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
             Stream::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+            Stream::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
         }
     }
 }
@@ -153,6 +179,7 @@ impl AsyncWrite for Socket {
         match &mut self.stream {
             Stream::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
             Stream::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
+            Stream::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
         }
     }
 
@@ -164,6 +191,7 @@ impl AsyncWrite for Socket {
         match &mut self.stream {
             Stream::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Stream::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Stream::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
         }
     }
 
@@ -171,14 +199,19 @@ impl AsyncWrite for Socket {
         true
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.stream {
+            // The kernel has what was written.
+            Stream::Tcp(_) | Stream::Unix(_) => Poll::Ready(Ok(())),
+            Stream::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.stream {
             Stream::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Stream::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+            Stream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

@@ -15,7 +15,8 @@ use serde::de::DeserializeOwned;
 use crate::store::{Entry, Expect, Revision, Store, StoreError, Swap};
 
 /// Attempts to change one record. Each failure means that another writer succeeded; an instance has at most four
-/// (API, keeper and two nodes), so this many in a row is a fight and not bad luck.
+/// (API, keeper and two nodes), and of all gateways that wake it only the first has anything to write. So this many in a
+/// row is a fight and not bad luck.
 const ATTEMPTS: u32 = 16;
 
 /// Why an instance was not changed.

@@ -72,15 +72,15 @@ pub(super) async fn ask(
     })?;
     let is_believed = retry_signals && head.status == 503;
     strip(&mut head, is_believed);
-    head.headers.retain(|name, _| !OF_THE_CONNECTION.iter().any(|known| name.eq_ignore_ascii_case(known)));
+    head.headers.retain(|name, _| !OF_THE_CONNECTION.iter().any(|known| name.eq_ignore_ascii_case(known.as_bytes())));
     head.headers.push("landfast-origin", "service");
     Ok(Answer::Refused(Refusal { head, body, is_cut }))
 }
 
 /// Takes away what only Landfast may say.
 fn strip(head: &mut ResponseHead, keeps_error: bool) {
-    let is_ours = |name: &str| name.get(..9).is_some_and(|start| start.eq_ignore_ascii_case("landfast-"));
-    head.headers.retain(|name, _| !is_ours(name) || (keeps_error && name.eq_ignore_ascii_case("landfast-error")));
+    let is_ours = |name: &[u8]| name.get(..9).is_some_and(|start| start.eq_ignore_ascii_case(b"landfast-"));
+    head.headers.retain(|name, _| !is_ours(name) || (keeps_error && name.eq_ignore_ascii_case(b"landfast-error")));
 }
 
 /// Reads a body's beginning, and whether there is more. hyper knows every way in which a body can end, so it is shown the

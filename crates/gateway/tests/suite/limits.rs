@@ -186,9 +186,19 @@ async fn a_client_that_leaves_while_its_request_is_parked_is_let_out() {
     limited.world.phase(limited.id, Phase::Starting).await;
     limited.node.cut();
     limited.node.answers(Relay::Refuse(ErrorCode::InstanceStarting, None));
-    let mut parked = connect(limited.world.gateway).await;
-    write_all(&mut parked, &limited.request("GET", "/").encode()).await.unwrap();
-    soon("it is parked", async { while limited.get().await.cause() != (429, Some(ErrorCode::LimitInFlight)) {} }).await;
+    let parked = soon("one is parked", async {
+        loop {
+            let mut parked = connect(limited.world.gateway).await;
+            write_all(&mut parked, &limited.request("GET", "/").encode()).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            let mut impatient = limited.request("GET", "/");
+            impatient.headers.push("landfast-wait", "0");
+            if send(limited.world.gateway, impatient, b"").await.cause().1 == Some(ErrorCode::LimitInFlight) {
+                break parked;
+            }
+        }
+    })
+    .await;
     drop(parked);
     limited.node.answers(Relay::Serve);
     limited.world.phase(limited.id, Phase::Running).await;

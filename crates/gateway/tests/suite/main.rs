@@ -4,10 +4,13 @@
 
 mod client;
 mod forwarding;
+mod http1;
+mod http2;
 mod limits;
 mod links;
 mod node;
 mod observed;
+mod server;
 mod sessions;
 mod slow;
 mod stopping;

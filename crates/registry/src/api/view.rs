@@ -41,16 +41,16 @@ pub(super) struct InstanceView {
     /// The number of its placements so far.
     #[schema(value_type = u64)]
     generation: Generation,
-    /// The node it was given to.
+    /// The node it was given to; null while it sleeps, and always of an external one.
     #[schema(value_type = Option<String>)]
     node: Option<NodeId>,
-    /// The host of that node.
+    /// The host of that node; kept while it sleeps, because its files are there.
     host: Option<String>,
-    /// The move in progress, in phase `moving`.
+    /// The move in progress, in phase `moving`; null of an external one.
     #[serde(rename = "move")]
     #[schema(value_type = Option<schema::Move>)]
     moving: Option<Move>,
-    /// Why it ended, or why its last move was given up.
+    /// Why it ended, why its last move was given up, or why no node takes it.
     reason: Option<String>,
     /// The user's labels.
     labels: BTreeMap<String, String>,
