@@ -184,7 +184,7 @@ async fn a_body_that_says_nothing_is_refused_by_what_is_wrong_with_it() {
     for (method, target, expected) in [
         ("GET", "/processes/nonsense", (404, "process.unknown")),
         ("PATCH", "/processes", (405, "request.method")),
-        ("GET", "/nowhere", (404, "request.not_found")),
+        ("GET", "/nowhere", (404, "service.unknown")),
     ] {
         let answer = instance.ask(method, target, None).await;
         assert_eq!(code(&answer), (expected.0, expected.1.to_owned()), "{method} {target}");
