@@ -125,6 +125,9 @@ async fn a_request_that_reached_the_wrong_node_goes_on_to_the_right_one() {
     let (target, token) = (format!("/i/{id}/80/x"), bearer(&world.token(id)));
     assert_eq!(get(&world, &target, &token).await.cause(), (200, None));
     for refusal in [ErrorCode::NodeNotHere, ErrorCode::NodeStaleGeneration] {
+        // No kept connection is left: one that waits for its next link would take the request, and lose it.
+        old.break_programs();
+        until("the session ends", || old.sessions() == 0).await;
         old.cut();
         old.answers(Relay::Refuse(refusal, None));
         world.moved(id, &new).await;

@@ -4,10 +4,12 @@ use std::time::{Duration, Instant};
 
 use landfast_core::link::Close;
 use landfast_core::record::{Limits, Phase};
+use landfast_core::session::WINDOW;
 use landfast_core::ws::Opcode;
 use landfast_core::{ErrorCode, InstanceId};
 use landfast_gateway::Config;
 use landfast_net::head::{HEAD_MAX, RequestHead, read_response, write_all};
+use landfast_net::link::{self, LinkError, OpenRequest, ResumeRequest};
 use landfast_net::socket::Socket;
 use landfast_registry::token::Scope;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -330,6 +332,58 @@ async fn a_drain_lets_everybody_out() {
     let (closed, ()) = tokio::join!(ws.closed(), limited.world.stopped());
     assert_eq!(closed.0, 1012);
     drop(endless);
+}
+
+// --- by other ways in ---
+
+#[tokio::test]
+async fn requests_on_one_connection_of_http2_are_counted_one_by_one() {
+    let limited = Limited::by(|config| config.limits.instance.in_flight = Some(2)).await;
+    let stream = tokio::net::TcpStream::connect(limited.world.gateway).await.unwrap();
+    let (client, connection) = h2::client::handshake(stream).await.unwrap();
+    tokio::spawn(connection);
+    let mut client = client.ready().await.unwrap();
+    let request = || {
+        let uri = format!("http://box.test/i/{}/80/half", limited.id);
+        http::Request::get(uri).header("authorization", &limited.token).body(()).unwrap()
+    };
+    let mut begun = Vec::new();
+    for status in [200, 200, 429] {
+        let (answer, _) = client.send_request(request(), true).unwrap();
+        begun.push(soon("an answer", answer).await.unwrap());
+        assert_eq!(begun.last().unwrap().status(), status);
+    }
+    assert_eq!(begun[2].headers()["landfast-error"], "limit.in_flight");
+    // Both that were let in are reset.
+    drop(begun);
+    soon("both are let out", async {
+        let mut begun = Vec::new();
+        while begun.len() < 2 {
+            let (answer, _) = client.send_request(request(), true).unwrap();
+            begun.extend(answer.await.ok().filter(|answer| answer.status() == 200));
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_session_that_was_let_in_gets_its_next_link_beside_the_last() {
+    let limited = Limited::to_one().await;
+    let (path, lines) = (format!("/i/{}/links", limited.id), [("Authorization", limited.token.as_str())]);
+    let inner = head("GET", "/processes/x/attach", &[("Connection", "Upgrade"), ("Upgrade", "websocket")]);
+    let open = OpenRequest { window: WINDOW, head: inner };
+    let socket = connect(limited.world.gateway).await;
+    let (first, answer) = soon("a link", link::open(socket, &path, &open, &lines)).await.unwrap();
+    let socket = connect(limited.world.gateway).await;
+    match soon("an answer", link::open(socket, &path, &open, &lines)).await {
+        Err(LinkError::Refused(refusal)) => assert_eq!(refusal.code(), ErrorCode::LimitSessions),
+        other => panic!("a second session: {other:?}"),
+    }
+    let resume = ResumeRequest { session: answer.session, secret: answer.secret, link: 2, received: 0 };
+    let socket = connect(limited.world.gateway).await;
+    let (second, _) = soon("the next link", link::resume(socket, &path, &resume, &lines)).await.unwrap();
+    drop((first, second));
+    limited.is_open_to_one().await;
 }
 
 // --- bodies ---
