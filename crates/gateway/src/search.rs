@@ -12,6 +12,9 @@ use crate::attempts::{Attempts, Next};
 use crate::gateway::Gateway;
 use crate::routes::{Entry, Routes};
 
+/// How often a wake is asked for again while nothing came of it.
+pub(crate) const WAKE_EVERY: Duration = Duration::from_secs(1);
+
 /// The search for one request's instance.
 #[derive(Debug)]
 pub(crate) struct Search<'a> {
@@ -51,7 +54,7 @@ impl<'a> Search<'a> {
             let why = match &*self.entry.state() {
                 Lookup::Known(route) => match route.ready() {
                     Ok(()) => return Ok(route.clone()),
-                    Err(ErrorCode::InstanceWaking) if !self.wakes => return Err(ErrorCode::InstanceSleeping.into()),
+                    Err(_) if route.needs_waking() && !self.wakes => return Err(ErrorCode::InstanceSleeping.into()),
                     Err(code) if code.retry() == Retry::Safe => code,
                     Err(code) => return Err(code.into()),
                 },
@@ -69,10 +72,13 @@ impl<'a> Search<'a> {
                 news = Some(self.entry.news());
                 continue;
             };
-            if why == ErrorCode::InstanceWaking {
+            let mut look_at = self.deadline;
+            if needs_waking(&self.entry) {
+                // A write that failed, or found no room, is asked for again.
                 self.gateway.wake(self.entry.id());
+                look_at = look_at.min(Instant::now() + WAKE_EVERY);
             }
-            if timeout_at(self.deadline, heard.changed()).await.is_err() {
+            if timeout_at(look_at, heard.changed()).await.is_err() && look_at == self.deadline {
                 return Err(why.into());
             }
         }
@@ -112,6 +118,11 @@ impl<'a> Search<'a> {
         self.entry = look(&self.gateway.routes, self.entry.id(), self.deadline).await?;
         Ok(())
     }
+}
+
+/// Whether somebody has to wake the instance.
+pub(crate) fn needs_waking(entry: &Entry) -> bool {
+    matches!(&*entry.state(), Lookup::Known(route) if route.needs_waking())
 }
 
 async fn look(routes: &Routes, id: InstanceId, deadline: Instant) -> Result<Arc<Entry>, ErrorCode> {
