@@ -110,7 +110,8 @@ fn is_marked(pid: i32) -> bool {
     is_gone || fields.nth(5).and_then(|flags| flags.parse().ok()).is_some_and(|flags: u64| flags & PF_EXITING != 0)
 }
 
-fn is_member(pid: i32, session: i32) -> bool {
+/// Whether a process lives and is in a session.
+pub(crate) fn is_member(pid: i32, session: i32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     // The name stands in brackets and may hold anything; state, parent, group and session follow.
     let mut fields = stat.rsplit_once(") ").map_or("", |(_, rest)| rest).split(' ');

@@ -52,7 +52,8 @@ pub(crate) async fn up(global: &Global, args: Up, paint: Paint) -> Result<(), Fa
 
     // The gateway first: its address is the one that may be taken.
     let stop = Stop { drain: CancellationToken::new(), now: CancellationToken::new() };
-    let config = ground.gateway(Flags::default().with("listen", args.listen)?)?;
+    let mut config = ground.gateway(Flags::default().with("listen", args.listen)?)?;
+    config.metrics_listen.get_or_insert(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
     let gateway = landfast_gateway::start(config, &ground.cell, ground.store.clone(), stop.clone()).await?;
     let (api_stop, node_stop) = (CancellationToken::new(), CancellationToken::new());
     let config = ground.api(&Flags::default())?;

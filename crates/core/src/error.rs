@@ -257,7 +257,7 @@ error_table! {
     LimitMessage "limit.message" - 1009 Never Client
         "The message is too large." "Send smaller messages.";
     RequestTimeout "request.timeout" 408 - Safe Client
-        "The request's head did not arrive in time." "Send the whole head within 10 seconds.";
+        "The request did not arrive in time." "Send its head at once, within 10 seconds if the gateway does not say otherwise, and its body without long pauses.";
     Internal "internal" 500 1011 Never Platform
         "Something went wrong inside Landfast." "Report it with the request id.";
 }

@@ -11,6 +11,7 @@ pub mod id;
 pub mod keeper;
 pub mod lease;
 pub mod lifecycle;
+pub mod limit;
 pub mod link;
 pub mod placement;
 pub mod reason;

@@ -9,7 +9,8 @@ use landfast_net::link::Refusal;
 
 use crate::headers;
 
-/// What a client is told to wait before it tries again, in seconds: most absences are over within one.
+/// What a client is told to wait before it tries again, in seconds: most absences are over within one, and so is
+/// the wait of a rate, whose burst is never overdrawn.
 const RETRY_AFTER_SECONDS: &str = "1";
 
 /// A whole answer.

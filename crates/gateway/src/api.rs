@@ -67,14 +67,20 @@ pub(crate) async fn forward<C: Client>(
 ) -> Result<Forwarded, Unanswered> {
     let Request { method, target, headers, body, .. } = request;
     let head = RequestHead { method, target, headers };
-    let mut upload = Upload::new(body, false);
+    let mut upload = Upload::new(body, worker.gateway.config.body_max, false);
     for address in worker.gateway.apis.in_turn() {
         let key = Key::Api(address.clone());
         loop {
             let mut upstream = match worker.pool.take(&key, true) {
-                Some(upstream) => upstream,
+                Some(upstream) => {
+                    worker.counters.upstream_reused.add(1);
+                    upstream
+                }
                 None => match unless_gone(client, Upstream::api(&address)).await? {
-                    Ok(upstream) => upstream,
+                    Ok(upstream) => {
+                        worker.counters.upstream_opened.add(1);
+                        upstream
+                    }
                     Err(_) => break,
                 },
             };

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use landfast_core::limit::Meter;
 use landfast_core::reason::Cause;
 use landfast_core::record::{RevokedToken, keys};
 use landfast_core::{ErrorCode, InstanceId, Problem, TokenId};
@@ -23,6 +24,7 @@ use tokio::sync::SetOnce;
 use tokio_util::sync::CancellationToken;
 
 use crate::carrier;
+use crate::counters::Counter;
 
 /// The most tokens that are remembered: some 500 bytes each. Beyond it they are forgotten and checked again.
 const REMEMBERED_MAX: usize = 16 * 1024;
@@ -34,7 +36,16 @@ const CANDIDATES_MAX: usize = 8;
 #[derive(Debug)]
 pub(crate) struct Access {
     claims: Claims,
-    revoked: Arc<CancellationToken>,
+    live: Arc<Live>,
+}
+
+/// A token in use.
+#[derive(Debug, Default)]
+struct Live {
+    /// Tells its holders that it was revoked.
+    revoked: CancellationToken,
+    /// Counts what is let in with it.
+    meter: Arc<Meter>,
 }
 
 /// The tokens of a cell, as this gateway knows them.
@@ -44,6 +55,10 @@ pub(crate) struct Auth {
     loaded: SetOnce<()>,
     trusted: ArcSwap<Trusted>,
     revocations: Mutex<Revocations>,
+    /// Tokens whose signature was checked and found good. A good one is remembered, and not checked again.
+    pub(crate) good: Counter,
+    /// The others.
+    pub(crate) bad: Counter,
 }
 
 /// The cell's keys, with the good tokens they vouch for, by hash: when the keys change, the tokens are checked anew.
@@ -61,7 +76,7 @@ struct Revocations {
     /// Until when each would have been good, in Unix seconds. A registry that forgets takes no revocation back.
     revoked: HashMap<TokenId, u64>,
     /// The tokens in use.
-    live: HashMap<TokenId, Weak<CancellationToken>>,
+    live: HashMap<TokenId, Weak<Live>>,
     sweep_at: usize,
 }
 
@@ -161,12 +176,22 @@ impl Auth {
             }
             Some(access) => access,
             None => {
-                let claims = trusted.verifier.verify(token, unix_now())?;
-                let revoked = self.revocations().signal(claims.jti);
-                trusted.remember(hash, Access { claims, revoked })
+                let claims = self.verify(&trusted, token)?;
+                let live = self.revocations().live(claims.jti);
+                trusted.remember(hash, Access { claims, live })
             }
         };
-        if access.revoked.is_cancelled() { Err(ErrorCode::AuthRevoked) } else { Ok(access) }
+        if access.live.revoked.is_cancelled() { Err(ErrorCode::AuthRevoked) } else { Ok(access) }
+    }
+
+    fn verify(&self, trusted: &Trusted, token: &str) -> Result<Claims, ErrorCode> {
+        let verified = trusted.verifier.verify(token, unix_now());
+        if verified.is_ok() {
+            self.good.add(1);
+        } else {
+            self.bad.add(1);
+        }
+        verified
     }
 
     fn revocations(&self) -> std::sync::MutexGuard<'_, Revocations> {
@@ -196,26 +221,26 @@ impl Revocations {
             return;
         };
         self.revoked.insert(token, record.expires_at);
-        if let Some(signal) = self.live.get(&token).and_then(Weak::upgrade) {
-            signal.cancel();
+        if let Some(live) = self.live.get(&token).and_then(Weak::upgrade) {
+            live.revoked.cancel();
         }
     }
 
-    /// What tells a token's holders that it was revoked; it has told already if it was.
-    fn signal(&mut self, token: TokenId) -> Arc<CancellationToken> {
+    /// What those who use a token share; it says so already if it was revoked.
+    fn live(&mut self, token: TokenId) -> Arc<Live> {
         if self.live.len() >= self.sweep_at {
-            self.live.retain(|_, signal| signal.strong_count() > 0);
+            self.live.retain(|_, live| live.strong_count() > 0);
             self.sweep_at = 2 * self.live.len().max(64);
         }
-        if let Some(signal) = self.live.get(&token).and_then(Weak::upgrade) {
-            return signal;
+        if let Some(live) = self.live.get(&token).and_then(Weak::upgrade) {
+            return live;
         }
-        let signal = Arc::new(CancellationToken::new());
+        let live = Arc::new(Live::default());
         if self.revoked.contains_key(&token) {
-            signal.cancel();
+            live.revoked.cancel();
         }
-        self.live.insert(token, Arc::downgrade(&signal));
-        signal
+        self.live.insert(token, Arc::downgrade(&live));
+        live
     }
 }
 
@@ -236,13 +261,18 @@ impl Access {
         Err(Problem::new(ErrorCode::AuthForbidden, format!("This path needs a token with the scope {name}.")))
     }
 
+    /// What counts who is let in with it.
+    pub(crate) fn meter(&self) -> &Arc<Meter> {
+        &self.live.meter
+    }
+
     /// Waits until the token is revoked or, if that counts, has expired.
     ///
     /// Cancel safe.
     pub(crate) async fn ended(&self, expiry_counts: bool) -> Cause {
         let left = Duration::from_secs(self.claims.exp.saturating_sub(unix_now()));
         tokio::select! {
-            () = self.revoked.cancelled() => Cause::TokenRevoked,
+            () = self.live.revoked.cancelled() => Cause::TokenRevoked,
             () = tokio::time::sleep(left), if expiry_counts => Cause::TokenExpired,
         }
     }
@@ -358,17 +388,17 @@ mod tests {
     #[tokio::test]
     async fn what_is_remembered_is_bounded_and_forgotten_with_its_last_holder() {
         let setting = Setting::new().await;
-        let (claims, signal) = (setting.token(), Arc::new(CancellationToken::new()));
+        let (claims, live) = (setting.token(), Arc::default());
         let access = setting.admit(&claims.1).unwrap();
         let trusted = setting.auth.trusted.load();
         for number in 0..REMEMBERED_MAX + 10 {
             let mut hash = [0; 32];
             hash[..8].copy_from_slice(&number.to_be_bytes());
-            trusted.remember(hash, Access { claims: access.claims.clone(), revoked: Arc::clone(&signal) });
+            trusted.remember(hash, Access { claims: access.claims.clone(), live: Arc::clone(&live) });
         }
         assert!(trusted.remembered.len() <= REMEMBERED_MAX);
         for _ in 0..1000 {
-            setting.auth.revocations().signal(random::token_id());
+            setting.auth.revocations().live(random::token_id());
         }
         assert!(setting.auth.revocations().live.len() <= 2 * 64);
     }

@@ -61,6 +61,11 @@ pub(crate) enum Fault {
 
 /// One request's client.
 pub(crate) trait Client: Send {
+    /// The version of HTTP it speaks.
+    fn version(&self) -> &'static str {
+        "2"
+    }
+
     /// Reads what follows of the request's body into `space`, which is not empty. Not called after its end.
     fn poll_body(&mut self, cx: &mut Context<'_>, space: &mut [u8]) -> Poll<Result<Piece, Fault>>;
 

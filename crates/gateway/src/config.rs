@@ -1,11 +1,13 @@
 //! What an operator says about a gateway.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use http::Uri;
 use http::uri::Authority;
+use ipnet::IpNet;
+use landfast_core::record::Limits;
 use landfast_core::{ErrorCode, Problem};
 use serde::{Deserialize, Serialize};
 
@@ -41,13 +43,45 @@ pub struct Config {
     pub domain: Option<String>,
     /// How long a client's connection may be idle between two requests, in milliseconds. Default: 75,000.
     pub idle_timeout_ms: u64,
+    /// How long a client may take to send a request's head, in milliseconds; the first one's is counted from the accept.
+    /// Default: 10,000.
+    pub head_timeout_ms: u64,
     /// How long a client may send nothing of a request's body, in milliseconds. Default: 30,000.
     pub body_timeout_ms: u64,
+    /// The most bytes of a request's body. Default: none.
+    pub body_max: Option<u64>,
     /// How long a server may take to begin its answer, in milliseconds: agents and builds work for minutes. Default:
     /// 600,000.
     pub answer_timeout_ms: u64,
     /// Whether a session ends when its token expires, and not only when it is revoked. Default: false.
     pub end_sessions_at_expiry: bool,
+    /// What is let through: `limits.instance` to each instance that says nothing itself (`spec.limits`), `limits.token`
+    /// with each access token. In each, `rate` (requests per second; after a pause three seconds' worth at once),
+    /// `in_flight` (requests that have no whole answer yet) and `sessions` (open ones). Default: no limits.
+    pub limits: TrafficLimits,
+    /// The networks of proxies in front of the gateway, such as `10.0.0.0/8`. From them alone the client's address is taken
+    /// out of `X-Forwarded-For`: the last one there that is none of theirs. Default: none.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Where `GET /metrics` is answered, to anybody who reaches it. Default: nowhere; in `landfast up`, a free port of the
+    /// loopback address.
+    pub metrics_listen: Option<SocketAddr>,
+    /// Whether each request and each session writes a line to the log when it is over. Default: true.
+    pub access_log: bool,
+    /// The collector that spans are sent to over OTLP, as the base of its URL (`http://127.0.0.1:4318`). Without one
+    /// `traceparent` passes as it came. Default: none.
+    pub otlp_endpoint: Option<String>,
+    /// Of how many requests that no caller has decided about one is traced. Default: 1, which is every one.
+    pub trace_one_in: u32,
+}
+
+/// What a gateway lets through by itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrafficLimits {
+    /// To each instance, where its own spec says nothing.
+    pub instance: Limits,
+    /// With each access token.
+    pub token: Limits,
 }
 
 /// How long the two sides of a request may do nothing.
@@ -78,9 +112,17 @@ impl Default for Config {
             drain_timeout_ms: 20_000,
             domain: None,
             idle_timeout_ms: 75_000,
+            head_timeout_ms: 10_000,
             body_timeout_ms: 30_000,
+            body_max: None,
             answer_timeout_ms: 600_000,
             end_sessions_at_expiry: false,
+            limits: TrafficLimits::default(),
+            trusted_proxies: Vec::new(),
+            metrics_listen: None,
+            access_log: true,
+            otlp_endpoint: None,
+            trace_one_in: 1,
         }
     }
 }
@@ -100,12 +142,25 @@ impl Config {
             ("route_deadline_ms", self.route_deadline_ms),
             ("slow_client_timeout_ms", self.slow_client_timeout_ms),
             ("idle_timeout_ms", self.idle_timeout_ms),
+            ("head_timeout_ms", self.head_timeout_ms),
+            ("trace_one_in", u64::from(self.trace_one_in)),
             ("body_timeout_ms", self.body_timeout_ms),
             ("answer_timeout_ms", self.answer_timeout_ms),
         ] {
             if value == 0 {
                 return invalid(&format!("{name} is at least 1."));
             }
+        }
+        for (name, limits) in [("instance", self.limits.instance), ("token", self.limits.token)] {
+            if [limits.rate, limits.in_flight, limits.sessions].contains(&Some(0)) {
+                return invalid(&format!("A limit in limits.{name} is at least 1; leave it out for none."));
+            }
+        }
+        let is_collector = |url: &String| url.parse::<Uri>().is_ok_and(|url| url.scheme_str() == Some("http"));
+        if !self.otlp_endpoint.as_ref().is_none_or(is_collector) {
+            return invalid(
+                "otlp_endpoint has the form http://host:port; a collector elsewhere needs one on this machine.",
+            );
         }
         let tls = [self.tls_listen.is_some(), self.tls_certificates.is_some(), self.tls_key.is_some()];
         if tls.contains(&true) && tls.contains(&false) {
@@ -155,6 +210,17 @@ impl Config {
         Duration::from_millis(self.idle_timeout_ms)
     }
 
+    /// How long a request's head may take.
+    pub(crate) const fn head_timeout(&self) -> Duration {
+        Duration::from_millis(self.head_timeout_ms)
+    }
+
+    /// Whether a connection comes from a proxy that is believed.
+    pub(crate) fn trusts(&self, peer: IpAddr) -> bool {
+        let peer = peer.to_canonical();
+        self.trusted_proxies.iter().any(|network| network.contains(&peer))
+    }
+
     /// How long the two sides of a request may do nothing.
     pub(crate) const fn patience(&self) -> Patience {
         Patience {
@@ -179,6 +245,23 @@ mod tests {
         Config::default().check().unwrap();
         let error = serde_json::from_str::<Config>(r#"{"wokers": 2}"#).unwrap_err();
         assert!(error.to_string().contains("wokers"), "{error}");
+    }
+
+    #[test]
+    fn limits_and_networks_are_read_and_a_limit_of_nothing_is_refused() {
+        let text = r#"{"limits": {"token": {"rate": 5}}, "trusted_proxies": ["10.0.0.0/8", "::1/128"]}"#;
+        let config: Config = serde_json::from_str(text).unwrap();
+        config.check().unwrap();
+        assert_eq!((config.limits.token.rate, config.limits.instance), (Some(5), Limits::default()));
+        for (address, is_trusted) in [("10.9.9.9", true), ("::ffff:10.1.1.1", true), ("::1", true), ("11.0.0.1", false)]
+        {
+            assert_eq!(config.trusts(address.parse().unwrap()), is_trusted, "{address}");
+        }
+        let config: Config = serde_json::from_str(r#"{"limits": {"instance": {"sessions": 0}}}"#).unwrap();
+        assert!(config.check().unwrap_err().detail.contains("limits.instance"));
+        assert!(serde_json::from_str::<Config>(r#"{"limits": {"instance": {"rates": 1}}}"#).is_err());
+        let config = Config { otlp_endpoint: Some("https://far.test".into()), ..Config::default() };
+        assert!(config.check().unwrap_err().detail.contains("otlp_endpoint"));
     }
 
     #[test]

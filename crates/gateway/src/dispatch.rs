@@ -18,6 +18,7 @@ use crate::forward::{self, Call, Forwarded, Switched, Unanswered, Wishes};
 use crate::gateway::{Gateway, Worker};
 use crate::headers::Origin;
 use crate::hold::{self, Held};
+use crate::limits::{self, entrance};
 use crate::links::{self, Relayed};
 use crate::place::{Inside, Place};
 use crate::upstream;
@@ -95,7 +96,8 @@ pub(crate) async fn respond<C: Client>(worker: &Worker, origin: &Origin, client:
             Err(_) => Outcome::Gone,
         };
     }
-    let mut record = Box::new(Record::new(&request.method, &request.target));
+    let origin = &*origin.behind_proxies(&request.headers, &gateway.config);
+    let mut record = Box::new(Record::new(worker, origin, client, &request));
     let reply = reply(worker, origin, client, request, &mut record).await;
     let answer = match reply {
         Ok(Reply::Forwarded(Forwarded::Answered)) => return Outcome::Answered,
@@ -126,6 +128,7 @@ pub(crate) async fn respond<C: Client>(worker: &Worker, origin: &Origin, client:
 async fn switch<C: Client>(client: &mut C, mut head: ResponseHead, mut upgraded: Upgraded) -> Outcome {
     upgraded.record.status = Some(head.status);
     upgraded.record.stamp(&mut head.headers);
+    upgraded.record.becomes_session();
     client.begin(head, BodySize::Open);
     if std::future::poll_fn(|cx| client.poll_flush(cx)).await.is_err() {
         upgraded.abandon().await;
@@ -154,9 +157,11 @@ async fn reply<C: Client>(
 ) -> Result<Reply, Unanswered> {
     check_expectation(&request)?;
     let config = &worker.gateway.config;
+    limits::check_body(request.body, config.body_max)?;
     match Place::of(&request.target, &request.headers, config.domain.as_deref())? {
         Place::Api => {
             origin.mark(&mut request.headers, request.body);
+            record.trace(&worker.gateway, &mut request.headers);
             Ok(Reply::Forwarded(api::forward(worker, client, request, record).await?))
         }
         Place::Instance(inside) => instance(worker, origin, client, inside, request, record).await,
@@ -177,16 +182,21 @@ async fn instance<C: Client>(
     record.instance = Some(instance);
     let access = gateway.auth.admit(&mut headers, &mut path, instance)?;
     access.check(target, &path)?;
+    if upgrade != Some(Upgrade::Link) {
+        record.ask_token(&access, entrance(upgrade), gateway)?;
+    }
     let wishes = Wishes::of(&headers, gateway.config.route_deadline())?;
     if upgrade.is_some() {
         check_upgrade(gateway, &method, body)?;
     }
     if upgrade == Some(Upgrade::Link) {
         let asked = links::read(&headers, &path, &gateway.auth, &access, origin)?;
+        record.ask_token(&access, asked.entrance(), gateway)?;
         let opened = unless_gone(client, links::open(gateway, instance, access, &asked, wishes, record)).await?;
         return Ok(switched(opened, |relayed| Kind::Relayed(Box::new(relayed)))?);
     }
     origin.mark(&mut headers, body);
+    record.trace(gateway, &mut headers);
     if upgrade == Some(Upgrade::WebSocket) {
         headers.push("connection", "Upgrade");
         headers.push("upgrade", "websocket");

@@ -18,6 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::client::{BodySize, Client, Fault, Piece};
 use crate::config::Patience;
+use crate::limits;
 use crate::upstream::Upstream;
 
 /// The most of a body that is kept for another attempt.
@@ -30,6 +31,8 @@ const STAGE: usize = 64 * 1024;
 #[derive(Debug)]
 pub(crate) struct Upload {
     size: BodySize,
+    /// The most bytes that it may have.
+    max: Option<u64>,
     /// What was read, while it is all kept.
     kept: Option<Vec<u8>>,
     /// How much of that has gone up in this attempt.
@@ -80,6 +83,7 @@ pub(crate) struct Exchange<'a, C> {
     moved_at: Instant,
     /// Whether one has since. The clock is read once for any number of bytes.
     has_moved: bool,
+    has_waited: bool,
     reader: BodyReader,
     /// What was read of the answer's body and not yet taken by the client.
     stash: Vec<u8>,
@@ -97,10 +101,10 @@ enum Waits {
 }
 
 impl Upload {
-    /// A body of this size. With `keeps`, what is read of it is kept as long as it is little.
-    pub(crate) fn new(size: BodySize, keeps: bool) -> Self {
+    /// A body of this size, and of `max` bytes at most. With `keeps`, what is read of it is kept as long as it is little.
+    pub(crate) fn new(size: BodySize, max: Option<u64>, keeps: bool) -> Self {
         let ended = matches!(size, BodySize::None | BodySize::Exactly(0)).then_some(None);
-        Self { size, kept: keeps.then(Vec::new), replayed: 0, ended, bytes: 0 }
+        Self { size, max, kept: keeps.then(Vec::new), replayed: 0, ended, bytes: 0 }
     }
 
     /// Whether everything that was read is still there for another attempt.
@@ -132,7 +136,12 @@ impl Upload {
         }
         let piece = ready!(client.poll_body(cx, space))?;
         match &piece {
-            Piece::Data(len) => self.keep(&space[..*len]),
+            Piece::Data(len) => {
+                self.keep(&space[..*len]);
+                if let Some(max) = self.max.filter(|max| self.bytes > *max) {
+                    return Poll::Ready(Err(Fault::Broken(limits::too_long(max))));
+                }
+            }
             Piece::End(trailers) => self.ended = Some(trailers.clone()),
         }
         Poll::Ready(Ok(piece))
@@ -174,6 +183,7 @@ impl<'a, C: Client> Exchange<'a, C> {
             is_deaf: false,
             moved_at: Instant::ZERO,
             has_moved: true,
+            has_waited: false,
             reader: BodyReader::Length(0),
             stash: Vec::new(),
             stash_at: 0,
@@ -202,7 +212,12 @@ impl<'a, C: Client> Exchange<'a, C> {
     /// [`Fault`], if the client's side ended first.
     pub(crate) async fn answer(&mut self, framing: Framing) -> Result<Ended, Fault> {
         self.reader = BodyReader::new(framing);
-        poll_fn(|cx| self.poll_answer(cx)).await
+        poll_fn(|cx| {
+            let polled = self.poll_answer(cx);
+            self.has_waited |= polled.is_pending();
+            polled
+        })
+        .await
     }
 
     /// Begins the answer at the client.
@@ -223,6 +238,11 @@ impl<'a, C: Client> Exchange<'a, C> {
     /// Whether nothing of this request is left in the upstream's connection.
     pub(crate) fn is_clean(&self) -> bool {
         !self.uploading && self.at == self.end && self.upstream.input.is_empty()
+    }
+
+    /// Whether anybody was waited for while the answer was passed on.
+    pub(crate) const fn has_waited(&self) -> bool {
+        self.has_waited
     }
 
     /// How many bytes the answer's body had.

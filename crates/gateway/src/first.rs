@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use landfast_core::limit::Entrance;
 use landfast_core::record::Generation;
 use landfast_core::redial::{Effect, Presence, Redial};
 use landfast_core::route::{Lookup, Route};
@@ -30,6 +31,16 @@ pub(crate) enum Asked {
     Open(OpenRequest),
     /// A further link of one, for a client that keeps its own count.
     Resume(ResumeRequest),
+}
+
+impl Asked {
+    /// What it is let in as.
+    pub(crate) const fn entrance(&self) -> Entrance {
+        match self {
+            Self::Open(_) => Entrance::Session,
+            Self::Resume(_) => Entrance::Resume,
+        }
+    }
 }
 
 /// What the agent said yes with.
@@ -109,6 +120,7 @@ pub(crate) async fn link(
     let deadline = Instant::now() + within;
     let held = timeout_at(deadline, gateway.routes.hold(id)).await;
     let entry = held.unwrap_or(Err(ErrorCode::RegistryUnavailable))?;
+    record.ask_instance(&entry, asked.entrance(), gateway)?;
     let mut news = entry.news();
     let mut redial = Redial::new(admission(&entry.state()), clock::now()).with_resume_window(within);
     let mut last = NoLink::from(ErrorCode::NodeUnreachable);
@@ -140,6 +152,7 @@ pub(crate) async fn link(
                     gateway.wake(id);
                     wake_again = Some(clock::now() + WAKE_EVERY);
                 }
+                let _parked = gateway.counters.park();
                 let wait = async {
                     tokio::select! {
                         _ = news.changed() => {}

@@ -5,6 +5,7 @@ use std::time::Duration;
 use landfast_core::record::Generation;
 use landfast_core::route::Route;
 use landfast_core::{ErrorCode, InstanceId, Problem};
+use landfast_net::clock;
 use landfast_net::head::{Headers, RequestHead, ResponseHead};
 use landfast_net::http1::{Answered, Framing, answer_framing};
 use landfast_net::relay::Target;
@@ -14,6 +15,7 @@ use crate::client::{BodySize, Client, Fault, Upgrade};
 use crate::exchange::{Ended, Exchange, Failed, Upload, unless_gone};
 use crate::gateway::Worker;
 use crate::headers;
+use crate::limits::entrance;
 use crate::search::Search;
 use crate::upstream::{Key, Upstream};
 
@@ -132,13 +134,15 @@ pub(crate) async fn forward<C: Client>(
     let gateway = &worker.gateway;
     let search = Search::new(gateway, call.instance, call.wishes.wait, call.wishes.wakes);
     let mut search = unless_gone(client, search).await??;
+    record.ask_instance(search.entry(), entrance(call.upgrade), gateway)?;
     let is_repeatable = is_repeatable(&call.head);
     let mut upload: Option<Upload> = None;
     loop {
         let route = unless_gone(client, search.route()).await??;
         record.generation = Some(route.generation);
         let believes = believes(&route, call.target);
-        let upload = upload.get_or_insert_with(|| Upload::new(call.body, is_repeatable || believes));
+        let upload =
+            upload.get_or_insert_with(|| Upload::new(call.body, gateway.config.body_max, is_repeatable || believes));
         let opened = unless_gone(client, connect(worker, &route, call.target, !is_repeatable)).await?;
         let mut upstream = match opened {
             Ok(upstream) => upstream,
@@ -220,8 +224,12 @@ pub(crate) async fn pass_on<C: Client>(
     record.status = Some(head.status);
     record.cause = head.headers.get("landfast-error").and_then(ErrorCode::parse);
     record.stamp(&mut head.headers);
+    let began = clock::now();
+    record.begins(began);
     exchange.begin(head, size);
     let ended = exchange.answer(framing).await;
+    // An answer that came in one piece ended when it began: the clock is read once for it.
+    record.ends(if exchange.has_waited() { clock::now() } else { began });
     record.up = exchange.up();
     record.down = exchange.down();
     Ok(match ended {
@@ -243,8 +251,15 @@ pub(crate) fn switching(mut head: ResponseHead) -> ResponseHead {
 async fn connect(worker: &Worker, route: &Route, target: Target, surely: bool) -> Result<Upstream, ErrorCode> {
     let key = Key::Instance(route.instance, route.generation, target);
     match worker.pool.take(&key, surely) {
-        Some(upstream) => Ok(upstream),
-        None => Upstream::open(&worker.gateway, route, target).await,
+        Some(upstream) => {
+            worker.counters.upstream_reused.add(1);
+            Ok(upstream)
+        }
+        None => {
+            let opened = Upstream::open(&worker.gateway, route, target).await?;
+            worker.counters.upstream_opened.add(1);
+            Ok(opened)
+        }
     }
 }
 

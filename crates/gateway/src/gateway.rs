@@ -1,6 +1,6 @@
 //! What the parts of one gateway share.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use landfast_core::route::Route;
@@ -12,8 +12,10 @@ use landfast_net::socket::Socket;
 use crate::api::Apis;
 use crate::auth::Auth;
 use crate::config::Config;
+use crate::counters::Counters;
 use crate::routes::Routes;
 use crate::stop::Drain;
+use crate::trace::Traces;
 use crate::upstream::Pool;
 use crate::wake::Waker;
 
@@ -37,6 +39,12 @@ pub(crate) struct Gateway {
     pub(crate) drain: Drain,
     /// The instances that are being woken.
     pub(crate) waker: Waker,
+    /// What is counted elsewhere than where requests are served.
+    pub(crate) counters: Counters,
+    /// Where spans go, if they go anywhere.
+    pub(crate) traces: Option<Traces>,
+    /// What the workers count, and what they keep.
+    pub(crate) workers: Mutex<Vec<(Arc<Counters>, Pool)>>,
 }
 
 /// What one worker's connections share.
@@ -46,9 +54,25 @@ pub(crate) struct Worker {
     pub(crate) gateway: Arc<Gateway>,
     /// This worker's idle upstream connections.
     pub(crate) pool: Pool,
+    /// What is counted where requests are served.
+    pub(crate) counters: Arc<Counters>,
+}
+
+impl Worker {
+    /// A worker that has served nobody yet.
+    pub(crate) fn new(gateway: Arc<Gateway>) -> Self {
+        let (pool, counters) = (Pool::default(), Arc::default());
+        lock(&gateway.workers).push((Arc::clone(&counters), pool.clone()));
+        Self { gateway, pool, counters }
+    }
 }
 
 impl Gateway {
+    /// What the workers count and keep, as far as they have begun.
+    pub(crate) fn workers(&self) -> Vec<(Arc<Counters>, Pool)> {
+        lock(&self.workers).clone()
+    }
+
     /// Whether the registry has been read once.
     pub(crate) fn is_loaded(&self) -> bool {
         self.routes.is_loaded() && self.auth.is_loaded()
@@ -82,4 +106,9 @@ impl Gateway {
         }
         Err(code)
     }
+}
+
+fn lock<T>(shared: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    // An entry is pushed or it is not.
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }

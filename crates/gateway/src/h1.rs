@@ -20,9 +20,6 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use crate::client::{BodySize, Client, Fault, Piece, Request};
 use crate::headers;
 
-/// How long a client may take to send a request's head once it has begun.
-const HEAD_WITHIN: Duration = Duration::from_secs(10);
-
 /// The most that is read ahead of a request that is being answered: more than any head, and the client is read no more.
 const AHEAD_MAX: usize = HEAD_MAX;
 
@@ -46,6 +43,10 @@ pub(crate) struct Connection {
     body_ended: bool,
     is_http11: bool,
     keep_alive: bool,
+    /// When the first request's head must be there; `None` after it.
+    first_until: Option<Instant>,
+    /// How long a request's head may take.
+    head_timeout: Duration,
     /// How the answer's body is delimited; `None` before the answer.
     answer: Option<Framing>,
 }
@@ -67,7 +68,9 @@ pub(crate) enum Next {
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 impl Connection {
-    pub(crate) fn new(socket: Socket) -> Self {
+    /// A connection that was accepted now. A request's head may take `head_timeout`: the first one's from now on, since
+    /// whoever connects has something to say, the others' from their first byte.
+    pub(crate) fn new(socket: Socket, head_timeout: Duration) -> Self {
         Self {
             socket,
             input: Vec::new(),
@@ -78,17 +81,19 @@ impl Connection {
             body_ended: true,
             is_http11: true,
             keep_alive: true,
+            first_until: Some(clock::now() + head_timeout),
+            head_timeout,
             answer: None,
         }
     }
 
-    /// Waits for the next request, for at most `idle` before its first byte.
+    /// Waits for the next request, for at most `idle` before its first byte, but for the connection's first.
     ///
     /// Cancel safe: what was read stays.
     pub(crate) async fn next(&mut self, idle: Duration) -> Next {
         self.answer = None;
-        let idle_until = clock::now() + idle;
-        let mut head_until = None;
+        let mut head_until = self.first_until.take();
+        let idle_until = head_until.unwrap_or_else(|| clock::now() + idle);
         std::future::poll_fn(|cx| self.poll_next(cx, idle_until, &mut head_until)).await
     }
 
@@ -148,7 +153,7 @@ impl Connection {
                     return Poll::Ready(Next::End);
                 }
                 Poll::Pending => {
-                    let until = *head_until.get_or_insert_with(|| clock::now() + HEAD_WITHIN);
+                    let until = *head_until.get_or_insert_with(|| clock::now() + self.head_timeout);
                     ready!(self.alarm.poll(cx, until));
                     return Poll::Ready(Next::Refused(ErrorCode::RequestTimeout.into()));
                 }
@@ -247,6 +252,10 @@ fn broken(error: &dyn std::error::Error) -> Fault {
 }
 
 impl Client for Connection {
+    fn version(&self) -> &'static str {
+        if self.is_http11 { "1.1" } else { "1.0" }
+    }
+
     fn poll_body(&mut self, cx: &mut Context<'_>, space: &mut [u8]) -> Poll<Result<Piece, Fault>> {
         loop {
             if let Some(piece) = self.take_body(space)? {

@@ -25,6 +25,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{sleep, timeout};
 use tokio_util::task::TaskTracker;
 
+use crate::access;
 use crate::client::{BodySize, Client, Fault, Piece, Request, Upgrade};
 use crate::dispatch::{Outcome, respond};
 use crate::gateway::Worker;
@@ -167,7 +168,7 @@ impl Stream {
         let request = match request {
             Ok(request) => request,
             Err(problem) => {
-                tracing::debug!(%problem, "refused before it was a request");
+                access::refused(worker, origin, self.version(), &problem);
                 // Malformed, so it is no request to be answered (RFC 9113, section 8.1.1).
                 return self.response.send_reset(Reason::PROTOCOL_ERROR);
             }

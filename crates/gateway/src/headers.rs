@@ -1,9 +1,10 @@
 //! Headers on their way through: those that concern one hop only, and those that are ours alone.
 
-use std::net::SocketAddr;
+use std::borrow::Cow;
+use std::net::{IpAddr, SocketAddr};
 
 use landfast_core::link::PROTOCOL;
-use landfast_net::head::Headers;
+use landfast_net::head::{Headers, Part};
 
 use crate::client::{BodySize, Upgrade};
 use crate::config::Config;
@@ -23,13 +24,15 @@ const HOP_BY_HOP: [&str; 8] = [
     "upgrade",
 ];
 
-/// What a client may say about where it comes from; it is not believed.
+/// What a client may say about where it comes from; only of a listed proxy its address is believed.
 const FORWARDING: [&str; 4] = ["forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"];
 
 /// Where a request came from, as the next hop is told.
 #[derive(Clone, Debug)]
 pub(crate) struct Origin {
     client: String,
+    /// The client is a proxy that is believed.
+    is_trusted: bool,
     scheme: &'static str,
     public: Option<(String, String)>,
 }
@@ -38,7 +41,35 @@ impl Origin {
     /// A client's address, how it came, and the public address that the operator has named.
     pub(crate) fn new(client: SocketAddr, is_secure: bool, config: &Config) -> Self {
         let public = config.public().map(|(scheme, authority)| (scheme, authority.to_string()));
-        Self { client: client.ip().to_string(), scheme: if is_secure { "https" } else { "http" }, public }
+        let is_trusted = config.trusts(client.ip());
+        Self { client: client.ip().to_string(), is_trusted, scheme: if is_secure { "https" } else { "http" }, public }
+    }
+
+    /// The client's address.
+    pub(crate) fn client(&self) -> &str {
+        &self.client
+    }
+
+    /// The origin of one request: if its peer is a proxy that is believed, the client that the proxies name. Each adds at
+    /// the end whom it heard the request from, so the last address that is none of theirs is the client's, and what stands
+    /// before it is only the client's word.
+    pub(crate) fn behind_proxies(&self, headers: &Headers, config: &Config) -> Cow<'_, Self> {
+        if !self.is_trusted {
+            return Cow::Borrowed(self);
+        }
+        let said: Vec<&[u8]> = headers.get_all("x-forwarded-for").collect();
+        let hops = said.iter().rev().flat_map(|line| line.rsplit(|&byte| byte == b','));
+        let mut client = None;
+        for address in hops.map_while(address) {
+            client = Some(address);
+            if !config.trusts(address) {
+                break;
+            }
+        }
+        match client {
+            None => Cow::Borrowed(self),
+            Some(client) => Cow::Owned(Self { client: client.to_canonical().to_string(), ..self.clone() }),
+        }
     }
 
     /// Removes what concerns the last hop and what only Landfast may say, and tells the next hop where the request came
@@ -52,29 +83,24 @@ impl Origin {
         if body == BodySize::Open {
             headers.push("transfer-encoding", "chunked");
         }
-        let said = headers.get_bytes("host").map(<[u8]>::to_vec);
+        let said = headers.position("host").map(Part::Line);
         let (scheme, host) = match &self.public {
-            Some((scheme, host)) => (scheme.as_str(), Some(host.as_bytes())),
-            None => (self.scheme, said.as_deref()),
+            Some((scheme, host)) => (scheme.as_str(), Some(Part::Text(host))),
+            None => (self.scheme, said),
         };
         headers.push("x-forwarded-for", &self.client);
         headers.push("x-forwarded-proto", scheme);
-        if let Some(host) = host {
-            headers.push("x-forwarded-host", host);
+        // RFC 7239: an address of IPv6 stands in brackets and quotes, and a host, which may have a port, in quotes.
+        let (open, close) = if self.client.contains(':') { ("for=\"[", "]\"") } else { ("for=", "") };
+        let by = [open, &self.client, close, ";proto=", scheme].map(Part::Text);
+        match host {
+            Some(host) => {
+                headers.push_parts("x-forwarded-host", &[host]);
+                let [a, b, c, d, e] = by;
+                headers.push_parts("forwarded", &[a, b, c, d, e, Part::Text(";host=\""), host, Part::Text("\"")]);
+            }
+            None => headers.push_parts("forwarded", &by),
         }
-        headers.push("forwarded", self.forwarded(scheme, host));
-    }
-
-    /// RFC 7239: an address of IPv6 stands in brackets and quotes, and so does whatever is no token.
-    fn forwarded(&self, scheme: &str, host: Option<&[u8]>) -> Vec<u8> {
-        let client = if self.client.contains(':') { format!("\"[{}]\"", self.client) } else { self.client.clone() };
-        let mut value = format!("for={client};proto={scheme}").into_bytes();
-        if let Some(host) = host.filter(|host| !host.contains(&b'"')) {
-            value.extend_from_slice(b";host=\"");
-            value.extend_from_slice(host);
-            value.push(b'"');
-        }
-        value
     }
 }
 
@@ -125,6 +151,13 @@ fn is_kept(option: &[u8]) -> bool {
     ["close", "keep-alive", "upgrade", "content-length", "host"]
         .iter()
         .any(|kept| option.eq_ignore_ascii_case(kept.as_bytes()))
+}
+
+/// An address in a list of hops, which some proxies write with its port; what is none ends the list.
+fn address(hop: &[u8]) -> Option<IpAddr> {
+    let text = std::str::from_utf8(hop).ok()?.trim();
+    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+    bare.parse().ok().or_else(|| text.parse::<SocketAddr>().ok().map(|address| address.ip()))
 }
 
 fn is_one_of(name: &[u8], names: &[&str]) -> bool {
@@ -206,8 +239,32 @@ mod tests {
     }
 
     #[test]
+    fn only_a_listed_proxy_is_believed_and_only_up_to_the_first_that_is_not() {
+        let networks = ["10.0.0.0/8", "fd00::/8"].map(|network| network.parse().unwrap());
+        let config = Config { trusted_proxies: networks.to_vec(), ..Config::default() };
+        let client = |peer: &str, said: &[&str]| {
+            let said: Vec<_> = said.iter().map(|line| ("X-Forwarded-For", *line)).collect();
+            let origin = Origin::new(SocketAddr::new(peer.parse().unwrap(), 1), false, &config);
+            origin.behind_proxies(&lines(&said), &config).client().to_owned()
+        };
+        assert_eq!(client("9.9.9.9", &["1.1.1.1"]), "9.9.9.9", "a stranger's word");
+        assert_eq!(client("10.0.0.1", &["6.6.6.6, 1.1.1.1"]), "1.1.1.1", "what stands before is the client's word");
+        assert_eq!(
+            client("10.0.0.1", &["6.6.6.6", "1.1.1.1, 10.0.0.2"]),
+            "1.1.1.1",
+            "through two proxies, in two lines"
+        );
+        assert_eq!(client("10.0.0.1", &["1.1.1.1:4711"]), "1.1.1.1");
+        assert_eq!(client("::ffff:10.0.0.1", &["[2001:db8::1]:80, fd00::9"]), "2001:db8::1");
+        assert_eq!(client("10.0.0.1", &["10.0.0.3, 10.0.0.2"]), "10.0.0.3", "all are ours: the first of them asked");
+        assert_eq!(client("10.0.0.1", &["1.1.1.1, unknown"]), "10.0.0.1", "nobody can tell who asked the proxy");
+        assert_eq!(client("10.0.0.1", &[]), "10.0.0.1");
+    }
+
+    #[test]
     fn an_address_of_ipv6_is_quoted() {
-        let origin = Origin::new("[::1]:80".parse().unwrap(), true, &Config::default());
-        assert_eq!(origin.forwarded("https", None), b"for=\"[::1]\";proto=https");
+        let mut headers = Headers::new();
+        Origin::new("[::1]:80".parse().unwrap(), true, &Config::default()).mark(&mut headers, BodySize::None);
+        assert_eq!(headers.get("forwarded"), Some("for=\"[::1]\";proto=https"));
     }
 }

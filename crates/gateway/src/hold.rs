@@ -10,6 +10,8 @@ use landfast_core::link::Close;
 use landfast_core::reason::Cause;
 use landfast_core::record::Generation;
 use landfast_core::redial::Presence;
+use landfast_core::time::Instant;
+use landfast_net::clock;
 use landfast_net::head::ResponseHead;
 use landfast_net::hold::{Attempt, Dialer, Ending, Holder, Resumed};
 use landfast_net::link::{self, LinkError, OpenRequest, ResumeRequest};
@@ -129,12 +131,15 @@ impl Held {
 pub(crate) struct Redialer {
     gateway: Arc<Gateway>,
     entry: Arc<Entry>,
+    /// Since when the session has no link.
+    paused: Option<Instant>,
 }
 
 impl Redialer {
-    /// Dials to where the instance is, as `entry` hears of it.
-    pub(crate) const fn new(gateway: Arc<Gateway>, entry: Arc<Entry>) -> Self {
-        Self { gateway, entry }
+    /// Dials to where the instance is, as `entry` hears of it. The session's first link stands.
+    pub(crate) fn new(gateway: Arc<Gateway>, entry: Arc<Entry>) -> Self {
+        gateway.counters.links.add(1);
+        Self { gateway, entry, paused: None }
     }
 }
 
@@ -142,6 +147,17 @@ impl Dialer for Redialer {
     fn resume(&mut self, request: ResumeRequest) -> Attempt {
         let (gateway, entry) = (Arc::clone(&self.gateway), Arc::clone(&self.entry));
         Box::pin(async move { resume(&gateway, &entry, &request).await })
+    }
+
+    fn on_redial(&mut self, _attempt: usize, _last: Option<ErrorCode>) {
+        self.paused.get_or_insert_with(clock::now);
+    }
+
+    fn on_linked(&mut self, _generation: Generation) {
+        self.gateway.counters.links.add(1);
+        if let Some(since) = self.paused.take() {
+            self.gateway.counters.pauses.add(clock::now().since(since));
+        }
     }
 }
 

@@ -20,6 +20,7 @@ mod carrier;
 mod client;
 mod config;
 mod counted;
+mod counters;
 mod direct;
 mod dispatch;
 mod exchange;
@@ -30,7 +31,9 @@ mod h1;
 mod h2;
 mod headers;
 mod hold;
+mod limits;
 mod links;
+mod metrics;
 mod pipe;
 mod place;
 mod routes;
@@ -38,12 +41,14 @@ mod search;
 mod serve;
 mod stop;
 mod tap;
+mod trace;
 mod upstream;
 mod wake;
 mod watch;
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use landfast_core::record::keys;
@@ -56,14 +61,17 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::api::Apis;
 use crate::auth::Auth;
-pub use crate::config::Config;
+pub use crate::config::{Config, TrafficLimits};
+use crate::counters::Counters;
 use crate::gateway::Gateway;
 use crate::routes::Routes;
 use crate::stop::Drain;
 pub use crate::stop::Stop;
+use crate::trace::Traces;
 use crate::wake::Waker;
 use crate::watch::Feed;
 
@@ -92,12 +100,28 @@ pub async fn start(
     let tls = add_tls(&config, &mut listeners)?;
     let (routes, routes_owner) = Routes::new(Arc::clone(&store));
     let (waker, wakes) = Waker::new(Arc::clone(&store));
+    let page = config.metrics_listen.map(|address| listen(address, false)).transpose()?;
+    let one_in = config.trace_one_in;
+    let traces = config.otlp_endpoint.as_deref().map(|endpoint| Traces::to(endpoint, one_in)).transpose()?;
     let key = cell.key().clone();
     let (auth, apis, drain) = (Auth::default(), Apis::default(), Drain::default());
-    let gateway = Arc::new(Gateway { config, key, routes, auth, apis, drain, waker });
+    let gateway = Arc::new(Gateway {
+        config,
+        key,
+        routes,
+        auth,
+        apis,
+        drain,
+        waker,
+        counters: Counters::default(),
+        traces,
+        workers: Mutex::default(),
+    });
+    let page = page.map(|listener| serve_page(listener, &gateway));
     let followers = tokio::spawn({
         let gateway = Arc::clone(&gateway);
         async move {
+            let _page = page;
             let renewed = async {
                 if let Some(tls) = tls {
                     match tls.keep_fresh().await {}
@@ -135,7 +159,17 @@ async fn stopped(gateway: Arc<Gateway>, workers: Vec<oneshot::Receiver<()>>, fol
         () = conducted => {}
     }
     followers.abort();
+    if let Some(traces) = &gateway.traces {
+        traces.flush().await;
+    }
     tracing::info!("the gateway has stopped");
+}
+
+fn serve_page(listener: TcpListener, gateway: &Arc<Gateway>) -> AbortOnDropHandle<Infallible> {
+    if let Ok(address) = listener.local_addr() {
+        tracing::info!(url = %format_args!("http://{address}/metrics"), "metrics are served");
+    }
+    AbortOnDropHandle::new(tokio::spawn(metrics::serve(listener, Arc::clone(gateway))))
 }
 
 /// One listener for each worker, all on one port.

@@ -100,6 +100,7 @@ impl Relayed {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         record.links = 1;
+        record.counters().links.add(1);
         let mut client = Counted::new(client);
         record.cause = tokio::select! {
             biased;

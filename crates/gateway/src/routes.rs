@@ -12,7 +12,8 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use landfast_core::record::{Generation, Instance, keys};
+use landfast_core::limit::Meter;
+use landfast_core::record::{Generation, Instance, Limits, keys};
 use landfast_core::redial::Presence;
 use landfast_core::route::{ASK_WITHIN, Effect, Lookup, RouteView};
 use landfast_core::{ErrorCode, InstanceId};
@@ -22,7 +23,7 @@ use landfast_registry::store::{Change, Listing, Revision, Store, StoreError, Wat
 use tokio::sync::{SetOnce, mpsc, oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use crate::watch::Feed;
+use crate::watch::{Feed, Silence};
 
 /// Questions that wait for the owner: it answers each in microseconds, so more than this means that it is stuck.
 const QUESTIONS_MAX: usize = 4096;
@@ -48,6 +49,8 @@ struct Shared {
     entries: papaya::HashMap<InstanceId, Arc<Entry>>,
     /// The registry's first listing has arrived.
     loaded: SetOnce<()>,
+    /// Of the watch that tells where instances are.
+    silence: Arc<Silence>,
 }
 
 /// What is known of one instance in use.
@@ -56,6 +59,8 @@ pub(crate) struct Entry {
     id: InstanceId,
     state: ArcSwap<Lookup>,
     news: watch::Sender<Presence>,
+    /// What of it is in use. Whoever holds a permit of it keeps the entry.
+    meter: Arc<Meter>,
     /// Ticks since somebody looked.
     idle_ticks: AtomicU8,
 }
@@ -73,8 +78,8 @@ impl Routes {
     /// Starts the owner; it ends with the returned future.
     pub(crate) fn new(store: Arc<dyn Store>) -> (Self, impl Future<Output = Infallible>) {
         let (questions, asked) = mpsc::channel(QUESTIONS_MAX);
-        let shared = Arc::new(Shared::default());
         let instances = Feed::new(&*store, keys::INSTANCES);
+        let shared = Arc::new(Shared { silence: instances.silence(), ..Shared::default() });
         let owner = Owner { shared: Arc::clone(&shared), view: RouteView::new(), store, asks: FuturesUnordered::new() };
         (Self { shared, questions }, owner.run(instances, asked))
     }
@@ -82,6 +87,16 @@ impl Routes {
     /// Whether the registry's instances have been read once.
     pub(crate) fn is_loaded(&self) -> bool {
         self.shared.loaded.initialized()
+    }
+
+    /// How many instances are in use.
+    pub(crate) fn in_use(&self) -> u64 {
+        self.shared.entries.len() as u64
+    }
+
+    /// For how long the registry has not answered.
+    pub(crate) fn silence(&self) -> Duration {
+        self.shared.silence.lasts(clock::now())
     }
 
     /// Waits until they have.
@@ -148,6 +163,19 @@ impl Entry {
     /// What is known now.
     pub(crate) fn state(&self) -> Arc<Lookup> {
         self.state.load_full()
+    }
+
+    /// What its own limits say.
+    pub(crate) fn limits(&self) -> Limits {
+        match &**self.state.load() {
+            Lookup::Known(route) => route.limits,
+            Lookup::Asking | Lookup::Ended(_) | Lookup::Unknown | Lookup::Unavailable => Limits::default(),
+        }
+    }
+
+    /// What counts who is let in.
+    pub(crate) const fn meter(&self) -> &Arc<Meter> {
+        &self.meter
     }
 
     /// What is known once the registry has answered, which takes a few seconds at most.
@@ -303,6 +331,7 @@ impl Owner {
             id,
             state: ArcSwap::from_pointee(Lookup::Asking),
             news: watch::Sender::new(Presence::Unknown),
+            meter: Arc::default(),
             idle_ticks: AtomicU8::new(0),
         });
         self.shared.entries.pin().insert(id, Arc::clone(&entry));
@@ -313,8 +342,8 @@ impl Owner {
     fn look_again(&mut self) {
         let entries: Vec<Arc<Entry>> = self.shared.entries.pin().values().cloned().collect();
         for entry in entries {
-            // One reference is the map's and one is ours.
-            if Arc::strong_count(&entry) > 2 {
+            // One reference is the map's and one is ours; that of the meter is the entry's.
+            if Arc::strong_count(&entry) > 2 || Arc::strong_count(&entry.meter) > 1 {
                 entry.touch();
             }
             let idle_ticks = entry.idle_ticks.load(Ordering::Relaxed);
@@ -347,6 +376,7 @@ fn read(key: &str, value: &[u8]) -> Option<Instance> {
 mod tests {
     use std::collections::BTreeMap;
 
+    use landfast_core::limit::Entrance;
     use landfast_core::record::{Desired, InstanceSpec, Kind, Phase};
     use landfast_net::random;
     use landfast_registry::store::embedded::EmbeddedStore;
@@ -456,5 +486,25 @@ mod tests {
         assert!(shared.entries.pin().get(&ids[0]).is_some_and(|entry| Arc::ptr_eq(entry, &held)));
         // Whoever got hold of it in that moment is told to look again.
         assert!(unused.upgrade().is_none_or(|entry| *entry.state() == Lookup::Asking));
+    }
+
+    #[tokio::test]
+    async fn an_entry_stays_while_somebody_is_counted_there() {
+        let (store, _dir) = store();
+        let shared = Arc::new(Shared::default());
+        let mut owner =
+            Owner { shared: Arc::clone(&shared), view: RouteView::new(), store, asks: FuturesUnordered::new() };
+        let id = random::instance_id();
+        let (answer, mut answered) = oneshot::channel();
+        owner.handle_question(Question::Look(id, answer));
+        let permit = {
+            let entry = answered.try_recv().unwrap();
+            entry.meter().admit(Entrance::Request, &Limits::default(), clock::now()).unwrap()
+        };
+        (0..3 * IDLE_TICKS).for_each(|_| owner.look_again());
+        assert_eq!(shared.entries.pin().get(&id).map(|entry| entry.meter().in_flight()), Some(1));
+        drop(permit);
+        (0..=IDLE_TICKS).for_each(|_| owner.look_again());
+        assert!(shared.entries.is_empty(), "nobody is counted there any more");
     }
 }

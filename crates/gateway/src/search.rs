@@ -43,6 +43,11 @@ impl<'a> Search<'a> {
         Ok(Self { gateway, entry, attempts: Attempts::default(), deadline, wakes })
     }
 
+    /// The instance, as far as it is known.
+    pub(crate) fn entry(&self) -> &Entry {
+        &self.entry
+    }
+
     /// The route to try next; waits for one while the instance is between places.
     ///
     /// # Errors
@@ -78,6 +83,7 @@ impl<'a> Search<'a> {
                 self.gateway.wake(self.entry.id());
                 look_at = look_at.min(Instant::now() + WAKE_EVERY);
             }
+            let _parked = self.gateway.counters.park();
             if timeout_at(look_at, heard.changed()).await.is_err() && look_at == self.deadline {
                 return Err(why.into());
             }

@@ -18,14 +18,15 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::sleep;
 use tokio_util::task::TaskTracker;
 
+use crate::access;
 use crate::answer;
+use crate::client::Client;
 use crate::dispatch::{Outcome, Upgraded, respond};
 use crate::exchange::say;
 use crate::gateway::{Gateway, Worker};
 use crate::h1::{Connection, Next};
 use crate::h2;
 use crate::headers::Origin;
-use crate::upstream::Pool;
 
 /// How long a client that is told the end may take to hear it.
 const GOODBYE: Duration = Duration::from_secs(2);
@@ -66,7 +67,7 @@ async fn work(
     gateway: Arc<Gateway>,
     connections: Arc<Semaphore>,
 ) {
-    let worker = Arc::new(Worker { gateway, pool: Pool::default() });
+    let worker = Arc::new(Worker::new(gateway));
     let sweeper = tokio::spawn({
         let pool = worker.pool.clone();
         async move { pool.keep_swept().await }
@@ -132,6 +133,8 @@ async fn connection(
     tls: Option<Tls>,
     permit: OwnedSemaphorePermit,
 ) {
+    let counters = Arc::clone(&worker.counters);
+    let _connected = counters.connect();
     configure(&stream, &worker.gateway);
     // Boxed, so that a session's task does not go on carrying the room for what served its request.
     let served: BoxFuture<'static, _> = Box::pin(serve(worker, stream, client, tls));
@@ -184,7 +187,7 @@ enum Served {
 /// Serves requests until the connection ends, or becomes something else.
 async fn serve_http1(worker: &Worker, socket: Socket, client: SocketAddr, origin: &Origin) -> Served {
     let gateway = &worker.gateway;
-    let mut connection = Connection::new(socket);
+    let mut connection = Connection::new(socket, gateway.config.head_timeout());
     loop {
         let next = tokio::select! {
             biased;
@@ -197,6 +200,7 @@ async fn serve_http1(worker: &Worker, socket: Socket, client: SocketAddr, origin
             Next::Http2 => return Served::Http2(connection.into_socket()),
             Next::Refused(problem) => {
                 tracing::debug!(%client, %problem, "refused before it was a request");
+                access::refused(worker, origin, connection.version(), &problem);
                 let answer = answer::refusal(&problem);
                 connection.close_after();
                 let _ = say(&mut connection, answer.head, &answer.body, GOODBYE).await;

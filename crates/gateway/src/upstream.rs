@@ -225,6 +225,11 @@ impl Pool {
         }
     }
 
+    /// How many connections are kept.
+    pub(crate) fn idle(&self) -> u64 {
+        self.lock().total as u64
+    }
+
     /// Drops what has grown old, again and again; the worker's own task.
     pub(crate) async fn keep_swept(&self) {
         loop {

@@ -18,7 +18,7 @@ use landfast_core::ws::Opcode;
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
 
-use crate::client::{bearer, head, masked, send, websocket};
+use crate::client::{bearer, head, masked, send, send_bytes, websocket};
 use crate::node::Node;
 use crate::world::{World, soon, until};
 
@@ -64,11 +64,14 @@ async fn a_line_says_what_was_asked_where_it_went_and_how_it_ended_and_holds_no_
     let line = &log.lines()[0];
     let expected = json!({"request": answer.header("landfast-request-id").unwrap(), "method": "POST",
         "path": format!("/i/{id}/exec"), "instance": id.to_string(), "generation": 1, "status": 200, "attempts": 1,
-        "links": 0, "up": 5, "down": 5});
+        "links": 0, "up": 5, "down": 5, "client": "127.0.0.1", "http": "1.1"});
     for (name, value) in expected.as_object().unwrap() {
         assert_eq!(&line[name], value, "{name} in {line}");
     }
-    assert!(line["ms"].is_u64() && line.get("cause").is_none(), "{line}");
+    assert!(
+        line["ms"].is_f64() && line["first_byte_ms"].as_f64() <= line["ms"].as_f64() && line.get("cause").is_none(),
+        "{line}"
+    );
 
     send(world.gateway, head("GET", &format!("/i/{id}/80"), &[("Authorization", "Bearer nonsense-secret")]), b"").await;
     until("the refusal's line", || log.lines().len() == 2).await;
@@ -87,13 +90,22 @@ async fn a_line_says_what_was_asked_where_it_went_and_how_it_ended_and_holds_no_
     ws.closed().await;
     until("the session's line", || log.lines().len() == 3).await;
     let line = &log.lines()[2];
+    assert!(line["first_byte_ms"].as_f64() < line["ms"].as_f64(), "{line}");
     let words = masked(Opcode::Text, b"one").len() * 2;
     assert_eq!((&line["status"], &line["cause"]), (&json!(101), &json!("instance.stopped")));
     assert_eq!((&line["up"], line["links"].as_u64().unwrap() >= 2), (&json!(words), true), "{line}");
 
     send(world.gateway, head("GET", "/livez", &[]), b"").await;
     assert_eq!(log.lines().len(), 3, "health checks are not logged");
-    for secret in [&token[token.len() - 40..], "hush", "nonsense-secret", &world.cell.key().to_hex(), &bearer("")] {
+    send_bytes(world.gateway, b"NONSENSE secret-too\r\n\r\n").await;
+    until("the line of what was no request", || log.lines().len() == 4).await;
+    let line = &log.lines()[3];
+    assert_eq!((&line["status"], &line["cause"]), (&json!(400), &json!("request.invalid")));
+    assert_eq!((&line["client"], line.get("request")), (&json!("127.0.0.1"), None));
+
+    for secret in
+        [&token[token.len() - 40..], "hush", "nonsense-secret", &world.cell.key().to_hex(), &bearer(""), "secret-too"]
+    {
         assert!(!log.text().contains(secret), "{secret:?} was logged");
     }
 }

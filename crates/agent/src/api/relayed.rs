@@ -121,6 +121,8 @@ async fn half_closed_silence(seen: Arc<Seen>, patience: Duration) {
 /// A service's connection for a copy: an end that is none is a failure, and what moves is seen.
 struct Bridge {
     pipe: Pipe,
+    /// The service has said all. If it takes nothing either, there is nobody to copy for.
+    has_ended: bool,
     seen: Arc<Seen>,
 }
 
@@ -135,7 +137,7 @@ struct Seen {
 impl Bridge {
     fn new(pipe: Pipe) -> Self {
         let moved_at = AtomicU64::new(clock::now().as_nanos());
-        Self { pipe, seen: Arc::new(Seen { moved_at, is_half_closed: AtomicBool::new(false) }) }
+        Self { pipe, has_ended: false, seen: Arc::new(Seen { moved_at, is_half_closed: AtomicBool::new(false) }) }
     }
 }
 
@@ -151,6 +153,7 @@ impl AsyncRead for Bridge {
         ready!(Pin::new(&mut self.pipe).poll_read(cx, buf))?;
         self.seen.moved();
         if buf.filled().len() == before {
+            self.has_ended = true;
             self.seen.is_half_closed.store(true, Ordering::Relaxed);
             if self.pipe.ending().code != ErrorCode::UpstreamEnded {
                 return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
@@ -162,6 +165,9 @@ impl AsyncRead for Bridge {
 
 impl AsyncWrite for Bridge {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if self.has_ended && self.pipe.is_deaf() {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
         let written = ready!(Pin::new(&mut self.pipe).poll_write(cx, buf));
         self.seen.moved();
         Poll::Ready(written)
@@ -172,6 +178,9 @@ impl AsyncWrite for Bridge {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if self.has_ended && self.pipe.is_deaf() {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
         let written = ready!(Pin::new(&mut self.pipe).poll_write_vectored(cx, bufs));
         self.seen.moved();
         Poll::Ready(written)

@@ -8,10 +8,12 @@ use std::time::Duration;
 
 use landfast_core::record::{Ready, Service};
 use landfast_core::supervise::{Effect, State, Supervisor};
-use landfast_core::{ErrorCode, Problem, ServiceName};
+use landfast_core::{ErrorCode, InstanceId, Problem, ServiceName};
 use landfast_net::clock;
 use tokio::sync::{mpsc, watch};
+use tokio::task::spawn_blocking;
 
+use super::owner::is_ours;
 use super::place::Place;
 use super::probe::is_ready;
 use crate::config::Config;
@@ -197,8 +199,10 @@ impl Keeper {
             Effect::Spawn(start) => self.spawn(start),
             Effect::Probe(start) => {
                 let (place, path) = (self.place.clone(), self.ready.path.clone());
-                let future = Box::pin(async move { is_ready(&place, path.as_deref()).await });
-                self.probed = Some(Waiting { start, future });
+                let (session, instance) = (self.status.borrow().process.pid, self.config.instance);
+                let future =
+                    async move { is_ready(&place, path.as_deref()).await && is_own(place, session, instance).await };
+                self.probed = Some(Waiting { start, future: Box::pin(future) });
             }
             Effect::Ask(_) => self.status.borrow().process.ask_to_end(),
             Effect::Kill(_) => {
@@ -244,6 +248,15 @@ impl Keeper {
             }
             is_new
         });
+    }
+}
+
+/// Whether what listens at a place is the service's own, as far as can be known. Asked once per start: it reads the process
+/// table, aside.
+async fn is_own(place: Place, session: i32, instance: InstanceId) -> bool {
+    match place {
+        Place::Port(port) => spawn_blocking(move || is_ours(port, session, instance)).await.unwrap_or(true),
+        Place::Socket(_) => true,
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod dial;
 mod keeper;
+mod owner;
 mod pipe;
 mod place;
 mod probe;

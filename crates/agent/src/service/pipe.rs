@@ -63,6 +63,11 @@ impl Pipe {
         Self { activity: Some(activity.clone()), ..self }
     }
 
+    /// Whether what is said to the program is dropped.
+    pub(crate) const fn is_deaf(&self) -> bool {
+        self.is_deaf
+    }
+
     fn moved(&self) {
         if let Some(activity) = &self.activity {
             activity.touch();

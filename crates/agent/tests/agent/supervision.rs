@@ -176,6 +176,19 @@ async fn who_waits_for_a_service_that_does_not_come_up_is_told_after_five_second
 }
 
 #[tokio::test]
+async fn somebody_elses_server_on_the_port_is_not_taken_for_the_service() {
+    let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = other.local_addr().unwrap().port();
+    let agent = agent_with(|web| {
+        (web.port, web.socket) = (Some(port), None);
+        (web.argv, web.shell) = (vec![], Some("sleep 1000".to_owned()));
+    })
+    .await;
+    assert_eq!(refused(&agent).await, (503, ErrorCode::InstanceStarting));
+    assert_eq!(status(&agent).await["state"], "starting");
+}
+
+#[tokio::test]
 async fn who_waits_and_leaves_is_not_waited_for() {
     let agent = agent_with(|web| (web.argv, web.shell) = (vec![], Some("sleep 1000".to_owned()))).await;
     let mut socket = agent.connect("agent.sock").await.unwrap();

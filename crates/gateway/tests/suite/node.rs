@@ -280,6 +280,10 @@ async fn run(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Response
             let body = StreamBody::new(futures_util::StreamExt::chain(begun, rest));
             Response::builder().header("content-length", "100").body(body.boxed_unsync()).unwrap()
         }
+        "/whole" => match request.into_body().collect().await {
+            Ok(body) => Response::new(Full::new(body.to_bytes()).map_err(io::Error::other).boxed_unsync()),
+            Err(error) => return Err(io::Error::other(error)),
+        },
         // Whatever comes, as it comes.
         _ => Response::new(request.into_body().map_err(io::Error::other).boxed_unsync()),
     })
