@@ -27,7 +27,14 @@ pub(crate) struct Search<'a> {
 }
 
 impl<'a> Search<'a> {
-    /// Begins a search that ends `within` this time. With `wakes`, an instance that sleeps is woken.
+    /// Begins a search that ends `within` this time, if something is known of the instance. With `wakes`, an instance
+    /// that sleeps is woken.
+    pub(crate) fn known(gateway: &'a Gateway, id: InstanceId, within: Duration, wakes: bool) -> Option<Self> {
+        let entry = gateway.routes.known(id)?;
+        Some(Self { gateway, entry, attempts: Attempts::default(), deadline: Instant::now() + within, wakes })
+    }
+
+    /// The same, after the registry was asked if need be.
     ///
     /// # Errors
     ///
@@ -41,6 +48,14 @@ impl<'a> Search<'a> {
         let deadline = Instant::now() + within;
         let entry = look(&gateway.routes, id, deadline).await?;
         Ok(Self { gateway, entry, attempts: Attempts::default(), deadline, wakes })
+    }
+
+    /// The route to try next, if there is one now.
+    pub(crate) fn route_now(&self) -> Option<Route> {
+        match &*self.entry.state() {
+            Lookup::Known(route) => route.ready().is_ok().then(|| route.clone()),
+            Lookup::Ended(_) | Lookup::Unknown | Lookup::Unavailable | Lookup::Asking => None,
+        }
     }
 
     /// The instance, as far as it is known.

@@ -41,6 +41,11 @@ impl Socket {
         Self { leash: None, stream: Stream::Tcp(stream), ahead: Vec::new() }
     }
 
+    /// Takes a TCP stream that inherited its options, no delay among them, from its listener.
+    pub const fn accepted(stream: TcpStream) -> Self {
+        Self { leash: None, stream: Stream::Tcp(stream), ahead: Vec::new() }
+    }
+
     /// Takes a Unix stream.
     pub const fn unix(stream: UnixStream) -> Self {
         Self { leash: None, stream: Stream::Unix(stream), ahead: Vec::new() }
