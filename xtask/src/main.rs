@@ -68,6 +68,8 @@ enum Bench {
     Faults,
     /// The HTTP and WebSocket path beside HAProxy and nginx, in one run
     Http,
+    /// Fifty moves of a service under load, which its clients must not notice
+    Moves,
 }
 
 fn main() -> ExitCode {
@@ -109,11 +111,18 @@ fn bench(what: Bench, arguments: &[String]) -> Result<ExitCode> {
     if matches!(what, Bench::Http) {
         system::provide(&system::PEERS)?;
     }
-    build_programs(&["landfast-bench", "landfast-under-test", "landfast-numbers", "landfast-reaper"])?;
+    build_programs(&[
+        "landfast-bench",
+        "landfast-under-test",
+        "landfast-numbers",
+        "landfast-reaper",
+        "landfast-served",
+    ])?;
     let what = match what {
         Bench::Session => "session",
         Bench::Faults => "faults",
         Bench::Http => "http",
+        Bench::Moves => "moves",
     };
     Err(Command::new(release("landfast-bench")?).arg(what).args(arguments).exec())
         .context("the bench could not be started")

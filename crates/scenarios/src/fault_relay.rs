@@ -40,6 +40,17 @@ struct Shared {
     /// The connections that stand, each with the switch that ends it.
     standing: Mutex<Vec<(u64, watch::Sender<End>)>>,
     accepted: AtomicU64,
+    /// How many bytes may still pass upward and downward before everything is cut, if that was asked for.
+    allowance: Mutex<[Option<usize>; 2]>,
+}
+
+/// A direction, as clients and servers call it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// From the client to the server.
+    Up,
+    /// From the server to the client.
+    Down,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -73,6 +84,7 @@ impl FaultRelay {
             faults: watch::Sender::new(Faults::default()),
             standing: Mutex::default(),
             accepted: AtomicU64::new(0),
+            allowance: Mutex::default(),
         });
         let accepting = tokio::spawn(accept(listener, Arc::clone(&shared)));
         Ok(Self { address, shared, accepting })
@@ -114,6 +126,17 @@ impl FaultRelay {
         true
     }
 
+    /// Resets every connection once so many further bytes have passed in a direction: not one more of them does.
+    pub fn cut_after(&self, direction: Direction, bytes: usize) {
+        self.shared.allowance.lock().expect("no holder panics")[direction as usize] = Some(bytes);
+    }
+
+    /// Takes [`Self::cut_after`] back, and says whether it had not come to that yet.
+    pub fn lets_all_pass(&self) -> bool {
+        let left = std::mem::take(&mut *self.shared.allowance.lock().expect("no holder panics"));
+        left.iter().any(Option::is_some)
+    }
+
     /// Ends every connection in order, as a peer that closes does.
     pub fn fin(&self) {
         self.end(End::Orderly);
@@ -151,13 +174,36 @@ impl FaultRelay {
     }
 
     fn end(&self, how: End) {
-        for (_, end) in &*self.lock() {
-            end.send_replace(how);
-        }
+        self.shared.end(how);
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<(u64, watch::Sender<End>)>> {
         self.shared.standing.lock().expect("no holder panics")
+    }
+}
+
+impl Shared {
+    fn end(&self, how: End) {
+        for (_, end) in &*self.standing.lock().expect("no holder panics") {
+            end.send_replace(how);
+        }
+    }
+
+    /// How many of so many bytes may pass; if not all, then none after them.
+    fn allow(&self, direction: Direction, bytes: usize) -> usize {
+        let mut allowance = self.allowance.lock().expect("no holder panics");
+        let left = &mut allowance[direction as usize];
+        match *left {
+            None => bytes,
+            Some(allowed) if allowed >= bytes => {
+                *left = Some(allowed - bytes);
+                bytes
+            }
+            Some(allowed) => {
+                *left = None;
+                allowed
+            }
+        }
     }
 }
 
@@ -175,13 +221,14 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
         shared.standing.lock().expect("no holder panics").push((number, end));
         let shared = Arc::clone(&shared);
         tokio::spawn(async move {
-            serve(client, shared.faults.subscribe(), ended).await;
+            serve(client, &shared, ended).await;
             shared.standing.lock().expect("no holder panics").retain(|(other, _)| *other != number);
         });
     }
 }
 
-async fn serve(mut client: TcpStream, faults: watch::Receiver<Faults>, mut ended: watch::Receiver<End>) {
+async fn serve(mut client: TcpStream, shared: &Shared, mut ended: watch::Receiver<End>) {
+    let faults = shared.faults.subscribe();
     let mut server = None;
     let over = async {
         let mut gate = faults.clone();
@@ -190,8 +237,8 @@ async fn serve(mut client: TcpStream, faults: watch::Receiver<Faults>, mut ended
         client.set_nodelay(true)?;
         server.set_nodelay(true)?;
         let ((from_client, to_client), (from_server, to_server)) = (client.split(), server.split());
-        let up = carry(from_client, to_server, faults.clone());
-        let down = carry(from_server, to_client, faults.clone());
+        let up = carry(from_client, to_server, faults.clone(), (shared, Direction::Up));
+        let down = carry(from_server, to_client, faults.clone(), (shared, Direction::Down));
         tokio::try_join!(up, down).map(|_| ())
     };
     // An error of either side resets the other: the relay must not turn a reset into an orderly end.
@@ -230,7 +277,12 @@ async fn open(gate: &mut watch::Receiver<Faults>) -> Result<SocketAddr> {
 }
 
 /// One direction: a reader that stamps pieces, and a writer that waits until each is due.
-async fn carry(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, faults: watch::Receiver<Faults>) -> Result<()> {
+async fn carry(
+    mut from: ReadHalf<'_>,
+    mut to: WriteHalf<'_>,
+    faults: watch::Receiver<Faults>,
+    (shared, direction): (&Shared, Direction),
+) -> Result<()> {
     let (pieces, mut due) = mpsc::channel::<(Instant, Vec<u8>)>(UNDER_WAY);
     let delay = faults.clone();
     let mut gate = faults;
@@ -255,7 +307,12 @@ async fn carry(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, faults: watch::Rec
                 to.shutdown().await?;
                 return Ok(());
             }
-            write_at_rate(&mut to, &piece, faults.bytes_per_second).await?;
+            let allowed = shared.allow(direction, piece.len());
+            write_at_rate(&mut to, &piece[..allowed], faults.bytes_per_second).await?;
+            if allowed < piece.len() {
+                shared.end(End::Reset);
+                return Err(anyhow!("cut"));
+            }
         }
         Ok(())
     };
@@ -312,6 +369,16 @@ mod tests {
         let (relay, mut near, mut far) = connected().await;
         relay.fin();
         assert_eq!((near.read(&mut [0]).await.unwrap(), far.read(&mut [0]).await.unwrap()), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn a_cut_comes_after_the_byte_it_was_asked_for_after() {
+        let (relay, mut near, mut far) = connected().await;
+        relay.cut_after(Direction::Up, 3);
+        near.write_all(b"abcdef").await.unwrap();
+        let mut heard = Vec::new();
+        assert!(far.read_to_end(&mut heard).await.is_err(), "a cut is a reset");
+        assert_eq!((&heard[..], relay.lets_all_pass()), (&b"abc"[..], false));
     }
 
     #[tokio::test]

@@ -80,6 +80,21 @@ pub async fn send(address: SocketAddr, bytes: &[u8]) -> Answer {
     read_body(&socket, answer, ahead).await
 }
 
+/// Sends a request that lets the connection end after its answer; `None` if that end came before the answer's.
+///
+/// # Panics
+///
+/// Neither came in time.
+pub async fn try_send(address: SocketAddr, bytes: &[u8]) -> Option<Answer> {
+    let socket = connect(address, None).await;
+    write(&socket, bytes).await;
+    let mut heard = Vec::new();
+    while read(&socket, &mut heard).await {}
+    let (answer, body) = parse_head(&heard)?;
+    let length = answer.header("content-length").map_or(0, |length| length.parse::<usize>().expect("a number"));
+    (body.len() == length).then(|| Answer { body: body.to_vec(), ..answer })
+}
+
 pub(crate) async fn connect(address: SocketAddr, receive_buffer: Option<usize>) -> TcpStream {
     let socket = TcpSocket::new_v4().expect("a socket");
     if let Some(bytes) = receive_buffer {
@@ -107,18 +122,24 @@ pub(crate) async fn write(socket: &TcpStream, mut bytes: &[u8]) {
 pub(crate) async fn read_head(socket: &TcpStream) -> (Answer, Vec<u8>) {
     let mut heard = Vec::new();
     loop {
-        let mut headers = [httparse::EMPTY_HEADER; 64];
-        let mut response = httparse::Response::new(&mut headers);
-        if let httparse::Status::Complete(len) = response.parse(&heard).expect("an answer in HTTP/1.1") {
-            let headers = response
-                .headers
-                .iter()
-                .map(|header| (header.name.to_ascii_lowercase(), String::from_utf8_lossy(header.value).into_owned()));
-            let answer = Answer { status: response.code.unwrap_or(0), headers: headers.collect(), body: Vec::new() };
-            return (answer, heard.split_off(len));
+        if let Some((answer, ahead)) = parse_head(&heard) {
+            let ahead = ahead.to_vec();
+            return (answer, ahead);
         }
         assert!(read(socket, &mut heard).await, "the connection ended without an answer: {heard:?}");
     }
+}
+
+/// The head of an answer once it is whole, and what follows it.
+fn parse_head(heard: &[u8]) -> Option<(Answer, &[u8])> {
+    let mut headers = [httparse::EMPTY_HEADER; 64];
+    let mut response = httparse::Response::new(&mut headers);
+    let httparse::Status::Complete(len) = response.parse(heard).expect("an answer in HTTP/1.1") else { return None };
+    let header = |header: &httparse::Header<'_>| {
+        (header.name.to_ascii_lowercase(), String::from_utf8_lossy(header.value).into_owned())
+    };
+    let headers = response.headers.iter().map(header).collect();
+    Some((Answer { status: response.code.unwrap_or(0), headers, body: Vec::new() }, &heard[len..]))
 }
 
 /// Reads the rest of an answer whose head was read.

@@ -126,7 +126,11 @@ impl Drop for Peer {
     }
 }
 
-/// An address that nobody listens on now: these programs cannot be asked to choose one and say which.
-fn free_address() -> Result<SocketAddr> {
+/// An address that nobody listens on now, for programs that cannot be asked to choose one and say which.
+///
+/// # Errors
+///
+/// There is none.
+pub fn free_address() -> Result<SocketAddr> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
 }

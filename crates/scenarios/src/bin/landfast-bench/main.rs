@@ -3,6 +3,7 @@
 mod faults;
 mod figures;
 mod http;
+mod moves;
 mod session;
 
 use std::process::ExitCode;
@@ -34,6 +35,12 @@ enum Bench {
     /// What stands behind every side of `http`
     #[command(hide = true)]
     Upstream,
+    /// Moves of a service under load, which its clients must not notice
+    Moves {
+        /// How many moves
+        #[arg(long, default_value_t = 50)]
+        moves: usize,
+    },
     /// Random faults over many sessions, every byte checked
     Faults {
         /// How many faults
@@ -62,6 +69,7 @@ fn main() -> Result<ExitCode> {
     runtime.block_on(async {
         match bench {
             Bench::Http { quick, output } => return http(quick, output).await,
+            Bench::Moves { moves } => moves::under_load(moves).await,
             Bench::Upstream => http::upstream::run()?,
             Bench::Session { quick, output } => {
                 let figures = session::measure(quick).await;

@@ -6,7 +6,7 @@
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 
-use landfast_core::ws::{HEADER_MAX, Header, Opcode, apply_mask};
+use landfast_scenarios::echo::Echo;
 use landfast_scenarios::plain::KEY;
 
 use super::socket::{Poller, Ready, listen, unless_it_waits};
@@ -108,14 +108,6 @@ struct Connection {
     watched: (bool, bool),
 }
 
-/// Where in the client's frames we are.
-#[derive(Default)]
-struct Echo {
-    frame: Option<Header>,
-    /// How much of its payload was echoed.
-    done: u64,
-}
-
 impl Connection {
     fn new(socket: TcpStream) -> Self {
         Self {
@@ -147,7 +139,11 @@ impl Connection {
         let mut at = 0;
         while at < end && !self.closing {
             let used = match &mut self.echo {
-                Some(echo) => echo.take(&mut scratch[at..end], &mut self.output, &mut self.closing),
+                Some(echo) => {
+                    let taken = echo.take(&mut scratch[at..end], &mut self.output);
+                    self.closing = taken.is_over;
+                    taken.bytes
+                }
                 None => self.request(&scratch[at..end])?,
             };
             at += used;
@@ -224,46 +220,4 @@ impl Connection {
         }
         Ok(())
     }
-}
-
-impl Echo {
-    /// Echoes what is there of the client's frames, payload bytes as they come, and says how much that was.
-    fn take(&mut self, bytes: &mut [u8], output: &mut Vec<u8>, closing: &mut bool) -> usize {
-        let (header, mut at) = match self.frame {
-            Some(header) => (header, 0),
-            None => match Header::decode(bytes) {
-                Ok(Some((header, len))) => {
-                    answer(header, output);
-                    (header, len)
-                }
-                Ok(None) => return 0,
-                Err(_) => {
-                    *closing = true;
-                    return 0;
-                }
-            },
-        };
-        let n = (header.len - self.done).min((bytes.len() - at) as u64);
-        let payload = &mut bytes[at..at + n as usize];
-        if let Some(mask) = header.mask {
-            apply_mask(mask, self.done, payload);
-        }
-        output.extend_from_slice(payload);
-        at += n as usize;
-        self.done += n;
-        self.frame = Some(header);
-        if self.done == header.len {
-            *closing = header.opcode == Opcode::Close;
-            *self = Self::default();
-        }
-        at
-    }
-}
-
-/// Begins the frame that answers one with this header.
-fn answer(header: Header, output: &mut Vec<u8>) {
-    let opcode = if header.opcode == Opcode::Ping { Opcode::Pong } else { header.opcode };
-    let mut bytes = [0; HEADER_MAX];
-    let len = Header { opcode, mask: None, ..header }.encode(&mut bytes);
-    output.extend_from_slice(&bytes[..len]);
 }

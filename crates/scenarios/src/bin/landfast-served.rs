@@ -1,0 +1,163 @@
+//! What the scenarios run as a service: an HTTP server that counts what it has run, and echoes WebSocket frames.
+//!
+//! It listens where its service says: on the port `PORT`, or on the Unix socket `LANDFAST_SOCKET`.
+//!
+//! | request | answer |
+//! |---|---|
+//! | any, to `/count/{key}` | has run once more; the body is how often now |
+//! | GET `/counts` | how often each key has run, as JSON |
+//! | any, to `/refuse/{status}/{code}` | this status with `landfast-error: {code}`; nothing has run |
+//! | an upgrade | an echo of frames; a `permessage-deflate` that is offered is agreed to |
+//! | any other | its method, target and body |
+
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::sync::{Arc, Mutex};
+
+use anyhow::{Context, Result};
+use landfast_scenarios::echo::Echo;
+use landfast_scenarios::plain::KEY;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, UnixListener};
+
+/// The largest body of a request, and how much is read at once.
+const PIECE: usize = 256 * 1024;
+
+type Counts = Arc<Mutex<BTreeMap<String, u64>>>;
+
+struct Request {
+    method: String,
+    target: String,
+    headers: Vec<(String, String)>,
+    body: Vec<u8>,
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<()> {
+    let counts = Counts::default();
+    if let Ok(path) = std::env::var("LANDFAST_SOCKET") {
+        let listener = UnixListener::bind(&path).with_context(|| format!("listening on {path}"))?;
+        loop {
+            tokio::spawn(serve(listener.accept().await?.0, Arc::clone(&counts)));
+        }
+    }
+    let port = std::env::var("PORT").context("neither LANDFAST_SOCKET nor PORT is set")?.parse::<u16>()?;
+    let listener = TcpListener::bind(("127.0.0.1", port)).await?;
+    loop {
+        let (socket, _) = listener.accept().await?;
+        socket.set_nodelay(true)?;
+        tokio::spawn(serve(socket, Arc::clone(&counts)));
+    }
+}
+
+/// Serves a connection until it ends, however that is.
+async fn serve(mut socket: impl AsyncRead + AsyncWrite + Unpin, counts: Counts) {
+    let mut input = Vec::new();
+    loop {
+        match read(&mut socket, &mut input).await {
+            Ok(Some(request)) if request.header("upgrade").is_some() => {
+                let _ = echo(socket, &request, input).await;
+                return;
+            }
+            Ok(Some(request)) => {
+                let answer = answer(&request, &counts);
+                if socket.write_all(answer.as_bytes()).await.is_err() {
+                    return;
+                }
+            }
+            Ok(None) | Err(_) => return,
+        }
+    }
+}
+
+/// Reads a whole request; `None` if there is none any more.
+async fn read(socket: &mut (impl AsyncRead + Unpin), input: &mut Vec<u8>) -> std::io::Result<Option<Request>> {
+    loop {
+        if let Some((mut request, head)) = parse(input)? {
+            let length = request.header("content-length").map_or(Ok(0), str::parse::<usize>);
+            let length = length.map_err(|_| ErrorKind::InvalidData)?;
+            if input.len() >= head + length {
+                request.body = input[head..head + length].to_vec();
+                input.drain(..head + length);
+                return Ok(Some(request));
+            }
+        }
+        if socket.read_buf(input).await? == 0 {
+            return if input.is_empty() { Ok(None) } else { Err(ErrorKind::UnexpectedEof.into()) };
+        }
+        if input.len() > 2 * PIECE {
+            return Err(ErrorKind::InvalidData.into());
+        }
+    }
+}
+
+fn parse(input: &[u8]) -> std::io::Result<Option<(Request, usize)>> {
+    let mut headers = [httparse::EMPTY_HEADER; 64];
+    let mut request = httparse::Request::new(&mut headers);
+    let parsed = request.parse(input).map_err(|_| std::io::Error::from(ErrorKind::InvalidData))?;
+    let httparse::Status::Complete(len) = parsed else { return Ok(None) };
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let headers = request.headers.iter().map(|header| (header.name.to_ascii_lowercase(), text(header.value)));
+    let (method, target) = (request.method.unwrap_or_default().to_owned(), request.path.unwrap_or_default().to_owned());
+    Ok(Some((Request { method, target, headers: headers.collect(), body: Vec::new() }, len)))
+}
+
+/// Does what the request asks for. It has run once this returns.
+fn answer(request: &Request, counts: &Counts) -> String {
+    let mut counts = counts.lock().expect("no holder panics");
+    let path = request.target.split('?').next().unwrap_or_default();
+    if let Some(key) = path.strip_prefix("/count/") {
+        let count = counts.entry(key.to_owned()).or_default();
+        *count += 1;
+        return whole("200 OK", "", &count.to_string());
+    }
+    if path == "/counts" {
+        return whole("200 OK", "Content-Type: application/json\r\n", &serde_json::json!(*counts).to_string());
+    }
+    if let Some((status, code)) = path.strip_prefix("/refuse/").and_then(|rest| rest.split_once('/')) {
+        return whole(&format!("{status} Refused"), &format!("Landfast-Error: {code}\r\n"), "refused");
+    }
+    whole("200 OK", "", &format!("{} {} {}", request.method, request.target, String::from_utf8_lossy(&request.body)))
+}
+
+fn whole(status: &str, headers: &str, body: &str) -> String {
+    format!("HTTP/1.1 {status}\r\n{headers}Content-Length: {}\r\n\r\n{body}", body.len())
+}
+
+async fn echo(
+    mut socket: impl AsyncRead + AsyncWrite + Unpin,
+    request: &Request,
+    mut input: Vec<u8>,
+) -> std::io::Result<()> {
+    let deflate = request.header("sec-websocket-extensions").is_some_and(|offer| offer.contains("permessage-deflate"));
+    let extensions = if deflate { "Sec-WebSocket-Extensions: permessage-deflate\r\n" } else { "" };
+    if request.header("sec-websocket-key") != Some(KEY.0) {
+        return socket.write_all(whole("400 Bad Request", "", "not the key of the example").as_bytes()).await;
+    }
+    let head = format!(
+        "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n{extensions}\
+         Sec-WebSocket-Accept: {}\r\n\r\n",
+        KEY.1
+    );
+    socket.write_all(head.as_bytes()).await?;
+    let (mut echo, mut output) = (Echo::default(), Vec::new());
+    loop {
+        let taken = echo.take(&mut input, &mut output);
+        input.drain(..taken.bytes);
+        socket.write_all(&output).await?;
+        output.clear();
+        if taken.is_over {
+            return socket.shutdown().await;
+        }
+        input.reserve(PIECE);
+        if socket.read_buf(&mut input).await? == 0 {
+            return Ok(());
+        }
+    }
+}
+
+impl Request {
+    fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(header, _)| header == name).map(|(_, value)| value.as_str())
+    }
+}
