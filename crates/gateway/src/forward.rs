@@ -152,8 +152,15 @@ pub(crate) async fn forward<C: Client>(
             upload.get_or_insert_with(|| Upload::new(call.body, gateway.config.body_max, is_repeatable || believes));
         let key = Key::Instance(route.instance, route.generation, call.target);
         let opened = match worker.pool.take(&key, !is_repeatable) {
-            Some(kept) => Ok(kept),
-            None => unless_gone(client, Box::pin(Upstream::open(gateway, &route, call.target))).await?,
+            Some(kept) => {
+                worker.counters.upstream_reused.add(1);
+                Ok(kept)
+            }
+            None => {
+                let opened = unless_gone(client, Box::pin(Upstream::open(gateway, &route, call.target))).await?;
+                worker.counters.upstream_opened.add(opened.is_ok().into());
+                opened
+            }
         };
         let mut upstream = match opened {
             Ok(upstream) => upstream,

@@ -123,8 +123,10 @@ impl Connection {
     /// Ends the connection. What the client still sends is read for a moment: bytes that nobody has read make the kernel
     /// reset the connection, which takes away the answer that the client has not read yet.
     pub(crate) async fn finish(mut self, patience: Duration) {
-        if self.is_last && self.body_ended && self.input.is_empty() && self.socket.seems_quiet() {
-            // The client has said that it will say no more, and nothing of what it said is unread.
+        let is_done = self.is_last && self.body_ended && self.input.is_empty();
+        if is_done && self.socket.is_plain() && self.socket.seems_quiet() {
+            // The client has said that it will say no more, and nothing of what it said is unread. TLS has an end of its
+            // own to say.
             return;
         }
         let goodbye = async {

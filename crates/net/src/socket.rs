@@ -66,6 +66,11 @@ impl Socket {
         }
     }
 
+    /// Whether nothing is between the bytes and the kernel.
+    pub const fn is_plain(&self) -> bool {
+        matches!(self.stream, Stream::Tcp(_) | Stream::Unix(_))
+    }
+
     /// Puts bytes back that were read too early; they come out before those put back earlier.
     #[must_use]
     pub fn with_ahead(mut self, mut bytes: Vec<u8>) -> Self {
