@@ -47,7 +47,8 @@ macro_rules! ids {
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "{}_{}", Self::PREFIX, encode(self.0))
+                write!(f, "{}_", Self::PREFIX)?;
+                f.write_str(text(&encode(self.0)))
             }
         }
 
@@ -111,14 +112,24 @@ fn base32() -> &'static Encoding {
     &ENCODING
 }
 
+/// The symbols of an id.
+const SYMBOLS: usize = 26;
+
 /// 16 bytes are 128 bits; 26 symbols are 130, so two zero bits of padding close the text.
-fn encode(value: u128) -> String {
-    base32().encode(&value.to_be_bytes())
+fn encode(value: u128) -> [u8; SYMBOLS] {
+    let mut symbols = [0; SYMBOLS];
+    base32().encode_mut(&value.to_be_bytes(), &mut symbols);
+    symbols
+}
+
+fn text(symbols: &[u8; SYMBOLS]) -> &str {
+    std::str::from_utf8(symbols).expect("the symbols are ASCII")
 }
 
 fn decode(text: &str) -> Option<u128> {
-    let bytes = base32().decode(text.as_bytes()).ok()?;
-    Some(u128::from_be_bytes(bytes.try_into().ok()?))
+    let mut bytes = [0; 16];
+    (text.len() == SYMBOLS).then(|| base32().decode_mut(text.as_bytes(), &mut bytes))?.ok()?;
+    Some(u128::from_be_bytes(bytes))
 }
 
 #[cfg(test)]

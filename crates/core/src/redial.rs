@@ -2,7 +2,7 @@
 //!
 //! A link's loss proves nothing about the instance. Three things may follow: dial again at once and then ever more
 //! slowly; wait on the registry's word while the instance is *known* to be between places; or end, because somebody with
-//! authority said so. A breaker ends a session whose links come up and die again and again without one byte of progress:
+//! authority said so. A breaker ends a session whose links come up and die at once, again and again, without one byte of progress:
 //! only such links count, so twenty moves in a row, or a link that worked for a moment each time, trip nothing.
 
 use std::collections::VecDeque;
@@ -42,6 +42,10 @@ const BREAKER_WINDOW: Duration = Duration::from_secs(60);
 
 /// One more than this many such losses within the window trip the breaker.
 const BREAKER_TOLERATES: usize = 3;
+
+/// A link that stood this long was no flap, though nobody said anything over it: a session may be silent for hours, and
+/// three restarts of its node in a minute are no reason to end it.
+const STOOD: Duration = Duration::from_secs(5);
 
 /// What the registry says of an instance, as far as a session needs it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,6 +89,8 @@ enum State {
     /// A link carries the session.
     Linked {
         generation: Generation,
+        /// When it came to stand.
+        since: Instant,
     },
     /// The next dial is due at `at`.
     Waiting {
@@ -164,16 +170,17 @@ impl Redial {
         }
         // What the link before brought across may only be known now that the peer has said what it has.
         self.note_progress(reached);
-        self.state = State::Linked { generation };
+        self.state = State::Linked { generation, since: now };
         self.told = false;
         self.handle_presence(self.presence, now);
     }
 
     /// The link is lost, by itself or because [`Effect::DropLink`] said so.
     pub fn handle_link_lost(&mut self, reached: u64, now: Instant) {
-        let State::Linked { generation } = self.state else { return };
+        let State::Linked { generation, since } = self.state else { return };
+        let has_stood = now >= since + STOOD;
         let planned = self.is_newer_than(generation) || matches!(self.presence, Presence::Between(_));
-        if !self.note_progress(reached) && !planned && self.breaker.trips(now) {
+        if !self.note_progress(reached) && !planned && !has_stood && self.breaker.trips(now) {
             self.state = State::Ended(ErrorCode::UpstreamFlapping);
             self.told = false;
             return;
@@ -228,7 +235,7 @@ impl Redial {
     /// What to do now. Call until it returns `None`.
     pub fn poll(&mut self, now: Instant) -> Option<Effect> {
         match self.state {
-            State::Linked { generation } => {
+            State::Linked { generation, .. } => {
                 (self.is_newer_than(generation) && !std::mem::replace(&mut self.told, true)).then_some(Effect::DropLink)
             }
             State::Ended(code) => (!std::mem::replace(&mut self.told, true)).then_some(Effect::End(code)),
@@ -462,6 +469,17 @@ mod tests {
             redial.handle_link_lost(20, now);
             assert_eq!(redial.poll(now), Some(Effect::Dial));
             redial.handle_linked(Generation(1), 20, now);
+        }
+    }
+
+    #[test]
+    fn a_silent_session_whose_links_stood_a_while_is_not_called_flapping() {
+        let mut redial = linked();
+        for loss in 1..=20 {
+            let now = at(loss * 6_000);
+            redial.handle_link_lost(0, now);
+            assert_eq!(redial.poll(now), Some(Effect::Dial));
+            redial.handle_linked(Generation(1), 0, now);
         }
     }
 

@@ -149,16 +149,15 @@ impl Record {
 
     /// Tells the client what is known: the request's id always, the rest where there is any.
     pub(crate) fn stamp(&self, headers: &mut Headers) {
-        let mut set = |name: &'static str, value: &str| headers.push(name, value);
-        set("landfast-request-id", &self.id.to_string());
+        headers.push_display("landfast-request-id", self.id);
         if let Some(instance) = self.instance {
-            set("landfast-instance", &instance.to_string());
+            headers.push_display("landfast-instance", instance);
         }
         if let Some(generation) = self.generation {
-            set("landfast-generation", &generation.to_string());
+            headers.push_display("landfast-generation", generation);
         }
         if self.attempts > 0 {
-            set("landfast-attempts", &self.attempts.to_string());
+            headers.push_display("landfast-attempts", self.attempts);
         }
     }
 

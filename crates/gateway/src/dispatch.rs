@@ -162,7 +162,7 @@ async fn reply<C: Client>(
         Place::Api => {
             origin.mark(&mut request.headers, request.body);
             record.trace(&worker.gateway, &mut request.headers);
-            Ok(Reply::Forwarded(api::forward(worker, client, request, record).await?))
+            Ok(Reply::Forwarded(Box::pin(api::forward(worker, client, request, record)).await?))
         }
         Place::Instance(inside) => instance(worker, origin, client, inside, request, record).await,
     }
@@ -192,7 +192,8 @@ async fn instance<C: Client>(
     if upgrade == Some(Upgrade::Link) {
         let asked = links::read(&headers, &path, &gateway.auth, &access, origin)?;
         record.ask_token(&access, asked.entrance(), gateway)?;
-        let opened = unless_gone(client, links::open(gateway, instance, access, &asked, wishes, record)).await?;
+        let opening = Box::pin(links::open(gateway, instance, access, &asked, wishes, record));
+        let opened = unless_gone(client, opening).await?;
         return Ok(switched(opened, |relayed| Kind::Relayed(Box::new(relayed)))?);
     }
     origin.mark(&mut headers, body);
@@ -202,14 +203,14 @@ async fn instance<C: Client>(
         headers.push("upgrade", "websocket");
     }
     let call = Call { instance, target, head: RequestHead { method, target: path, headers }, body, upgrade, wishes };
-    if upgrade.is_some() && !is_direct(gateway, &call).await? {
-        let opened = unless_gone(client, hold::open(gateway, access, call, record)).await?;
+    if upgrade.is_some() && !Box::pin(is_direct(gateway, &call)).await? {
+        let opened = unless_gone(client, Box::pin(hold::open(gateway, access, call, record))).await?;
         return Ok(switched(opened, |held| Kind::Held(Box::new(held)))?);
     }
     match forward::forward(worker, client, &call, record).await? {
         Forwarded::Switched(switched) => {
             let Switched { head, upstream, generation } = *switched;
-            let direct = Direct::new(gateway, access, upstream, instance, generation).await?;
+            let direct = Box::pin(Direct::new(gateway, access, upstream, instance, generation)).await?;
             Ok(Reply::Switch(head, Kind::Direct(Box::new(direct))))
         }
         forwarded => Ok(Reply::Forwarded(forwarded)),

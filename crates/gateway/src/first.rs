@@ -7,6 +7,7 @@ use landfast_core::limit::Entrance;
 use landfast_core::record::Generation;
 use landfast_core::redial::{Effect, Presence, Redial};
 use landfast_core::route::{Lookup, Route};
+use landfast_core::time::earliest;
 use landfast_core::{ErrorCode, InstanceId, Problem, Retry};
 use landfast_net::link::{self, LinkError, OpenAnswer, OpenRequest, Refusal, ResumeRequest};
 use landfast_net::relay::Target;
@@ -18,6 +19,7 @@ use crate::access::Record;
 use crate::forward::{Wishes, signal};
 use crate::gateway::Gateway;
 use crate::routes::Entry;
+use crate::search::{WAKE_EVERY, needs_waking};
 
 /// Where an agent takes links.
 pub(crate) const PATH: &str = "/links";
@@ -142,17 +144,19 @@ pub(crate) async fn link(
             }
             Some(Effect::End(code)) => return Err(last.ending(code)),
             Some(Effect::DropLink) | None => {
-                if admission(&entry.state()) == Presence::Between(ErrorCode::InstanceWaking) {
+                let mut wake_again = None;
+                if needs_waking(&entry) {
                     if !wishes.wakes {
                         return Err(ErrorCode::InstanceSleeping.into());
                     }
                     gateway.wake(id);
+                    wake_again = Some(clock::now() + WAKE_EVERY);
                 }
                 let _parked = gateway.counters.park();
                 let wait = async {
                     tokio::select! {
                         _ = news.changed() => {}
-                        () = clock::sleep_until(redial.next_deadline()) => {}
+                        () = clock::sleep_until(earliest(redial.next_deadline(), wake_again)) => {}
                     }
                 };
                 if timeout_at(deadline, wait).await.is_err() {

@@ -132,23 +132,41 @@ pub(crate) async fn forward<C: Client>(
     record: &mut Record,
 ) -> Result<Forwarded, Unanswered> {
     let gateway = &worker.gateway;
-    let search = Search::new(gateway, call.instance, call.wishes.wait, call.wishes.wakes);
-    let mut search = unless_gone(client, search).await??;
+    let Wishes { wait, wakes } = call.wishes;
+    // Whatever waits is boxed: a request that waits for nothing carries no room for it.
+    let mut search = match Search::known(gateway, call.instance, wait, wakes) {
+        Some(search) => search,
+        None => unless_gone(client, Box::pin(Search::new(gateway, call.instance, wait, wakes))).await??,
+    };
     record.ask_instance(search.entry(), entrance(call.upgrade), gateway)?;
     let is_repeatable = is_repeatable(&call.head);
     let mut upload: Option<Upload> = None;
     loop {
-        let route = unless_gone(client, search.route()).await??;
+        let route = match search.route_now() {
+            Some(route) => route,
+            None => unless_gone(client, Box::pin(search.route())).await??,
+        };
         record.generation = Some(route.generation);
         let believes = believes(&route, call.target);
         let upload =
             upload.get_or_insert_with(|| Upload::new(call.body, gateway.config.body_max, is_repeatable || believes));
-        let opened = unless_gone(client, connect(worker, &route, call.target, !is_repeatable)).await?;
+        let key = Key::Instance(route.instance, route.generation, call.target);
+        let opened = match worker.pool.take(&key, !is_repeatable) {
+            Some(kept) => {
+                worker.counters.upstream_reused.add(1);
+                Ok(kept)
+            }
+            None => {
+                let opened = unless_gone(client, Box::pin(Upstream::open(gateway, &route, call.target))).await?;
+                worker.counters.upstream_opened.add(opened.is_ok().into());
+                opened
+            }
+        };
         let mut upstream = match opened {
             Ok(upstream) => upstream,
             Err(code) => {
                 record.attempts += 1;
-                unless_gone(client, search.refused(code, &route)).await??;
+                unless_gone(client, Box::pin(search.refused(code, &route))).await??;
                 continue;
             }
         };
@@ -161,7 +179,7 @@ pub(crate) async fn forward<C: Client>(
                     tracing::debug!(instance = %call.instance, %code, "the program says that it did not run it");
                     // What comes of it is read from the routes.
                     let _ = gateway.routes.refused(route.instance, route.generation).await;
-                    unless_gone(client, search.refused(ErrorCode::NodeNotHere, &route)).await??;
+                    unless_gone(client, Box::pin(search.refused(ErrorCode::NodeNotHere, &route))).await??;
                     continue;
                 }
                 if answered.head.status == 101 && call.upgrade.is_some() {
@@ -190,7 +208,7 @@ pub(crate) async fn forward<C: Client>(
                 // That a kept connection has ended says nothing, and the next one may not be kept.
                 if !was_kept {
                     record.attempts += 1;
-                    unless_gone(client, search.refused(ErrorCode::UpstreamLost, &route)).await??;
+                    unless_gone(client, Box::pin(search.refused(ErrorCode::UpstreamLost, &route))).await??;
                 }
             }
             failed @ (Failed::Protocol(_) | Failed::Timeout) => {
@@ -246,21 +264,6 @@ pub(crate) fn switching(mut head: ResponseHead) -> ResponseHead {
     head.headers.push("connection", "Upgrade");
     head.headers.push("upgrade", "websocket");
     head
-}
-
-async fn connect(worker: &Worker, route: &Route, target: Target, surely: bool) -> Result<Upstream, ErrorCode> {
-    let key = Key::Instance(route.instance, route.generation, target);
-    match worker.pool.take(&key, surely) {
-        Some(upstream) => {
-            worker.counters.upstream_reused.add(1);
-            Ok(upstream)
-        }
-        None => {
-            let opened = Upstream::open(&worker.gateway, route, target).await?;
-            worker.counters.upstream_opened.add(1);
-            Ok(opened)
-        }
-    }
 }
 
 /// Whether a request may be sent again although it may have run (RFC 9110, section 9.2.2, and the draft on

@@ -43,6 +43,8 @@ pub(crate) struct Connection {
     body_ended: bool,
     is_http11: bool,
     keep_alive: bool,
+    /// The client has said that this request is its last.
+    is_last: bool,
     /// When the first request's head must be there; `None` after it.
     first_until: Option<Instant>,
     /// How long a request's head may take.
@@ -81,6 +83,7 @@ impl Connection {
             body_ended: true,
             is_http11: true,
             keep_alive: true,
+            is_last: false,
             first_until: Some(clock::now() + head_timeout),
             head_timeout,
             answer: None,
@@ -120,6 +123,12 @@ impl Connection {
     /// Ends the connection. What the client still sends is read for a moment: bytes that nobody has read make the kernel
     /// reset the connection, which takes away the answer that the client has not read yet.
     pub(crate) async fn finish(mut self, patience: Duration) {
+        let is_done = self.is_last && self.body_ended && self.input.is_empty();
+        if is_done && self.socket.is_plain() && self.socket.seems_quiet() {
+            // The client has said that it will say no more, and nothing of what it said is unread. TLS has an end of its
+            // own to say.
+            return;
+        }
         let goodbye = async {
             self.socket.shutdown().await?;
             tokio::io::copy(&mut self.socket, &mut tokio::io::sink()).await
@@ -191,7 +200,7 @@ impl Connection {
             Parsed::Http2 => return Next::Http2,
         };
         let Received { head, is_http11, framing, keep_alive } = *received;
-        (self.is_http11, self.keep_alive) = (is_http11, keep_alive);
+        (self.is_http11, self.keep_alive, self.is_last) = (is_http11, keep_alive, !keep_alive);
         self.body = BodyReader::new(framing);
         self.body_ended = self.body.is_done();
         let body = match framing {

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 
 use landfast_core::link::PROTOCOL;
-use landfast_net::head::Headers;
+use landfast_net::head::{Headers, Part};
 
 use crate::client::{BodySize, Upgrade};
 use crate::config::Config;
@@ -83,29 +83,24 @@ impl Origin {
         if body == BodySize::Open {
             headers.push("transfer-encoding", "chunked");
         }
-        let said = headers.get_bytes("host").map(<[u8]>::to_vec);
+        let said = headers.position("host").map(Part::Line);
         let (scheme, host) = match &self.public {
-            Some((scheme, host)) => (scheme.as_str(), Some(host.as_bytes())),
-            None => (self.scheme, said.as_deref()),
+            Some((scheme, host)) => (scheme.as_str(), Some(Part::Text(host))),
+            None => (self.scheme, said),
         };
         headers.push("x-forwarded-for", &self.client);
         headers.push("x-forwarded-proto", scheme);
-        if let Some(host) = host {
-            headers.push("x-forwarded-host", host);
+        // RFC 7239: an address of IPv6 stands in brackets and quotes, and a host, which may have a port, in quotes.
+        let (open, close) = if self.client.contains(':') { ("for=\"[", "]\"") } else { ("for=", "") };
+        let by = [open, &self.client, close, ";proto=", scheme].map(Part::Text);
+        match host {
+            Some(host) => {
+                headers.push_parts("x-forwarded-host", &[host]);
+                let [a, b, c, d, e] = by;
+                headers.push_parts("forwarded", &[a, b, c, d, e, Part::Text(";host=\""), host, Part::Text("\"")]);
+            }
+            None => headers.push_parts("forwarded", &by),
         }
-        headers.push("forwarded", self.forwarded(scheme, host));
-    }
-
-    /// RFC 7239: an address of IPv6 stands in brackets and quotes, and so does whatever is no token.
-    fn forwarded(&self, scheme: &str, host: Option<&[u8]>) -> Vec<u8> {
-        let client = if self.client.contains(':') { format!("\"[{}]\"", self.client) } else { self.client.clone() };
-        let mut value = format!("for={client};proto={scheme}").into_bytes();
-        if let Some(host) = host.filter(|host| !host.contains(&b'"')) {
-            value.extend_from_slice(b";host=\"");
-            value.extend_from_slice(host);
-            value.push(b'"');
-        }
-        value
     }
 }
 
@@ -268,7 +263,8 @@ mod tests {
 
     #[test]
     fn an_address_of_ipv6_is_quoted() {
-        let origin = Origin::new("[::1]:80".parse().unwrap(), true, &Config::default());
-        assert_eq!(origin.forwarded("https", None), b"for=\"[::1]\";proto=https");
+        let mut headers = Headers::new();
+        Origin::new("[::1]:80".parse().unwrap(), true, &Config::default()).mark(&mut headers, BodySize::None);
+        assert_eq!(headers.get("forwarded"), Some("for=\"[::1]\";proto=https"));
     }
 }

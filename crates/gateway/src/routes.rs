@@ -112,14 +112,20 @@ impl Routes {
     ///
     /// `registry.unavailable` if nobody answers.
     pub(crate) async fn look(&self, id: InstanceId) -> Result<Arc<Entry>, ErrorCode> {
-        let known = self.shared.entries.pin().get(&id).cloned();
-        if let Some(entry) = known
-            && matches!(**entry.state.load(), Lookup::Known(_) | Lookup::Ended(_))
-        {
-            entry.touch();
-            return Ok(entry);
+        match self.known(id) {
+            Some(entry) => Ok(entry),
+            None => self.hold(id).await,
         }
-        self.hold(id).await
+    }
+
+    /// What is known of an instance without asking anybody.
+    pub(crate) fn known(&self, id: InstanceId) -> Option<Arc<Entry>> {
+        let entry = self.shared.entries.pin().get(&id).cloned()?;
+        let is_known = matches!(**entry.state.load(), Lookup::Known(_) | Lookup::Ended(_));
+        is_known.then(|| {
+            entry.touch();
+            entry
+        })
     }
 
     /// What is known of an instance, in an entry that hears all news for as long as it is held.

@@ -12,6 +12,9 @@ use crate::attempts::{Attempts, Next};
 use crate::gateway::Gateway;
 use crate::routes::{Entry, Routes};
 
+/// How often a wake is asked for again while nothing came of it.
+pub(crate) const WAKE_EVERY: Duration = Duration::from_secs(1);
+
 /// The search for one request's instance.
 #[derive(Debug)]
 pub(crate) struct Search<'a> {
@@ -24,7 +27,14 @@ pub(crate) struct Search<'a> {
 }
 
 impl<'a> Search<'a> {
-    /// Begins a search that ends `within` this time. With `wakes`, an instance that sleeps is woken.
+    /// Begins a search that ends `within` this time, if something is known of the instance. With `wakes`, an instance
+    /// that sleeps is woken.
+    pub(crate) fn known(gateway: &'a Gateway, id: InstanceId, within: Duration, wakes: bool) -> Option<Self> {
+        let entry = gateway.routes.known(id)?;
+        Some(Self { gateway, entry, attempts: Attempts::default(), deadline: Instant::now() + within, wakes })
+    }
+
+    /// The same, after the registry was asked if need be.
     ///
     /// # Errors
     ///
@@ -38,6 +48,14 @@ impl<'a> Search<'a> {
         let deadline = Instant::now() + within;
         let entry = look(&gateway.routes, id, deadline).await?;
         Ok(Self { gateway, entry, attempts: Attempts::default(), deadline, wakes })
+    }
+
+    /// The route to try next, if there is one now.
+    pub(crate) fn route_now(&self) -> Option<Route> {
+        match &*self.entry.state() {
+            Lookup::Known(route) => route.ready().is_ok().then(|| route.clone()),
+            Lookup::Ended(_) | Lookup::Unknown | Lookup::Unavailable | Lookup::Asking => None,
+        }
     }
 
     /// The instance, as far as it is known.
@@ -56,7 +74,7 @@ impl<'a> Search<'a> {
             let why = match &*self.entry.state() {
                 Lookup::Known(route) => match route.ready() {
                     Ok(()) => return Ok(route.clone()),
-                    Err(ErrorCode::InstanceWaking) if !self.wakes => return Err(ErrorCode::InstanceSleeping.into()),
+                    Err(_) if route.needs_waking() && !self.wakes => return Err(ErrorCode::InstanceSleeping.into()),
                     Err(code) if code.retry() == Retry::Safe => code,
                     Err(code) => return Err(code.into()),
                 },
@@ -74,11 +92,14 @@ impl<'a> Search<'a> {
                 news = Some(self.entry.news());
                 continue;
             };
-            if why == ErrorCode::InstanceWaking {
+            let mut look_at = self.deadline;
+            if needs_waking(&self.entry) {
+                // A write that failed, or found no room, is asked for again.
                 self.gateway.wake(self.entry.id());
+                look_at = look_at.min(Instant::now() + WAKE_EVERY);
             }
             let _parked = self.gateway.counters.park();
-            if timeout_at(self.deadline, heard.changed()).await.is_err() {
+            if timeout_at(look_at, heard.changed()).await.is_err() && look_at == self.deadline {
                 return Err(why.into());
             }
         }
@@ -118,6 +139,11 @@ impl<'a> Search<'a> {
         self.entry = look(&self.gateway.routes, self.entry.id(), self.deadline).await?;
         Ok(())
     }
+}
+
+/// Whether somebody has to wake the instance.
+pub(crate) fn needs_waking(entry: &Entry) -> bool {
+    matches!(&*entry.state(), Lookup::Known(route) if route.needs_waking())
 }
 
 async fn look(routes: &Routes, id: InstanceId, deadline: Instant) -> Result<Arc<Entry>, ErrorCode> {

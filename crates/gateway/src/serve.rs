@@ -6,6 +6,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -95,6 +96,7 @@ async fn accept(
     connections: &Arc<Semaphore>,
     tasks: &TaskTracker,
 ) {
+    configure(&listener, &worker.gateway);
     let listener = match TcpListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, "a worker cannot listen"),
@@ -135,7 +137,6 @@ async fn connection(
 ) {
     let counters = Arc::clone(&worker.counters);
     let _connected = counters.connect();
-    configure(&stream, &worker.gateway);
     // Boxed, so that a session's task does not go on carrying the room for what served its request.
     let served: BoxFuture<'static, _> = Box::pin(serve(worker, stream, client, tls));
     if let Some((socket, upgraded)) = served.await {
@@ -153,7 +154,7 @@ async fn serve(
 ) -> Option<(Socket, Upgraded)> {
     let origin = Arc::new(Origin::new(client, tls.is_some(), &worker.gateway.config));
     let socket = match tls {
-        None => Socket::tcp(stream),
+        None => Socket::accepted(stream),
         Some(tls) => match tls.accept(stream).await {
             Ok(socket) => socket,
             Err(error) => {
@@ -188,11 +189,13 @@ enum Served {
 async fn serve_http1(worker: &Worker, socket: Socket, client: SocketAddr, origin: &Origin) -> Served {
     let gateway = &worker.gateway;
     let mut connection = Connection::new(socket, gateway.config.head_timeout());
+    // Waited for once and for all requests: to begin and to end a wait costs a lock each.
+    let (mut begun, mut over) = (pin!(gateway.drain.begun.cancelled()), pin!(gateway.drain.over.cancelled()));
     loop {
         let next = tokio::select! {
             biased;
             next = connection.next(gateway.config.idle_timeout()) => next,
-            () = gateway.drain.begun.cancelled() => Next::End,
+            () = &mut begun => Next::End,
         };
         let request = match next {
             Next::Request(request) => request,
@@ -214,7 +217,7 @@ async fn serve_http1(worker: &Worker, socket: Socket, client: SocketAddr, origin
         let outcome = tokio::select! {
             biased;
             outcome = respond(worker, origin, &mut connection, request) => outcome,
-            () = gateway.drain.over.cancelled() => Outcome::Cut,
+            () = &mut over => Outcome::Cut,
         };
         match outcome {
             Outcome::Answered if connection.is_reusable() => {}
@@ -232,11 +235,15 @@ async fn serve_http1(worker: &Worker, socket: Socket, client: SocketAddr, origin
     }
 }
 
-fn configure(stream: &TcpStream, gateway: &Gateway) {
-    // A socket that was reset meanwhile refuses its options; the next read tells.
-    let _ = stream.set_nodelay(true);
-    let socket = SockRef::from(stream);
-    let _ = socket.set_tcp_keepalive(&KEEPALIVE);
-    // A client that takes nothing of an answer is dropped by the kernel. Twice the sessions' own limit, which knows why.
-    let _ = socket.set_tcp_user_timeout(Some(2 * gateway.config.slow_client_timeout()));
+/// Sets what every accepted connection inherits from its listener.
+fn configure(listener: &std::net::TcpListener, gateway: &Gateway) {
+    let socket = SockRef::from(listener);
+    let set = socket
+        .set_tcp_nodelay(true)
+        .and_then(|()| socket.set_tcp_keepalive(&KEEPALIVE))
+        // A client that takes nothing of an answer is dropped by the kernel. Twice the sessions' own limit, which knows why.
+        .and_then(|()| socket.set_tcp_user_timeout(Some(2 * gateway.config.slow_client_timeout())));
+    if let Err(error) = set {
+        tracing::warn!(%error, "connections are not watched by the kernel");
+    }
 }

@@ -4,7 +4,7 @@
 //! was said. Parsing is httparse's.
 
 use std::fmt;
-use std::io;
+use std::io::{self, Write as _};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -23,6 +23,15 @@ const HEADERS_MAX: usize = 128;
 pub struct Headers {
     text: Vec<u8>,
     lines: Vec<Line>,
+}
+
+/// Part of a line's value.
+#[derive(Clone, Copy, Debug)]
+pub enum Part<'a> {
+    /// This text.
+    Text(&'a str),
+    /// The value of another line of the same head.
+    Line(usize),
 }
 
 /// Where a line's name and value stand in the text.
@@ -151,6 +160,49 @@ impl Headers {
         self.lines.push(Line { name, value });
     }
 
+    /// Adds a line at the end whose value is written as it stands, such as a number or an id.
+    ///
+    /// # Panics
+    ///
+    /// As [`Self::push`].
+    pub fn push_display(&mut self, name: &str, value: impl fmt::Display) {
+        let name = self.keep(name.as_bytes());
+        let at = self.text.len();
+        write!(self.text, "{value}").expect("a vector takes everything");
+        let value = &self.text[at..];
+        assert!(!value.iter().any(|byte| matches!(byte, b'\r' | b'\n' | 0)), "bad header value");
+        let value = (offset(at), offset(value.len()));
+        self.lines.push(Line { name, value });
+    }
+
+    /// Adds a line at the end whose value is the bytes of these parts in a row.
+    ///
+    /// # Panics
+    ///
+    /// As [`Self::push`].
+    pub fn push_parts(&mut self, name: &str, parts: &[Part<'_>]) {
+        let name = self.keep(name.as_bytes());
+        let at = self.text.len();
+        for part in parts {
+            match part {
+                Part::Text(text) => self.text.extend_from_slice(text.as_bytes()),
+                Part::Line(line) => {
+                    let Some(&Line { value: (from, len), .. }) = self.lines.get(*line) else { continue };
+                    self.text.extend_from_within(from as usize..(from + len) as usize);
+                }
+            }
+        }
+        let value = &self.text[at..];
+        assert!(!value.iter().any(|byte| matches!(byte, b'\r' | b'\n' | 0)), "bad header value");
+        let value = (offset(at), offset(value.len()));
+        self.lines.push(Line { name, value });
+    }
+
+    /// Where the first line of this name stands, for [`Part::Line`]; good until a line is taken away.
+    pub fn position(&self, name: &str) -> Option<usize> {
+        self.lines.iter().position(|line| line.name(&self.text).eq_ignore_ascii_case(name.as_bytes()))
+    }
+
     /// Puts one line in the place of all that had its name.
     ///
     /// # Panics
@@ -217,7 +269,11 @@ impl Headers {
         };
         let line =
             |header: &httparse::Header<'_>| Line { name: place(header.name.as_bytes()), value: place(header.value) };
-        Self { text: text.to_vec(), lines: parsed.iter().map(line).collect() }
+        // With room for what a proxy adds.
+        let (mut kept, mut lines) = (Vec::with_capacity(text.len() + 384), Vec::with_capacity(parsed.len() + 8));
+        kept.extend_from_slice(text);
+        lines.extend(parsed.iter().map(line));
+        Self { text: kept, lines }
     }
 
     fn keep(&mut self, part: &[u8]) -> (u32, u32) {

@@ -183,20 +183,16 @@ fn invalid(what: impl fmt::Display) -> Problem {
 }
 
 fn has_bare_line_feed(head: &[u8]) -> bool {
-    let mut lines = head.split(|&byte| byte == b'\n');
-    // What follows the last line feed is no line.
-    lines.next_back();
-    lines.any(|line| line.last() != Some(&b'\r'))
+    memchr::memchr_iter(b'\n', head).any(|at| at == 0 || head[at - 1] != b'\r')
 }
 
 /// Checks who is asked, and brings the target into origin form.
 fn check_host(head: &mut RequestHead, is_http11: bool) -> Result<(), Problem> {
     let mut hosts = head.headers.get_all("host");
-    let host = hosts.next().map(<[u8]>::to_vec);
+    let host = hosts.next();
     if hosts.next().is_some() {
         return Err(invalid("Host stands there twice."));
     }
-    drop(hosts);
     if host.is_none() && is_http11 {
         return Err(invalid("Host is missing."));
     }
@@ -221,10 +217,12 @@ fn check_host(head: &mut RequestHead, is_http11: bool) -> Result<(), Problem> {
     let Some((_, rest)) = absolute else { return Err(invalid("The target begins with no slash.")) };
     let at = rest.find(['/', '?']).unwrap_or(rest.len());
     let (authority, path) = rest.split_at(at);
-    if !authority.as_bytes().eq_ignore_ascii_case(&host) {
+    if !authority.as_bytes().eq_ignore_ascii_case(host) {
         return Err(invalid("The target names another host than Host."));
     }
-    head.target = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
+    let target = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
+    drop(hosts);
+    head.target = target;
     Ok(())
 }
 

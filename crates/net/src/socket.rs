@@ -41,6 +41,11 @@ impl Socket {
         Self { leash: None, stream: Stream::Tcp(stream), ahead: Vec::new() }
     }
 
+    /// Takes a TCP stream that inherited its options, no delay among them, from its listener.
+    pub const fn accepted(stream: TcpStream) -> Self {
+        Self { leash: None, stream: Stream::Tcp(stream), ahead: Vec::new() }
+    }
+
     /// Takes a Unix stream.
     pub const fn unix(stream: UnixStream) -> Self {
         Self { leash: None, stream: Stream::Unix(stream), ahead: Vec::new() }
@@ -59,6 +64,11 @@ impl Socket {
             Stream::Tls(stream) => stream.get_ref().1.alpn_protocol() == Some(b"h2"),
             Stream::Tcp(_) | Stream::Unix(_) => false,
         }
+    }
+
+    /// Whether nothing is between the bytes and the kernel.
+    pub const fn is_plain(&self) -> bool {
+        matches!(self.stream, Stream::Tcp(_) | Stream::Unix(_))
     }
 
     /// Puts bytes back that were read too early; they come out before those put back earlier.

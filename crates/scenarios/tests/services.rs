@@ -82,6 +82,24 @@ async fn a_node_that_cannot_be_reached_is_waited_for_and_then_told() {
 }
 
 #[tokio::test]
+async fn an_instance_that_is_deleted_while_it_is_waited_for_ends_the_wait() {
+    let cell = Cell::start().await;
+    let served = Served::start(&cell).await;
+    let network = &cell.node_ref("a").network;
+    network.refuse(true);
+    network.cut();
+    let before = network.accepted();
+    let (request, upgrade, ()) = tokio::join!(served.ask("POST", "/", "body"), served.opens("/socket"), async {
+        let tried = async || (network.accepted() > before + 2).then_some(());
+        eventually("the gateway has tried to reach it", tried).await;
+        served.instance.is_deleted().await;
+    });
+    let upgrade = upgrade.expect_err("an upgrade that is refused has a status");
+    assert_eq!(request.refusal(), (410, "instance.gone".to_owned()));
+    assert_eq!(upgrade.refusal(), request.refusal());
+}
+
+#[tokio::test]
 async fn a_request_right_after_a_move_is_answered_once_whatever_the_gateway_knew() {
     let cell = Cell::with_two_nodes().await;
     let served = Served::start(&cell).await;
