@@ -36,6 +36,7 @@ struct Facts<'a> {
     is_default: bool,
     is_new: bool,
     isolation: &'a str,
+    metrics: Option<SocketAddr>,
     instances: usize,
 }
 
@@ -73,6 +74,7 @@ pub(crate) async fn up(global: &Global, args: Up, paint: Paint) -> Result<(), Fa
         is_default: said_dir(global).is_none(),
         is_new,
         isolation: &isolation,
+        metrics: gateway.metrics,
         instances: running_on(&*ground.store, node.id).await?,
     };
     line(&first_screen(&facts, paint));
@@ -147,9 +149,11 @@ fn first_screen(facts: &Facts<'_>, paint: Paint) -> String {
         1 => "  instances  1 went on running and is taken back\n".to_owned(),
         n => format!("  instances  {n} went on running and are taken back\n"),
     };
+    let metrics = facts.metrics.map(|address| format!("  metrics    http://{}/metrics\n", reachable(address)));
+    let metrics = metrics.unwrap_or_default();
     let with = if facts.is_default { String::new() } else { format!(" --data {data}") };
     format!(
-        "{}\n\n  data       {data}{made}\n  API key    in {data}/api-key\n  isolation  {isolation}\n{instances}\n\
+        "{}\n\n  data       {data}{made}\n  API key    in {data}/api-key\n  isolation  {isolation}\n{metrics}{instances}\n\
          Next, in another terminal:\n  id=$(landfast{with} create)\n  landfast{with} exec -t $id\n  \
          landfast{with} status\n",
         paint.strong(&format!("landfast is up at {}", facts.url))
@@ -176,6 +180,7 @@ mod tests {
             is_default,
             is_new: true,
             isolation,
+            metrics: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 9464))),
             instances: 2,
         };
         first_screen(&facts, Paint::none())
@@ -184,9 +189,14 @@ mod tests {
     #[test]
     fn the_first_screen_says_where_it_is_and_what_to_do_next() {
         let screen = screen("bubblewrap", true);
-        for part in
-            ["http://127.0.0.1:7070", "/d/api-key", "isolation  bubblewrap", "id=$(landfast create)", "2 went on"]
-        {
+        for part in [
+            "http://127.0.0.1:7070",
+            "/d/api-key",
+            "isolation  bubblewrap",
+            "metrics    http://127.0.0.1:9464/metrics",
+            "id=$(landfast create)",
+            "2 went on",
+        ] {
             assert!(screen.contains(part), "{part} is missing in\n{screen}");
         }
     }

@@ -46,14 +46,13 @@ mod upstream;
 mod wake;
 mod watch;
 
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use landfast_core::record::keys;
 use landfast_core::{ErrorCode, Problem};
-use landfast_net::role::{Running, listen};
+use landfast_net::role::listen;
 use landfast_net::tls::Tls;
 use landfast_registry::cell::Cell;
 use landfast_registry::store::Store;
@@ -80,6 +79,17 @@ const LOAD_WITHIN: Duration = Duration::from_secs(5);
 
 /// What one worker listens on.
 type Listeners = Vec<(std::net::TcpListener, Option<Tls>)>;
+
+/// A gateway that serves.
+#[derive(Debug)]
+pub struct Running {
+    /// Where clients connect.
+    pub address: SocketAddr,
+    /// Where its metrics are read, if anywhere.
+    pub metrics: Option<SocketAddr>,
+    /// Ends when it has stopped.
+    pub done: JoinHandle<()>,
+}
 
 /// Starts a gateway. It has stopped when [`Running::done`] ends, which a first stop signal brings about within the
 /// configured drain timeout and a second one at once.
@@ -117,7 +127,9 @@ pub async fn start(
         traces,
         workers: Mutex::default(),
     });
-    let page = page.map(|listener| serve_page(listener, &gateway));
+    let metrics = page.as_ref().and_then(|listener| listener.local_addr().ok());
+    let page =
+        page.map(|listener| AbortOnDropHandle::new(tokio::spawn(metrics::serve(listener, Arc::clone(&gateway)))));
     let followers = tokio::spawn({
         let gateway = Arc::clone(&gateway);
         async move {
@@ -138,8 +150,11 @@ pub async fn start(
         gateway.drain.end();
     })?;
     tracing::info!(%address, workers = workers.len(), "the gateway listens");
+    if let Some(address) = metrics {
+        tracing::info!(url = %format_args!("http://{address}/metrics"), "metrics are served");
+    }
     let done = tokio::spawn(stopped(gateway, workers, followers, stop.into()));
-    Ok(Running { address, done })
+    Ok(Running { address, metrics, done })
 }
 
 /// Conducts the stop, and ends when the last worker has.
@@ -163,13 +178,6 @@ async fn stopped(gateway: Arc<Gateway>, workers: Vec<oneshot::Receiver<()>>, fol
         traces.flush().await;
     }
     tracing::info!("the gateway has stopped");
-}
-
-fn serve_page(listener: TcpListener, gateway: &Arc<Gateway>) -> AbortOnDropHandle<Infallible> {
-    if let Ok(address) = listener.local_addr() {
-        tracing::info!(url = %format_args!("http://{address}/metrics"), "metrics are served");
-    }
-    AbortOnDropHandle::new(tokio::spawn(metrics::serve(listener, Arc::clone(gateway))))
 }
 
 /// One listener for each worker, all on one port.

@@ -1,6 +1,6 @@
 //! What an operator sees: the page of metrics, and spans at a collector.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -24,10 +24,8 @@ use crate::world::{PATIENCE, World, soon, until};
 
 // --- metrics ---
 
-/// An address that is free now.
-fn free() -> SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
-}
+/// Any free port of the loopback address.
+const ANY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 async fn page(at: SocketAddr) -> String {
     let answer = send(at, head("GET", "/metrics", &[]), b"").await;
@@ -45,12 +43,12 @@ fn value(page: &str, name: &str) -> Option<f64> {
 
 #[tokio::test]
 async fn the_page_tells_what_was_served_refused_parked_and_held() {
-    let at = free();
     let world = World::with(|config| {
-        config.metrics_listen = Some(at);
+        config.metrics_listen = Some(ANY);
         config.limits.instance.sessions = Some(1);
     })
     .await;
+    let at = world.metrics.unwrap();
     let node = Node::start(world.cell.key()).await;
     let id = world.instance_at(&node).await;
     let token = bearer(&world.token(id));
@@ -121,8 +119,8 @@ async fn the_page_tells_what_was_served_refused_parked_and_held() {
 
 #[tokio::test]
 async fn a_pause_between_two_links_is_measured() {
-    let at = free();
-    let world = World::with(|config| config.metrics_listen = Some(at)).await;
+    let world = World::with(|config| config.metrics_listen = Some(ANY)).await;
+    let at = world.metrics.unwrap();
     let node = Node::start(world.cell.key()).await;
     let id = world.instance_at(&node).await;
     let token = bearer(&world.token(id));
@@ -258,7 +256,7 @@ async fn without_a_collector_what_a_caller_says_of_its_trace_passes_as_it_was() 
 
 #[tokio::test]
 async fn a_collector_that_is_away_holds_nobody_up() {
-    let gone = free();
+    let gone = std::net::TcpListener::bind(ANY).unwrap().local_addr().unwrap();
     let mut world = World::with(|config| config.otlp_endpoint = Some(format!("http://{gone}"))).await;
     let node = Node::start(world.cell.key()).await;
     let id = world.instance_at(&node).await;

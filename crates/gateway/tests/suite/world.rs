@@ -30,6 +30,7 @@ pub struct World {
     pub cell: Cell,
     pub store: Arc<dyn Store>,
     pub gateway: SocketAddr,
+    pub metrics: Option<SocketAddr>,
     pub stop: Stop,
     done: Option<JoinHandle<()>>,
     _dir: TempDir,
@@ -57,7 +58,15 @@ impl World {
         change(&mut config);
         let stop = Stop::from(CancellationToken::new());
         let running = start(config, &cell, veil(Arc::clone(&store)), stop.clone()).await.unwrap();
-        Self { cell, store, gateway: running.address, stop, done: Some(running.done), _dir: dir }
+        Self {
+            cell,
+            store,
+            gateway: running.address,
+            metrics: running.metrics,
+            stop,
+            done: Some(running.done),
+            _dir: dir,
+        }
     }
 
     /// A record of an instance that runs at `node`, in its first generation.
