@@ -31,8 +31,8 @@ use crate::dispatch::{Outcome, respond};
 use crate::gateway::Worker;
 use crate::headers::Origin;
 
-/// How long a client may take for its preface and settings: as long as for a head.
-const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
+/// How long a client may take to hear why its connection ends.
+const GOODBYE: Duration = Duration::from_secs(2);
 
 /// The most requests at once on one connection: what browsers and h2load use, with room.
 const STREAMS_MAX: u32 = 256;
@@ -65,7 +65,7 @@ where
         .max_header_list_size(u32::try_from(HEAD_MAX).unwrap_or(u32::MAX))
         .max_send_buffer_size(SEND_BUFFER)
         .enable_connect_protocol();
-    match timeout(HANDSHAKE_WITHIN, builder.handshake::<_, Bytes>(socket)).await {
+    match timeout(worker.gateway.config.head_timeout(), builder.handshake::<_, Bytes>(socket)).await {
         Ok(Ok(connection)) => Served { worker, origin, streams: TaskTracker::new() }.run(connection).await,
         Ok(Err(error)) => tracing::debug!(%error, "no HTTP/2 connection"),
         Err(_) => tracing::debug!("no HTTP/2 connection in time"),
@@ -100,7 +100,7 @@ impl Served {
                         tracing::debug!(%error, "HTTP/2 connection");
                         // Polled to its end, so that the client hears why.
                         let closing = std::future::poll_fn(|cx| connection.poll_closed(cx));
-                        let _ = timeout(HANDSHAKE_WITHIN, closing).await;
+                        let _ = timeout(GOODBYE, closing).await;
                         return;
                     }
                     None => return,

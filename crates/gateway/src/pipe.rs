@@ -11,10 +11,11 @@ use std::task::{Context, Poll};
 
 use landfast_core::ErrorCode;
 use landfast_core::link::Close;
+use landfast_core::record::Generation;
 use landfast_core::route::Route;
 use landfast_net::head::{Headers, RequestHead};
-use landfast_net::hold::{Ending, Holder};
-use landfast_net::link::{self, LinkError, OpenRequest};
+use landfast_net::hold::{Attempt, Dialer, Ending, Holder};
+use landfast_net::link::{self, LinkError, OpenRequest, ResumeRequest};
 use landfast_net::relay::Target;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf, duplex};
 
@@ -36,6 +37,8 @@ pub(crate) struct Pipe {
 #[derive(Debug, Default)]
 struct State {
     ended: AtomicBool,
+    /// No link carries it now. What is said waits, and nobody knows whether it will get there.
+    is_unlinked: AtomicBool,
     /// It did not end because the server ended it: what was read may lack its end.
     is_broken: AtomicBool,
 }
@@ -60,14 +63,16 @@ impl Pipe {
         let (stream, far) = duplex(ROOM);
         let state = Arc::new(State::default());
         let news = entry.news();
-        let held = Held { holder, far, redialer: Redialer::new(Arc::clone(gateway), entry), state: Arc::clone(&state) };
+        let redialer = Observed { redialer: Redialer::new(Arc::clone(gateway), entry), state: Arc::clone(&state) };
+        let held = Held { holder, far, redialer, state: Arc::clone(&state) };
         tokio::spawn(held.run(news));
         Ok(Self { stream, state })
     }
 
-    /// Whether it can still carry a request.
+    /// Whether it can carry another request. One that has lost its link may find none any more, and a request that is
+    /// given to it cannot be given to somebody else.
     pub(crate) fn is_open(&self) -> bool {
-        !self.state.ended.load(Ordering::Acquire)
+        !self.state.ended.load(Ordering::Acquire) && !self.state.is_unlinked.load(Ordering::Acquire)
     }
 }
 
@@ -75,8 +80,30 @@ impl Pipe {
 struct Held {
     holder: Holder,
     far: DuplexStream,
+    redialer: Observed,
+    state: Arc<State>,
+}
+
+/// Dials further links, and tells when there is none.
+struct Observed {
     redialer: Redialer,
     state: Arc<State>,
+}
+
+impl Dialer for Observed {
+    fn resume(&mut self, request: ResumeRequest) -> Attempt {
+        self.redialer.resume(request)
+    }
+
+    fn on_redial(&mut self, attempt: usize, last: Option<ErrorCode>) {
+        self.state.is_unlinked.store(true, Ordering::Release);
+        self.redialer.on_redial(attempt, last);
+    }
+
+    fn on_linked(&mut self, generation: Generation) {
+        self.state.is_unlinked.store(false, Ordering::Release);
+        self.redialer.on_linked(generation);
+    }
 }
 
 impl Held {
