@@ -230,8 +230,8 @@ impl Connection {
         if !self.body.is_done() {
             return Ok(None);
         }
-        self.body_ended = true;
         let trailers = self.body.trailers().map_err(|error| broken(&error))?;
+        self.body_ended = true;
         Ok(Some(Piece::End(trailers)))
     }
 }

@@ -6,7 +6,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use landfast_core::ErrorCode;
@@ -18,6 +18,7 @@ use landfast_net::hold::{Attempt, Dialer, Ending, Holder};
 use landfast_net::link::{self, LinkError, OpenRequest, ResumeRequest};
 use landfast_net::relay::Target;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf, duplex};
+use tokio::sync::Notify;
 
 use crate::first;
 use crate::gateway::Gateway;
@@ -39,6 +40,12 @@ struct State {
     ended: AtomicBool,
     /// No link carries it now. What is said waits, and nobody knows whether it will get there.
     is_unlinked: AtomicBool,
+    /// Nobody uses it now.
+    is_idle: AtomicBool,
+    /// The generation that its last link led to.
+    generation: AtomicU64,
+    /// Tells the holder that nobody will use it again.
+    spent: Notify,
     /// It did not end because the server ended it: what was read may lack its end.
     is_broken: AtomicBool,
 }
@@ -61,12 +68,23 @@ impl Pipe {
         })?;
         let holder = Holder::new(socket, &answer, route.generation);
         let (stream, far) = duplex(ROOM);
-        let state = Arc::new(State::default());
+        let state = Arc::new(State { generation: AtomicU64::new(route.generation.0), ..State::default() });
         let news = entry.news();
         let redialer = Observed { redialer: Redialer::new(Arc::clone(gateway), entry), state: Arc::clone(&state) };
         let held = Held { holder, far, redialer, state: Arc::clone(&state) };
         tokio::spawn(held.run(news));
         Ok(Self { stream, state })
+    }
+
+    /// Says whether somebody uses it. One that nobody uses, and that a move has led to another generation, ends: who asks
+    /// for that generation opens its own, and agents hold only so many.
+    pub(crate) fn set_idle(&self, is_idle: bool) {
+        self.state.is_idle.store(is_idle, Ordering::Release);
+    }
+
+    /// The generation that it leads to.
+    pub(crate) fn generation(&self) -> Generation {
+        Generation(self.state.generation.load(Ordering::Acquire))
     }
 
     /// Whether it can carry another request. One that has lost its link may find none any more, and a request that is
@@ -102,13 +120,20 @@ impl Dialer for Observed {
 
     fn on_linked(&mut self, generation: Generation) {
         self.state.is_unlinked.store(false, Ordering::Release);
+        let before = self.state.generation.swap(generation.0, Ordering::AcqRel);
+        if before != generation.0 && self.state.is_idle.load(Ordering::Acquire) {
+            self.state.spent.notify_one();
+        }
         self.redialer.on_linked(generation);
     }
 }
 
 impl Held {
     async fn run(mut self, mut news: tokio::sync::watch::Receiver<landfast_core::redial::Presence>) {
-        let ending = self.holder.run(&mut self.far, &mut self.redialer, &mut news).await;
+        let ending = tokio::select! {
+            ending = self.holder.run(&mut self.far, &mut self.redialer, &mut news) => ending,
+            () = self.state.spent.notified() => Ending::Local(None),
+        };
         let (close, is_broken) = match ending {
             Ending::Far(close) => {
                 let is_broken = close.code != ErrorCode::UpstreamEnded;

@@ -24,8 +24,8 @@ const PING_INTERVAL: Duration = Duration::from_secs(20);
 /// The client is lost when this many pings in a row brought nothing back.
 const PINGS_MISSED: u8 = 2;
 
-/// The payload of our pings, so that the pong to one can be told from the pong to a ping of the far end.
-const PING_PAYLOAD: &[u8] = b"landfast";
+/// The payload of our pings. Agents know by its beginning, `landfast:`, that a pong answers us, and keep it from the far end.
+const PING_PAYLOAD: &[u8] = b"landfast:ping";
 
 /// How long the last bytes may take to reach a client's socket, and the client to end its side: long enough for a round
 /// trip around the world, short enough that a drain is not held up.

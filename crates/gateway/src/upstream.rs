@@ -159,6 +159,21 @@ impl Upstream {
         }
     }
 
+    fn set_idle(&self, is_idle: bool) {
+        match &self.io {
+            Io::Direct(_) => {}
+            Io::Piped(pipe) => pipe.set_idle(is_idle),
+        }
+    }
+
+    /// Whether it leads to the generation that it is kept for: a move may have taken it along.
+    fn is_where_it_was(&self) -> bool {
+        match (&self.io, &self.key) {
+            (Io::Piped(pipe), Key::Instance(_, generation, _)) => pipe.generation() == *generation,
+            (Io::Direct(_) | Io::Piped(_), _) => true,
+        }
+    }
+
     fn seems_open(&self) -> bool {
         match &self.io {
             Io::Direct(socket) => socket.seems_quiet(),
@@ -211,6 +226,7 @@ impl Pool {
         loop {
             let upstream = idle.take(key)?;
             if upstream.seems_open() && (!surely || upstream.is_open()) {
+                upstream.set_idle(false);
                 return Some(upstream);
             }
         }
@@ -218,8 +234,9 @@ impl Pool {
 
     /// Keeps a connection whose last answer was read to its end.
     pub(crate) fn put(&self, mut upstream: Upstream) {
-        if upstream.input.is_empty() && upstream.seems_open() {
+        if upstream.input.is_empty() && upstream.seems_open() && upstream.is_where_it_was() {
             upstream.is_kept = true;
+            upstream.set_idle(true);
             upstream.input.shrink_to(ROOM_KEPT);
             self.lock().put(Kept { upstream, since: Instant::now() });
         }
