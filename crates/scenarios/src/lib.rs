@@ -22,6 +22,7 @@ pub mod numbers;
 pub mod opaque;
 pub mod peer;
 pub mod plain;
+pub mod raw_http2;
 pub mod raw_link;
 pub mod recorder;
 pub mod role;
