@@ -129,8 +129,9 @@ fn bench(what: Bench, arguments: &[String]) -> Result<ExitCode> {
 }
 
 fn conformance(arguments: &[String]) -> Result<ExitCode> {
+    system::provide(&[system::BUBBLEWRAP, system::H2LOAD])?;
     let suite = conformance::autobahn()?;
-    build_programs(&["landfast-conformance", "landfast-under-test", "landfast-reaper"])?;
+    build_programs(&["landfast-conformance", "landfast-under-test", "landfast-reaper", "landfast-served"])?;
     Err(Command::new(release("landfast-conformance")?).arg(suite).args(arguments).exec())
         .context("the suite's runner could not be started")
 }

@@ -26,6 +26,9 @@ pub(crate) const FOR_TESTS: [Package; 4] = [
 pub(crate) const PEERS: [Package; 2] =
     [Package { name: "haproxy", program: "haproxy" }, Package { name: "nginx-light", program: "nginx" }];
 
+/// Loads the gateway over HTTP/2.
+pub(crate) const H2LOAD: Package = Package { name: "nghttp2-client", program: "h2load" };
+
 /// Makes sure that the packages are there.
 ///
 /// # Errors
