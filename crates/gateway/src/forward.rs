@@ -131,92 +131,113 @@ pub(crate) async fn forward<C: Client>(
     call: &Call,
     record: &mut Record,
 ) -> Result<Forwarded, Unanswered> {
-    let gateway = &worker.gateway;
     let Wishes { wait, wakes } = call.wishes;
     // Whatever waits is boxed: a request that waits for nothing carries no room for it.
-    let mut search = match Search::known(gateway, call.instance, wait, wakes) {
+    let mut search = match Search::known(&worker.gateway, call.instance, wait, wakes) {
         Some(search) => search,
-        None => unless_gone(client, Box::pin(Search::new(gateway, call.instance, wait, wakes))).await??,
+        None => unless_gone(client, Box::pin(Search::new(&worker.gateway, call.instance, wait, wakes))).await??,
     };
-    record.ask_instance(search.entry(), entrance(call.upgrade), gateway)?;
-    let is_repeatable = is_repeatable(&call.head);
-    let mut upload: Option<Upload> = None;
+    record.ask_instance(search.entry(), entrance(call.upgrade), &worker.gateway)?;
+    let mut upload = None;
     loop {
-        let route = match search.route_now() {
-            Some(route) => route,
-            None => unless_gone(client, Box::pin(search.route())).await??,
-        };
-        record.generation = Some(route.generation);
-        let believes = believes(&route, call.target);
-        let upload =
-            upload.get_or_insert_with(|| Upload::new(call.body, gateway.config.body_max, is_repeatable || believes));
-        let key = Key::Instance(route.instance, route.generation, call.target);
-        let opened = match worker.pool.take(&key, !is_repeatable) {
-            Some(kept) => {
-                worker.counters.upstream_reused.add(1);
-                Ok(kept)
-            }
-            None => {
-                let opened = unless_gone(client, Box::pin(Upstream::open(gateway, &route, call.target))).await?;
-                worker.counters.upstream_opened.add(opened.is_ok().into());
-                opened
-            }
-        };
-        let mut upstream = match opened {
-            Ok(upstream) => upstream,
-            Err(code) => {
-                record.attempts += 1;
-                unless_gone(client, Box::pin(search.refused(code, &route))).await??;
-                continue;
-            }
-        };
-        let mut exchange = Exchange::new(client, &mut upstream, upload, &call.head, gateway.config.patience());
-        let failed = match exchange.ask().await {
-            Ok(answered) => {
-                record.attempts += 1;
-                if let Some(code) = signal(&answered.head).filter(|_| believes && exchange.is_repeatable()) {
-                    drop(exchange);
-                    tracing::debug!(instance = %call.instance, %code, "the program says that it did not run it");
-                    // What comes of it is read from the routes.
-                    let _ = gateway.routes.refused(route.instance, route.generation).await;
-                    unless_gone(client, Box::pin(search.refused(ErrorCode::NodeNotHere, &route))).await??;
-                    continue;
-                }
-                if answered.head.status == 101 && call.upgrade.is_some() {
-                    drop(exchange);
-                    let (head, generation) = (switching(answered.head), route.generation);
-                    return Ok(Forwarded::Switched(Box::new(Switched { head, upstream, generation })));
-                }
-                let (ended, reusable) = pass_on(exchange, answered, &call.head.method, call.target, record).await?;
-                if reusable {
-                    worker.pool.put(upstream);
-                }
-                return Ok(ended);
-            }
-            Err(failed) => failed,
-        };
-        drop(exchange);
-        match failed {
-            Failed::Client(fault) => return Err(fault.into()),
-            Failed::Lost(kind) => {
-                tracing::debug!(instance = %call.instance, ?kind, "lost after the request was sent");
-                let was_kept = upstream.is_kept();
-                if !(is_repeatable && upload.is_whole()) {
-                    record.attempts += 1;
-                    return Err(ErrorCode::UpstreamLost.into());
-                }
-                // That a kept connection has ended says nothing, and the next one may not be kept.
-                if !was_kept {
-                    record.attempts += 1;
-                    unless_gone(client, Box::pin(search.refused(ErrorCode::UpstreamLost, &route))).await??;
-                }
-            }
-            failed @ (Failed::Protocol(_) | Failed::Timeout) => {
-                record.attempts += 1;
-                return Err(Problem::from(failed).into());
-            }
+        if let Some(forwarded) = attempt(worker, client, call, &mut search, &mut upload, record).await? {
+            return Ok(forwarded);
         }
     }
+}
+
+/// Tries once; nothing if it may be tried again.
+async fn attempt<C: Client>(
+    worker: &Worker,
+    client: &mut C,
+    call: &Call,
+    search: &mut Search<'_>,
+    upload: &mut Option<Upload>,
+    record: &mut Record,
+) -> Result<Option<Forwarded>, Unanswered> {
+    let config = &worker.gateway.config;
+    let route = match search.route_now() {
+        Some(route) => route,
+        None => unless_gone(client, Box::pin(search.route())).await??,
+    };
+    record.generation = Some(route.generation);
+    let (is_repeatable, believes) = (is_repeatable(&call.head), believes(&route, call.target));
+    let upload = upload.get_or_insert_with(|| Upload::new(call.body, config.body_max, is_repeatable || believes));
+    let mut upstream = match connect(worker, client, &route, call.target, !is_repeatable).await? {
+        Ok(upstream) => upstream,
+        Err(code) => {
+            record.attempts += 1;
+            unless_gone(client, Box::pin(search.refused(code, &route))).await??;
+            return Ok(None);
+        }
+    };
+    let mut exchange = Exchange::new(client, &mut upstream, upload, &call.head, config.patience());
+    let failed = match exchange.ask().await {
+        Ok(answered) => {
+            record.attempts += 1;
+            if let Some(code) = signal(&answered.head).filter(|_| believes && exchange.is_repeatable()) {
+                drop(exchange);
+                tracing::debug!(instance = %call.instance, %code, "the program says that it did not run it");
+                // What comes of it is read from the routes.
+                let _ = worker.gateway.routes.refused(route.instance, route.generation).await;
+                unless_gone(client, Box::pin(search.refused(ErrorCode::NodeNotHere, &route))).await??;
+                return Ok(None);
+            }
+            if answered.head.status == 101 && call.upgrade.is_some() {
+                drop(exchange);
+                let (head, generation) = (switching(answered.head), route.generation);
+                return Ok(Some(Forwarded::Switched(Box::new(Switched { head, upstream, generation }))));
+            }
+            let (ended, reusable) = pass_on(exchange, answered, &call.head.method, call.target, record).await?;
+            if reusable {
+                worker.pool.put(upstream);
+            }
+            return Ok(Some(ended));
+        }
+        Err(failed) => failed,
+    };
+    drop(exchange);
+    let Failed::Lost(kind) = failed else {
+        record.attempts += u32::from(!matches!(failed, Failed::Client(_)));
+        return Err(unanswered(failed));
+    };
+    tracing::debug!(instance = %call.instance, ?kind, "lost after the request was sent");
+    let may_repeat = is_repeatable && upload.is_whole();
+    // That a kept connection has ended says nothing, and the next one may not be kept.
+    if may_repeat && upstream.is_kept() {
+        return Ok(None);
+    }
+    record.attempts += 1;
+    if !may_repeat {
+        return Err(ErrorCode::UpstreamLost.into());
+    }
+    unless_gone(client, Box::pin(search.refused(ErrorCode::UpstreamLost, &route))).await??;
+    Ok(None)
+}
+
+fn unanswered(failed: Failed) -> Unanswered {
+    match failed {
+        Failed::Client(fault) => fault.into(),
+        Failed::Lost(_) | Failed::Protocol(_) | Failed::Timeout => Problem::from(failed).into(),
+    }
+}
+
+/// A connection for one attempt; with `surely`, one that has ended is not given out.
+async fn connect<C: Client>(
+    worker: &Worker,
+    client: &mut C,
+    route: &Route,
+    target: Target,
+    surely: bool,
+) -> Result<Result<Upstream, ErrorCode>, Fault> {
+    let key = Key::Instance(route.instance, route.generation, target);
+    if let Some(kept) = worker.pool.take(&key, surely) {
+        worker.counters.upstream_reused.add(1);
+        return Ok(Ok(kept));
+    }
+    let opened = unless_gone(client, Box::pin(Upstream::open(&worker.gateway, route, target))).await?;
+    worker.counters.upstream_opened.add(opened.is_ok().into());
+    Ok(opened)
 }
 
 /// Passes an answer on: how it ended, and whether its connection can serve another.
