@@ -36,8 +36,9 @@ pub(crate) const GRACE: Duration = Duration::from_secs(5);
 /// rest a little.
 pub(crate) const SLEEP_GRACE: Duration = Duration::from_secs(13);
 
-/// How long the kernel may take to tell the parent of a process that has ended how it ended.
-const STATUS_DEADLINE: Duration = Duration::from_secs(1);
+/// How long the kernel may take to tell the parent of a process that has ended how it ended: at once, but on a machine whose
+/// processors are all taken by what the instances run.
+const STATUS_DEADLINE: Duration = Duration::from_secs(5);
 
 /// The most bytes of the agent's answer head to `GET /alive`.
 const HEAD_MAX: usize = 8 * 1024;
@@ -280,7 +281,17 @@ impl Agent {
 
     async fn status(&mut self) -> Death {
         Death(match &mut self.child {
-            Some(child) => timeout(STATUS_DEADLINE, child.wait()).await.ok().and_then(Result::ok),
+            Some(child) => match timeout(STATUS_DEADLINE, child.wait()).await {
+                Ok(Ok(status)) => Some(status),
+                Ok(Err(error)) => {
+                    tracing::warn!(instance = %self.note.instance, %error, "how the agent ended was not told");
+                    None
+                }
+                Err(_) => {
+                    tracing::warn!(instance = %self.note.instance, "how the agent ended was not told in time");
+                    None
+                }
+            },
             None => None,
         })
     }

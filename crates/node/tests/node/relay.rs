@@ -98,12 +98,19 @@ async fn a_connection_to_a_port_outlives_the_node_that_let_it_in() {
     let instance = cell.run(&node).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = Target::Port(listener.local_addr().unwrap().port());
-    let (dialled, accepted) = tokio::join!(cell.dial(&instance, port), listener.accept());
-    let (mut near, mut far) = (dialled.unwrap(), accepted.unwrap().0);
+    let mut near = cell.dial(&instance, port).await.unwrap();
     node.stop().await;
     near.write_all(b"ping").await.unwrap();
-    let mut heard = [0; 4];
-    timeout(PATIENCE, far.read_exact(&mut heard)).await.expect("it goes on").unwrap();
+    let heard = async {
+        // On the host's network anybody may come by and leave again.
+        loop {
+            let (mut far, mut heard) = (listener.accept().await.unwrap().0, [0; 4]);
+            if far.read_exact(&mut heard).await.is_ok() {
+                return heard;
+            }
+        }
+    };
+    assert_eq!(timeout(PATIENCE, heard).await.expect("it goes on"), *b"ping");
     let again = cell.node("a").await;
     cell.shell(&cell.settled(instance.id).await, "true").await;
     drop(again);
@@ -143,36 +150,6 @@ async fn a_connection_to_the_agent_outlives_the_daemon_that_let_it_in_and_not_a_
     let moved = cell.move_to(id, &b).await;
     assert_eq!(moved.node, Some(b.id()), "{:?}", moved.reason);
     timeout(PATIENCE, ended(&mut cut)).await.expect("the fence reaches what an earlier daemon let in");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_left_of_ten_thousand_connections() {
-    let cell = TestCell::new();
-    let node = cell.node("a").await;
-    let instance = cell.run(&node).await;
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = Target::Port(listener.local_addr().unwrap().port());
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            drop(stream);
-        }
-    });
-    let stale = Instance { generation: Generation(0), ..instance.clone() };
-    let before = open_files();
-    for _ in 0..1_000 {
-        // Used and ended by either side, refused, and dropped at once: ten connections in all.
-        let (ports, agents) = tokio::join!(
-            futures_util::future::join_all((0..4).map(|_| cell.dial(&instance, port))),
-            futures_util::future::join_all((0..4).map(|_| cell.dial(&instance, Target::Agent))),
-        );
-        let refused = tokio::join!(cell.dial(&stale, port), cell.dial(&stale, Target::Agent));
-        for dialled in ports.into_iter().chain(agents) {
-            dialled.unwrap();
-        }
-        assert!(refused.0.is_err() && refused.1.is_err());
-    }
-    eventually("all have ended", async || node.running.counts.inside() + node.running.counts.carried() == 0).await;
-    eventually("all are closed", async || open_files() <= before + 8).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -219,8 +196,4 @@ async fn while_an_instance_moves_the_source_says_that_it_moves() {
 async fn ended(socket: &mut Socket) {
     let mut sink = [0; 1024];
     while matches!(socket.read(&mut sink).await, Ok(1..)) {}
-}
-
-fn open_files() -> usize {
-    std::fs::read_dir("/proc/self/fd").unwrap().count()
 }
