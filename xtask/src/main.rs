@@ -70,6 +70,8 @@ enum Bench {
     Http,
     /// Fifty moves of a service under load, which its clients must not notice
     Moves,
+    /// Ten thousand routes that change a thousand times a second under load, beside the same load over idle ones
+    Routes,
 }
 
 fn main() -> ExitCode {
@@ -123,6 +125,7 @@ fn bench(what: Bench, arguments: &[String]) -> Result<ExitCode> {
         Bench::Faults => "faults",
         Bench::Http => "http",
         Bench::Moves => "moves",
+        Bench::Routes => "routes",
     };
     Err(Command::new(release("landfast-bench")?).arg(what).args(arguments).exec())
         .context("the bench could not be started")

@@ -17,6 +17,17 @@ use landfast_registry::records;
 /// The store does not take it.
 pub async fn create(dir: &Path, services: &[(&str, SocketAddr)]) -> InstanceId {
     let store = Cell::open(dir).expect("a cell").store().expect("its store");
+    let instance = record(services);
+    records::create_instance(&*store, &instance).await.expect("the store takes a record");
+    instance.id
+}
+
+/// The record of a new external instance with these services.
+///
+/// # Panics
+///
+/// A name is none.
+pub fn record(services: &[(&str, SocketAddr)]) -> Instance {
     let services = services.iter().map(|(name, address)| {
         let name = name.parse().expect("a service's name");
         (name, Service { address: Some(address.to_string()), ..Service::default() })
@@ -25,7 +36,7 @@ pub async fn create(dir: &Path, services: &[(&str, SocketAddr)]) -> InstanceId {
         InstanceSpec { services: services.collect(), external: Some(External::default()), ..InstanceSpec::default() };
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("a clock after 1970");
     let created_at = now.as_millis() as u64;
-    let instance = Instance {
+    Instance {
         id: InstanceId::new(created_at, rand::random()),
         kind: Kind::Sandbox,
         spec,
@@ -40,7 +51,5 @@ pub async fn create(dir: &Path, services: &[(&str, SocketAddr)]) -> InstanceId {
         labels: Default::default(),
         created_at,
         ended_at: None,
-    };
-    records::create_instance(&*store, &instance).await.expect("the store takes a record");
-    instance.id
+    }
 }

@@ -28,7 +28,7 @@ const DIRECT: &str = "direct";
 const THROUGH: &str = "gateway";
 
 /// How the suite calls what it sees, from the best to the worst.
-const BEHAVIOURS: [&str; 5] = ["OK", "INFORMATIONAL", "NON-STRICT", "UNIMPLEMENTED", "FAILED"];
+const BEHAVIOURS: [&str; 7] = ["OK", "INFORMATIONAL", "NON-STRICT", "UNIMPLEMENTED", "WRONG CODE", "UNCLEAN", "FAILED"];
 
 #[derive(Parser)]
 #[command(name = "landfast-conformance", about = "Runs the Autobahn suite and h2load against the gateway")]
