@@ -12,7 +12,7 @@ use std::time::Duration;
 use landfast_core::time::Instant;
 use landfast_core::{ErrorCode, Problem, chunked};
 use landfast_net::head::{Headers, RequestHead, ResponseHead};
-use landfast_net::http1::{Answered, BodyReader, Framing, read_answer};
+use landfast_net::http1::{Answered, BodyReader, Framing, encode_end, read_answer};
 use landfast_net::{clock, scratch};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -539,17 +539,6 @@ pub(crate) async fn say<C: Client>(
         }
     })
     .await
-}
-
-fn encode_end(trailers: Option<&Headers>, out: &mut Vec<u8>) {
-    match trailers {
-        None => out.extend_from_slice(chunked::LAST),
-        Some(trailers) => {
-            out.extend_from_slice(b"0\r\n");
-            trailers.encode(out);
-            out.extend_from_slice(b"\r\n");
-        }
-    }
 }
 
 impl From<Failed> for Problem {

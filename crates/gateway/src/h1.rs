@@ -12,7 +12,7 @@ use landfast_core::time::Instant;
 use landfast_core::{ErrorCode, Problem, chunked};
 use landfast_net::alarm::Alarm;
 use landfast_net::head::{HEAD_MAX, Headers, ResponseHead};
-use landfast_net::http1::{BodyReader, Framing, Received, read_request};
+use landfast_net::http1::{BodyReader, Framing, Received, encode_end, read_request};
 use landfast_net::socket::Socket;
 use landfast_net::{clock, scratch};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
@@ -375,16 +375,8 @@ impl Client for Connection {
     }
 
     fn end(&mut self, trailers: Option<&Headers>) {
-        if self.answer != Some(Framing::Chunked) {
-            return;
-        }
-        match trailers {
-            None => self.output.extend_from_slice(chunked::LAST),
-            Some(trailers) => {
-                self.output.extend_from_slice(b"0\r\n");
-                trailers.encode(&mut self.output);
-                self.output.extend_from_slice(b"\r\n");
-            }
+        if self.answer == Some(Framing::Chunked) {
+            encode_end(trailers, &mut self.output);
         }
     }
 

@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use landfast_core::chunked::{ChunkError, Decoded, Decoder};
+use landfast_core::chunked::{self, ChunkError, Decoded, Decoder};
 use landfast_core::{ErrorCode, Problem};
 
 use crate::head::{HEAD_MAX, HeadError, Headers, RequestHead, ResponseHead};
@@ -161,6 +161,18 @@ impl BodyReader {
         let Some((mut trailers, _)) = Headers::parse(decoder.trailer())? else { return Ok(None) };
         trailers.retain(|name, _| !is_forbidden_trailer(name));
         Ok(Some(trailers).filter(|trailers| !trailers.is_empty()))
+    }
+}
+
+/// Writes the end of a chunked body.
+pub fn encode_end(trailers: Option<&Headers>, out: &mut Vec<u8>) {
+    match trailers {
+        None => out.extend_from_slice(chunked::LAST),
+        Some(trailers) => {
+            out.extend_from_slice(b"0\r\n");
+            trailers.encode(out);
+            out.extend_from_slice(b"\r\n");
+        }
     }
 }
 

@@ -19,8 +19,9 @@ struct Ground {
 /// What is sent after the settings, and what RFC 9113 asks of the gateway.
 type Row = (&'static str, Vec<u8>, Verdict);
 
-/// Where the h2 crate does not do what the RFC says it must. Each is harmless: the connection ends all the same, with a
-/// coarser code; or what is too much is not passed on.
+/// Where the h2 crate does not do what the RFC says it must. Most end the connection all the same, with a coarser code.
+/// Two should be refused and are not: a request without `:path` is answered, and pseudo-headers among trailers are only
+/// left out.
 const OTHERWISE: [(&str, Verdict); 9] = [
     ("SETTINGS of five bytes", Verdict::GoAway(PROTOCOL_ERROR)),
     ("an answer to SETTINGS that says more", Verdict::GoAway(PROTOCOL_ERROR)),
