@@ -122,7 +122,9 @@ fn orphans_are_taken_in_and_no_zombie_stays_and_no_exit_is_lost() {
     for code in 0..20 {
         assert_eq!(alone.exec(&format!("{orphans} {code}"))["exit"]["code"], code);
     }
-    let service = alone.ask("GET", "/services", "").unwrap();
+    let service = eventually("the service ends", || {
+        alone.ask("GET", "/services", "").filter(|service| !service.contains(r#""exit":null"#))
+    });
     assert!(service.contains(r#""state":"failed""#) && service.contains(r#""exit":{"code":5}"#), "{service}");
     eventually("nothing is left", || alone.children().is_empty().then_some(()));
 }
