@@ -76,7 +76,7 @@ macro_rules! error_table {
                 match self { $(Self::$name => cell!($status),)* }
             }
 
-            /// The WebSocket close code, or `None` for a cause that never reaches a client's socket.
+            /// The WebSocket close code, or `None` for a cause that no close frame tells.
             pub const fn close(self) -> Option<u16> {
                 match self { $(Self::$name => cell!($close),)* }
             }
@@ -204,7 +204,7 @@ error_table! {
         "Nothing listens on this port of the instance." "Start the program, or check the port.";
     UpstreamLost "upstream.lost" 502 1014 IfIdempotent Instance
         "The connection to the instance's program was lost." "Repeat the request if that is safe.";
-    UpstreamEnded "upstream.ended" - 1000 Never Nobody
+    UpstreamEnded "upstream.ended" - - Never Nobody
         "The instance's program ended the connection." "Nothing to do; connect again to say more.";
     UpstreamProtocol "upstream.protocol" 502 1014 Never Instance
         "The instance's program answered with something that is not HTTP." "Look at the program's log; the detail says what came.";
