@@ -7,6 +7,7 @@
 
 pub mod chunked;
 pub mod error;
+pub mod event;
 pub mod id;
 pub mod keeper;
 pub mod lease;
