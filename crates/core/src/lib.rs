@@ -8,6 +8,7 @@
 pub mod cdp;
 pub mod chunked;
 pub mod error;
+pub mod event;
 pub mod id;
 pub mod keeper;
 pub mod lease;
