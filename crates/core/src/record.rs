@@ -223,6 +223,14 @@ pub enum ServiceRestart {
     Never,
 }
 
+/// How a browser is run.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Browser {
+    /// Flags of its command line, after those that every browser has.
+    pub flags: Vec<String>,
+}
+
 /// What a gateway lets through: to one instance, or with one access token.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
