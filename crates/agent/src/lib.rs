@@ -12,8 +12,10 @@
 mod activity;
 mod api;
 mod attach;
+mod browser;
 mod config;
 mod drawn;
+mod events;
 mod exit;
 mod fence;
 mod file;
@@ -42,6 +44,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use landfast_core::{ErrorCode, Problem};
+use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -50,6 +53,7 @@ use tokio_util::task::TaskTracker;
 use activity::Activity;
 use api::{Door, handoff, network};
 pub use config::{Config, Limits, Listen};
+use events::Events;
 use fence::Fence;
 use service::Services;
 use sessions::Sessions;
@@ -63,6 +67,7 @@ struct Agent {
     config: Arc<Config>,
     fence: Fence,
     activity: Arc<Activity>,
+    events: Arc<Events>,
     /// Where gateways reach it without a node.
     address: Option<SocketAddr>,
     processes: Arc<Processes>,
@@ -85,9 +90,10 @@ struct Agent {
 /// used.
 pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Problem> {
     let control = api::listen(&config.run.join("control.sock"))?;
-    let processes = Processes::load(&config).map(Arc::new).map_err(|error| {
-        Problem::new(ErrorCode::ConfigInvalid, format!("{} cannot be used: {error}.", config.state.display()))
-    })?;
+    let unusable =
+        |error| Problem::new(ErrorCode::ConfigInvalid, format!("{} cannot be used: {error}.", config.state.display()));
+    let processes = Processes::load(&config).map(Arc::new).map_err(unusable)?;
+    let events = Events::open(&config.state).map_err(unusable)?;
     let config = Arc::new(config);
     let (services, keepers) = Services::new(&config, &processes)?;
     let outside = network::listen(&config)?;
@@ -101,6 +107,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Problem>
     let agent = Arc::new(Agent {
         fence: Fence::new(generation),
         activity: Activity::new(),
+        events,
         address: outside.as_ref().and_then(|(listener, _)| listener.local_addr().ok()),
         sessions: Sessions::new(config.limits.sessions),
         processes,
@@ -125,8 +132,10 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Problem>
         agent.tasks.spawn(keeper.run());
     }
     let generation = agent.fence.generation();
+    agent.events.say("instance_started", json!({"generation": generation}));
     tracing::info!(instance = %agent.config.instance, %generation, address = ?agent.address, "agent started");
     agent.stop.cancelled().await;
+    agent.events.say("instance_stopping", json!({"generation": agent.fence.generation()}));
     agent.fence.shut().await;
     tokio::join!(agent.processes.end_all(), agent.services.stop());
     agent.ended.cancel();

@@ -439,6 +439,8 @@ pub enum Scope {
     All,
     /// Its processes.
     Process,
+    /// Its browser.
+    Browser,
 }
 
 /// `landfast status`.

@@ -200,6 +200,8 @@ error_table! {
         "This link version is not spoken here." "Use landfast-link/1.";
     ServiceUnknown "service.unknown" 404 4404 Never Client
         "The instance has no service with this name." "Read the instance's spec, or reach a port by its number.";
+    BrowserDown "browser.down" 503 1011 Never Instance
+        "The browser does not run, and is not started again by itself." "Read GET /browser for the cause, then start it anew with POST /browser/restart.";
     UpstreamRefused "upstream.refused" 502 1014 Safe Instance
         "Nothing listens on this port of the instance." "Start the program, or check the port.";
     UpstreamLost "upstream.lost" 502 1014 IfIdempotent Instance

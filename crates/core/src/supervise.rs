@@ -10,11 +10,13 @@
 //!    │  └─stop  │ ▼               ▼
 //!    │        backoff ◀────────────    started again, after ever longer pauses
 //!    └─ exited well, and need not run    failed: exited badly, and is not started again
+//!                                        gave up: ended too often in too short a time
 //! ```
 //!
 //! The owner does what [`Supervisor::poll`] says until it returns `None`, and calls it again after each fact and at
 //! [`Supervisor::next_deadline`].
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::record::ServiceRestart;
@@ -23,7 +25,7 @@ use crate::time::{Instant, earliest};
 /// The first pause before another start: nobody notices it, and a program that dies at once does not fill a core.
 pub const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 
-/// The longest pause: what somebody who has just repaired the cause waits at most.
+/// The longest pause, unless the policy says otherwise: what somebody who has just repaired the cause waits at most.
 pub const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
 
 /// A service that was up for so long has shown that it can be: its earlier failures are forgotten.
@@ -38,6 +40,35 @@ const FIRST_PROBE_PAUSE: Duration = Duration::from_millis(10);
 /// The longest of them: a slow start is noticed within this.
 const LONGEST_PROBE_PAUSE: Duration = Duration::from_millis(250);
 
+/// How a service is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// Whether it is started again when it ends.
+    pub restart: ServiceRestart,
+    /// How long a start may take to be ready.
+    pub within: Duration,
+    /// The longest pause between two starts.
+    pub longest_backoff: Duration,
+    /// When it is given up; never if absent.
+    pub patience: Option<Patience>,
+}
+
+/// How many ends that nobody asked for are put up with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patience {
+    /// With so many it is given up,
+    pub ends: usize,
+    /// if they came within this.
+    pub within: Duration,
+}
+
+impl Policy {
+    /// The policy of a service that is never given up.
+    pub const fn new(restart: ServiceRestart, within: Duration) -> Self {
+        Self { restart, within, longest_backoff: LONGEST_BACKOFF, patience: None }
+    }
+}
+
 /// What the outside sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
@@ -51,6 +82,8 @@ pub enum State {
     Backoff,
     /// It ended badly, and is not started again.
     Failed,
+    /// It ended too often in too short a time, and is not started again by itself.
+    GaveUp,
 }
 
 impl State {
@@ -62,6 +95,7 @@ impl State {
             Self::Up => "up",
             Self::Backoff => "backoff",
             Self::Failed => "failed",
+            Self::GaveUp => "gave_up",
         }
     }
 
@@ -69,7 +103,7 @@ impl State {
     pub const fn is_coming(self) -> bool {
         match self {
             Self::Starting | Self::Backoff => true,
-            Self::Down | Self::Up | Self::Failed => false,
+            Self::Down | Self::Up | Self::Failed | Self::GaveUp => false,
         }
     }
 }
@@ -90,20 +124,21 @@ pub enum Effect {
 /// One service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Supervisor {
-    restart: ServiceRestart,
-    /// How long a start may take to be ready.
-    within: Duration,
+    policy: Policy,
     /// The number of the present start; 0 before the first.
     start: u64,
     phase: Phase,
     /// The pause before the next start, if the present one fails.
     backoff: Duration,
+    /// When the last starts ended that nobody had asked to, oldest first; as many as the policy's patience counts.
+    ends: VecDeque<Instant>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Down,
     Failed,
+    GaveUp,
     /// The next start is due then.
     Backoff {
         at: Instant,
@@ -159,10 +194,10 @@ enum Why {
 }
 
 impl Supervisor {
-    /// A service that is to run: its first start is due at once. `within` is how long a start may take to be ready.
-    pub const fn new(restart: ServiceRestart, within: Duration) -> Self {
+    /// A service that is to run: its first start is due at once.
+    pub const fn new(policy: Policy) -> Self {
         let phase = Phase::Spawning { told: false, then: None };
-        Self { restart, within, start: 1, phase, backoff: FIRST_BACKOFF }
+        Self { policy, start: 1, phase, backoff: FIRST_BACKOFF, ends: VecDeque::new() }
     }
 
     /// How it is.
@@ -172,6 +207,7 @@ impl Supervisor {
                 State::Down
             }
             Phase::Failed => State::Failed,
+            Phase::GaveUp => State::GaveUp,
             Phase::Backoff { .. } | Phase::Ending { why: Why::Restart | Why::Late, .. } => State::Backoff,
             Phase::Spawning { .. } | Phase::Starting { .. } => State::Starting,
             Phase::Up { .. } => State::Up,
@@ -188,7 +224,7 @@ impl Supervisor {
         match self.phase {
             Phase::Spawning { told, .. } => told,
             Phase::Starting { .. } | Phase::Up { .. } | Phase::Ending { .. } => true,
-            Phase::Down | Phase::Failed | Phase::Backoff { .. } => false,
+            Phase::Down | Phase::Failed | Phase::GaveUp | Phase::Backoff { .. } => false,
         }
     }
 
@@ -243,15 +279,16 @@ impl Supervisor {
                 self.end(None, well, now);
             }
             Phase::Ending { why, .. } => self.end(Some(why), well, now),
-            Phase::Spawning { .. } | Phase::Down | Phase::Failed | Phase::Backoff { .. } => {}
+            Phase::Spawning { .. } | Phase::Down | Phase::Failed | Phase::GaveUp | Phase::Backoff { .. } => {}
         }
     }
 
     /// Somebody wants another start, now: whatever was the matter is taken to be repaired.
     pub fn handle_restart(&mut self, now: Instant) {
         self.backoff = FIRST_BACKOFF;
+        self.ends.clear();
         match &mut self.phase {
-            Phase::Down | Phase::Failed | Phase::Backoff { .. } => self.begin(),
+            Phase::Down | Phase::Failed | Phase::GaveUp | Phase::Backoff { .. } => self.begin(),
             // Nothing has begun that could be begun again.
             Phase::Spawning { told: false, then } => *then = None,
             Phase::Spawning { told: true, then } => *then = Some(Why::Restart),
@@ -263,9 +300,11 @@ impl Supervisor {
     /// It is not wanted any more.
     pub fn handle_stop(&mut self, now: Instant) {
         match &mut self.phase {
-            Phase::Down | Phase::Failed | Phase::Backoff { .. } | Phase::Spawning { told: false, .. } => {
-                self.phase = Phase::Down;
-            }
+            Phase::Down
+            | Phase::Failed
+            | Phase::GaveUp
+            | Phase::Backoff { .. }
+            | Phase::Spawning { told: false, .. } => self.phase = Phase::Down,
             Phase::Spawning { told: true, then } => *then = Some(Why::Stop),
             Phase::Starting { .. } | Phase::Up { .. } => self.phase = ending(Why::Stop, now),
             Phase::Ending { why, .. } => *why = Why::Stop,
@@ -282,7 +321,7 @@ impl Supervisor {
             self.begin();
         }
         if let Phase::Starting { since, .. } = self.phase
-            && now >= since + self.within
+            && now >= since + self.policy.within
         {
             self.phase = ending(Why::Late, now);
         }
@@ -306,6 +345,7 @@ impl Supervisor {
             }
             Phase::Down
             | Phase::Failed
+            | Phase::GaveUp
             | Phase::Backoff { .. }
             | Phase::Spawning { .. }
             | Phase::Starting { .. }
@@ -323,10 +363,10 @@ impl Supervisor {
                     Probe::DueAt(at) => Some(at),
                     Probe::UnderWay => None,
                 };
-                earliest(probe, Some(since + self.within))
+                earliest(probe, Some(since + self.policy.within))
             }
             Phase::Ending { kill_at, .. } => kill_at,
-            Phase::Down | Phase::Failed | Phase::Spawning { .. } | Phase::Up { .. } => None,
+            Phase::Down | Phase::Failed | Phase::GaveUp | Phase::Spawning { .. } | Phase::Up { .. } => None,
         }
     }
 
@@ -341,10 +381,13 @@ impl Supervisor {
     }
 
     fn end_by_policy(&mut self, well: bool, now: Instant) {
-        self.phase = match (self.restart, well) {
+        self.phase = match (self.policy.restart, well) {
+            (ServiceRestart::Always, _) | (ServiceRestart::OnFailure, false) if self.has_had_enough(now) => {
+                Phase::GaveUp
+            }
             (ServiceRestart::Always, _) | (ServiceRestart::OnFailure, false) => {
                 let at = now + self.backoff;
-                self.backoff = (self.backoff * 2).min(LONGEST_BACKOFF);
+                self.backoff = (self.backoff * 2).min(self.policy.longest_backoff);
                 Phase::Backoff { at }
             }
             (ServiceRestart::OnFailure | ServiceRestart::Never, true) => Phase::Down,
@@ -352,7 +395,17 @@ impl Supervisor {
         };
     }
 
-    const fn begin(&mut self) {
+    /// Counts an end, and tells whether it was one too many.
+    fn has_had_enough(&mut self, now: Instant) -> bool {
+        let Some(Patience { ends, within }) = self.policy.patience else { return false };
+        self.ends.push_back(now);
+        if self.ends.len() > ends {
+            self.ends.pop_front();
+        }
+        self.ends.len() == ends && self.ends.front().is_some_and(|&first| now.since(first) <= within)
+    }
+
+    fn begin(&mut self) {
         self.start += 1;
         self.phase = Phase::Spawning { told: false, then: None };
     }
@@ -370,13 +423,17 @@ mod tests {
 
     const WITHIN: Duration = Duration::from_secs(5);
 
+    const fn kept(restart: ServiceRestart) -> Supervisor {
+        Supervisor::new(Policy::new(restart, WITHIN))
+    }
+
     const fn at(millis: u64) -> Instant {
         Instant::from_millis(millis)
     }
 
     /// A service whose first start runs, and has been told to be probed.
     fn starting(restart: ServiceRestart) -> Supervisor {
-        let mut service = Supervisor::new(restart, WITHIN);
+        let mut service = kept(restart);
         assert_eq!(service.poll(at(0)), Some(Effect::Spawn(1)));
         service.handle_spawned(1, at(0));
         assert_eq!(service.poll(at(0)), Some(Effect::Probe(1)));
@@ -413,7 +470,7 @@ mod tests {
     #[test]
     fn a_command_that_cannot_be_started_has_failed() {
         for (restart, state) in [(ServiceRestart::Never, State::Failed), (ServiceRestart::OnFailure, State::Backoff)] {
-            let mut service = Supervisor::new(restart, WITHIN);
+            let mut service = kept(restart);
             service.poll(at(0));
             service.handle_spawn_failed(1, at(0));
             assert_eq!(service.state(), state);
@@ -422,7 +479,7 @@ mod tests {
 
     #[test]
     fn pauses_double_to_half_a_minute_and_are_forgotten_after_a_minute_up() {
-        let (mut service, mut now, mut pauses) = (Supervisor::new(ServiceRestart::Always, WITHIN), at(0), Vec::new());
+        let (mut service, mut now, mut pauses) = (kept(ServiceRestart::Always), at(0), Vec::new());
         for start in 1..=11 {
             assert_eq!(service.poll(now), Some(Effect::Spawn(start)));
             service.handle_spawned(start, now);
@@ -443,6 +500,55 @@ mod tests {
             assert_eq!(due.since(now).as_millis(), pause);
             now = due;
         }
+    }
+
+    /// A service that is given up as a browser is.
+    fn impatient() -> Supervisor {
+        let patience = Some(Patience { ends: 10, within: Duration::from_secs(60) });
+        let longest_backoff = Duration::from_secs(5);
+        Supervisor::new(Policy { longest_backoff, patience, ..Policy::new(ServiceRestart::Always, WITHIN) })
+    }
+
+    /// Starts it as soon as it may be, and has it end after so long.
+    fn lives(service: &mut Supervisor, now: Instant, millis: u64) -> Instant {
+        let now = service.next_deadline().map_or(now, |due| due.max(now));
+        assert!(matches!(service.poll(now), Some(Effect::Spawn(_))));
+        service.handle_spawned(service.start(), now);
+        assert!(matches!(service.poll(now), Some(Effect::Probe(_))));
+        service.handle_probed(service.start(), true, now);
+        let end = now + Duration::from_millis(millis);
+        service.handle_exited(service.start(), false, end);
+        end
+    }
+
+    #[test]
+    fn ten_ends_within_a_minute_are_one_too_many_and_a_restart_forgets_them() {
+        let (mut service, mut now) = (impatient(), at(0));
+        for _ in 0..2 {
+            for end in 1..=10 {
+                assert!(end == 1 || service.state() == State::Backoff, "after {end}");
+                now = lives(&mut service, now, 1);
+            }
+            assert_eq!((service.state(), service.next_deadline(), service.poll(now)), (State::GaveUp, None, None));
+            assert!(!service.may_live() && !service.state().is_coming());
+            service.handle_restart(now);
+        }
+        assert_eq!((service.state(), service.poll(now)), (State::Starting, Some(Effect::Spawn(21))));
+        // Stopped while given up, it is what it was asked to be.
+        let mut service = Supervisor { phase: Phase::GaveUp, ..impatient() };
+        service.handle_stop(now);
+        assert_eq!(service.state(), State::Down);
+    }
+
+    #[test]
+    fn ends_that_are_spread_over_more_than_a_minute_are_put_up_with() {
+        let (mut service, mut now) = (impatient(), at(0));
+        for _ in 0..100 {
+            now = lives(&mut service, now, 6_667);
+            assert_eq!(service.state(), State::Backoff);
+            assert!(service.next_deadline().unwrap().since(now) <= Duration::from_secs(5));
+        }
+        assert_eq!(service.ends.len(), 10);
     }
 
     #[test]
@@ -552,9 +658,11 @@ mod tests {
             restart in prop_oneof![
                 Just(ServiceRestart::Always), Just(ServiceRestart::OnFailure), Just(ServiceRestart::Never)
             ],
+            is_impatient: bool,
             facts in proptest::collection::vec(any_fact(), 1..80),
         ) {
-            let (mut service, mut world, mut now) = (Supervisor::new(restart, WITHIN), World::default(), at(0));
+            let (mut service, mut world, mut now) = (kept(restart), World::default(), at(0));
+            service.policy.patience = is_impatient.then_some(Patience { ends: 3, within: Duration::from_secs(1) });
             for fact in facts {
                 match fact {
                     Fact::Spawned(well) if world.pending => {

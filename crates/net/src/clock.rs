@@ -13,8 +13,13 @@ pub fn now() -> Instant {
 
 /// Milliseconds since 1970, for records that people read.
 pub fn unix_millis() -> u64 {
+    unix_micros() / 1_000
+}
+
+/// Microseconds since 1970, for events.
+pub fn unix_micros() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// The runtime's instant for a point on the monotonic clock.

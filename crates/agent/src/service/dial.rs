@@ -97,7 +97,7 @@ async fn reach(place: &Place, handle: &Handle) -> Result<(Socket, Option<Origin>
                     return Err(Problem::new(ErrorCode::InstanceStarting, detail));
                 }
             }
-            State::Down | State::Failed => {
+            State::Down | State::Failed | State::GaveUp => {
                 let detail = format!("The service is {}.", state.as_str());
                 return Err(Problem::new(ErrorCode::UpstreamRefused, detail));
             }

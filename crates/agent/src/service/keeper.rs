@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use landfast_core::record::{Ready, Service};
-use landfast_core::supervise::{Effect, State, Supervisor};
+use landfast_core::supervise::{Effect, Policy, State, Supervisor};
 use landfast_core::{ErrorCode, InstanceId, Problem, ServiceName};
 use landfast_net::clock;
 use tokio::sync::{mpsc, watch};
@@ -132,7 +132,7 @@ impl Keeper {
         processes: &Arc<Processes>,
     ) -> Result<Option<(Self, Handle)>, Problem> {
         let Some(plan) = Plan::of_service(service, environment(name, &place, config))? else { return Ok(None) };
-        let machine = Supervisor::new(service.restart, Duration::from_secs(service.ready.within));
+        let machine = Supervisor::new(Policy::new(service.restart, Duration::from_secs(service.ready.within)));
         let process = Process::none(name, plan.argv.clone(), config.limits.log);
         let (status, watcher) = watch::channel(Status {
             state: machine.state(),
