@@ -95,7 +95,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Problem>
     let processes = Processes::load(&config).map(Arc::new).map_err(unusable)?;
     let events = Events::open(&config.state).map_err(unusable)?;
     let config = Arc::new(config);
-    let (services, keepers) = Services::new(&config, &processes)?;
+    let (services, keepers) = Services::new(&config, &processes, &events)?;
     let outside = network::listen(&config)?;
     let generation = match &outside {
         Some(_) => config.generation.max(network::last_generation(&config.state)),

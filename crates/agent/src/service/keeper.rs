@@ -1,25 +1,22 @@
 //! The one task of a service: does what `core::supervise` decides, and tells everybody how the service is.
 
-use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
-use landfast_core::record::{Ready, Service};
 use landfast_core::supervise::{Effect, Policy, State, Supervisor};
-use landfast_core::{ErrorCode, InstanceId, Problem, ServiceName};
+use landfast_core::time::Instant;
+use landfast_core::{ErrorCode, Problem, ServiceName};
 use landfast_net::clock;
+use serde_json::json;
 use tokio::sync::{mpsc, watch};
-use tokio::task::spawn_blocking;
 
-use super::owner::is_ours;
-use super::place::Place;
-use super::probe::is_ready;
+use super::recipe::{Found, Recipe};
+use crate::browser::DevTools;
 use crate::config::Config;
+use crate::events::Events;
 use crate::exit::Exit;
 use crate::process::{KilledBy, Life, Process, Viewer};
-use crate::spawn::Plan;
 use crate::table::Processes;
 
 /// Requests to start a service anew that wait: they are taken at once, and two are one.
@@ -41,6 +38,12 @@ pub(crate) struct Status {
     pub(crate) exit: Option<Exit>,
     /// Why its last start was none.
     pub(crate) error: Option<String>,
+    /// Which wish for a start the present one was made for; see [`Recipe::plan`].
+    pub(crate) edition: u64,
+    /// Where a browser that is up is reached.
+    pub(crate) devtools: Option<Arc<DevTools>>,
+    /// If it ends before this, it is given up.
+    pub(crate) last_chance: Option<Instant>,
 }
 
 /// What a service's task is asked to do.
@@ -60,17 +63,18 @@ pub(crate) struct Handle {
 /// A service's task.
 pub(crate) struct Keeper {
     name: ServiceName,
-    plan: Plan,
-    place: Place,
-    ready: Ready,
+    recipe: Recipe,
     machine: Supervisor,
     config: Arc<Config>,
     processes: Arc<Processes>,
+    events: Arc<Events>,
     status: watch::Sender<Status>,
     commands: mpsc::Receiver<Command>,
     /// Waits for the end of the present start.
     ended: Option<Waiting<Exit>>,
-    probed: Option<Waiting<bool>>,
+    probed: Option<Waiting<Found>>,
+    /// What the last probe that found it ready found.
+    devtools: Option<Arc<DevTools>>,
 }
 
 /// Something that is waited for, on behalf of a start.
@@ -83,7 +87,7 @@ struct Waiting<T> {
 enum Fact {
     Asked(Command),
     Exited(u64, Exit),
-    Probed(u64, bool),
+    Probed(u64, Found),
     Due,
 }
 
@@ -119,21 +123,17 @@ impl Handle {
 }
 
 impl Keeper {
-    /// A service that is to be started, and the way to reach its task; `None` if it has no command.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorCode::RequestInvalid`] if its command is none.
+    /// A service that is to be started, and the way to reach its task.
     pub(crate) fn new(
         name: ServiceName,
-        service: &Service,
-        place: Place,
+        recipe: Recipe,
+        policy: Policy,
         config: &Arc<Config>,
         processes: &Arc<Processes>,
-    ) -> Result<Option<(Self, Handle)>, Problem> {
-        let Some(plan) = Plan::of_service(service, environment(name, &place, config))? else { return Ok(None) };
-        let machine = Supervisor::new(Policy::new(service.restart, Duration::from_secs(service.ready.within)));
-        let process = Process::none(name, plan.argv.clone(), config.limits.log);
+        events: &Arc<Events>,
+    ) -> (Self, Handle) {
+        let machine = Supervisor::new(policy);
+        let process = Process::none(name, recipe.argv(), config.limits.log);
         let (status, watcher) = watch::channel(Status {
             state: machine.state(),
             start: machine.start(),
@@ -142,29 +142,32 @@ impl Keeper {
             since: clock::unix_millis(),
             exit: None,
             error: None,
+            edition: 0,
+            devtools: None,
+            last_chance: None,
         });
         let (sender, commands) = mpsc::channel(COMMANDS);
         let keeper = Self {
             name,
-            plan,
-            place,
-            ready: service.ready.clone(),
+            recipe,
             machine,
             config: config.clone(),
             processes: processes.clone(),
+            events: events.clone(),
             status,
             commands,
             ended: None,
             probed: None,
+            devtools: None,
         };
-        Ok(Some((keeper, Handle { status: watcher, commands: sender })))
+        (keeper, Handle { status: watcher, commands: sender })
     }
 
     /// Keeps the service until it is stopped.
     pub(crate) async fn run(mut self) {
         let mut is_stopping = false;
         loop {
-            while let Some(effect) = self.machine.poll(clock::now()) {
+            while let Some(effect) = self.poll() {
                 self.obey(effect);
             }
             self.tell();
@@ -179,10 +182,18 @@ impl Keeper {
                     self.machine.handle_stop(clock::now());
                 }
                 Fact::Exited(start, exit) => self.handle_exit(start, exit),
-                Fact::Probed(start, found) => self.machine.handle_probed(start, found, clock::now()),
+                Fact::Probed(start, found) => self.handle_probe(start, found),
                 Fact::Due => {}
             }
         }
+    }
+
+    fn poll(&mut self) -> Option<Effect> {
+        let before = self.machine.state();
+        let effect = self.machine.poll(clock::now());
+        // A start may have been found to be late.
+        self.tell_of_crash(before);
+        effect
     }
 
     async fn next_fact(&mut self) -> Fact {
@@ -198,10 +209,8 @@ impl Keeper {
         match effect {
             Effect::Spawn(start) => self.spawn(start),
             Effect::Probe(start) => {
-                let (place, path) = (self.place.clone(), self.ready.path.clone());
-                let (session, instance) = (self.status.borrow().process.pid, self.config.instance);
-                let future =
-                    async move { is_ready(&place, path.as_deref()).await && is_own(place, session, instance).await };
+                let session = self.status.borrow().process.pid;
+                let future = self.recipe.clone().probe(session, self.config.instance);
                 self.probed = Some(Waiting { start, future: Box::pin(future) });
             }
             Effect::Ask(_) => self.status.borrow().process.ask_to_end(),
@@ -213,9 +222,11 @@ impl Keeper {
     }
 
     fn spawn(&mut self, start: u64) {
-        self.place.clear();
+        self.recipe.clear();
         let last = self.status.borrow().process.clone();
-        match self.processes.start_service(self.name, self.plan.clone(), &last, &self.config) {
+        let (plan, edition) = self.recipe.plan(&self.config);
+        self.status.send_modify(|status| status.edition = edition);
+        match self.processes.start_service(self.name, plan, &last, &self.config) {
             Ok(process) => {
                 tracing::info!(service = %self.name, start, pid = process.pid, "service started");
                 self.ended = Some(Waiting { start, future: Box::pin(end_of(process.clone())) });
@@ -227,7 +238,9 @@ impl Keeper {
             Err(problem) => {
                 tracing::warn!(service = %self.name, start, %problem, "service not started");
                 self.status.send_modify(|status| status.error = Some(problem.detail));
+                let before = self.machine.state();
                 self.machine.handle_spawn_failed(start, clock::now());
+                self.tell_of_crash(before);
             }
         }
     }
@@ -236,38 +249,61 @@ impl Keeper {
         tracing::info!(service = %self.name, start, status = exit.status(), "service ended");
         self.probed = None;
         self.status.send_modify(|status| (status.exit, status.is_living) = (Some(exit), false));
+        let before = self.machine.state();
         self.machine.handle_exited(start, exit == Exit::Code(0), clock::now());
+        self.tell_of_crash(before);
+    }
+
+    fn handle_probe(&mut self, start: u64, found: Found) {
+        let is_ready = match found {
+            Found::NotReady => false,
+            Found::Ready(devtools) => {
+                self.devtools = devtools;
+                true
+            }
+        };
+        self.machine.handle_probed(start, is_ready, clock::now());
     }
 
     fn tell(&self) {
-        let (state, start) = (self.machine.state(), self.machine.start());
+        let (state, start, last_chance) = (self.machine.state(), self.machine.start(), self.machine.last_chance());
         self.status.send_if_modified(|status| {
             let is_new = (status.state, status.start) != (state, start);
             if is_new {
                 (status.state, status.start, status.since) = (state, start, clock::unix_millis());
+                status.devtools = self.devtools.clone().filter(|_| state == State::Up);
+                status.last_chance = last_chance;
             }
             is_new
         });
     }
-}
 
-/// Whether what listens at a place is the service's own, as far as can be known. Asked once per start: it reads the process
-/// table, aside.
-async fn is_own(place: Place, session: i32, instance: InstanceId) -> bool {
-    match place {
-        Place::Port(port) => spawn_blocking(move || is_ours(port, session, instance)).await.unwrap_or(true),
-        Place::Socket(_) => true,
+    /// Says that the service crashed, if what has just changed means that.
+    fn tell_of_crash(&self, before: State) {
+        let has_given_up = match self.machine.state() {
+            State::Backoff | State::Failed => false,
+            State::GaveUp => true,
+            State::Down | State::Starting | State::Up => return,
+        };
+        match before {
+            State::Starting => self.say_crashed("startup"),
+            State::Up => self.say_crashed("running"),
+            State::Backoff | State::Down | State::Failed | State::GaveUp => {}
+        }
+        if has_given_up && before != State::GaveUp {
+            self.say_crashed("gave_up");
+        }
     }
-}
 
-/// What a service finds in its environment, whatever its spec says.
-fn environment(name: ServiceName, place: &Place, config: &Config) -> BTreeMap<String, String> {
-    let listen = match place {
-        Place::Port(port) => ("PORT", port.to_string()),
-        Place::Socket(path) => ("LANDFAST_SOCKET", path.display().to_string()),
-    };
-    let ours = [("LANDFAST_INSTANCE", config.instance.to_string()), ("LANDFAST_SERVICE", name.to_string()), listen];
-    ours.map(|(name, value)| (name.to_owned(), value)).into()
+    fn say_crashed(&self, phase: &str) {
+        let status = self.status.borrow().clone();
+        let (pid, exit) = (status.process.pid, status.exit.filter(|_| !status.is_living));
+        let start = self.machine.start();
+        let data = json!({
+            "service_name": self.name, "phase": phase, "start": start, "pid": pid, "exit": exit, "error": status.error,
+        });
+        self.events.say("service_crashed", data);
+    }
 }
 
 async fn end_of(process: Arc<Process>) -> Exit {

@@ -6,6 +6,7 @@ mod owner;
 mod pipe;
 mod place;
 mod probe;
+mod recipe;
 mod sieve;
 mod table;
 mod upgrade;
