@@ -17,6 +17,7 @@ use super::owner::is_ours;
 use super::place::Place;
 use super::probe::is_ready;
 use crate::config::Config;
+use crate::events::{Crash, CrashPhase, Events};
 use crate::exit::Exit;
 use crate::process::{KilledBy, Life, Process, Viewer};
 use crate::spawn::Plan;
@@ -66,8 +67,13 @@ pub(crate) struct Keeper {
     machine: Supervisor,
     config: Arc<Config>,
     processes: Arc<Processes>,
+    events: Arc<Events>,
     status: watch::Sender<Status>,
     commands: mpsc::Receiver<Command>,
+    /// Whether the present start was ever ready.
+    was_up: bool,
+    /// Whether somebody asked for the present start's end.
+    is_asked_to_end: bool,
     /// Waits for the end of the present start.
     ended: Option<Waiting<Exit>>,
     probed: Option<Waiting<bool>>,
@@ -128,8 +134,7 @@ impl Keeper {
         name: ServiceName,
         service: &Service,
         place: Place,
-        config: &Arc<Config>,
-        processes: &Arc<Processes>,
+        (config, processes, events): (&Arc<Config>, &Arc<Processes>, &Arc<Events>),
     ) -> Result<Option<(Self, Handle)>, Problem> {
         let Some(plan) = Plan::of_service(service, environment(name, &place, config))? else { return Ok(None) };
         let machine = Supervisor::new(Policy::new(service.restart, Duration::from_secs(service.ready.within)));
@@ -152,6 +157,9 @@ impl Keeper {
             machine,
             config: config.clone(),
             processes: processes.clone(),
+            events: events.clone(),
+            was_up: false,
+            is_asked_to_end: false,
             status,
             commands,
             ended: None,
@@ -173,9 +181,12 @@ impl Keeper {
             }
             match self.next_fact().await {
                 Fact::Asked(Command::Restart) if is_stopping => {}
-                Fact::Asked(Command::Restart) => self.machine.handle_restart(clock::now()),
+                Fact::Asked(Command::Restart) => {
+                    self.is_asked_to_end = true;
+                    self.machine.handle_restart(clock::now());
+                }
                 Fact::Asked(Command::Stop) => {
-                    is_stopping = true;
+                    (is_stopping, self.is_asked_to_end) = (true, true);
                     self.machine.handle_stop(clock::now());
                 }
                 Fact::Exited(start, exit) => self.handle_exit(start, exit),
@@ -214,6 +225,7 @@ impl Keeper {
 
     fn spawn(&mut self, start: u64) {
         self.place.clear();
+        (self.was_up, self.is_asked_to_end) = (false, false);
         let last = self.status.borrow().process.clone();
         match self.processes.start_service(self.name, self.plan.clone(), &last, &self.config) {
             Ok(process) => {
@@ -228,6 +240,7 @@ impl Keeper {
                 tracing::warn!(service = %self.name, start, %problem, "service not started");
                 self.status.send_modify(|status| status.error = Some(problem.detail));
                 self.machine.handle_spawn_failed(start, clock::now());
+                self.tell_crash(start, None);
             }
         }
     }
@@ -237,10 +250,30 @@ impl Keeper {
         self.probed = None;
         self.status.send_modify(|status| (status.exit, status.is_living) = (Some(exit), false));
         self.machine.handle_exited(start, exit == Exit::Code(0), clock::now());
+        self.tell_crash(start, Some(exit));
     }
 
-    fn tell(&self) {
+    /// Tells of an end that nobody asked for, and, if no start follows it, of that too. `Down` is how a service ends that may.
+    fn tell_crash(&self, start: u64, exit: Option<Exit>) {
+        let state = self.machine.state();
+        if self.is_asked_to_end || state == State::Down {
+            return;
+        }
+        let (pid, error) = {
+            let status = self.status.borrow();
+            (exit.map(|_| status.process.pid), status.error.clone())
+        };
+        let phase = if self.was_up { CrashPhase::Running } else { CrashPhase::Startup };
+        let crash = Crash { service: self.name, phase, start, pid, exit, error };
+        self.events.service_crashed(&crash);
+        if !state.is_coming() {
+            self.events.service_crashed(&Crash { phase: CrashPhase::GaveUp, ..crash });
+        }
+    }
+
+    fn tell(&mut self) {
         let (state, start) = (self.machine.state(), self.machine.start());
+        self.was_up |= state == State::Up;
         self.status.send_if_modified(|status| {
             let is_new = (status.state, status.start) != (state, start);
             if is_new {

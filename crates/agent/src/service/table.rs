@@ -9,6 +9,7 @@ use landfast_core::{ErrorCode, Problem, ServiceName};
 use super::keeper::{Handle, Keeper};
 use super::place::Place;
 use crate::config::Config;
+use crate::events::Events;
 use crate::table::Processes;
 
 /// The services that the instance's spec names.
@@ -33,11 +34,15 @@ impl Services {
     /// # Errors
     ///
     /// [`ErrorCode::ConfigInvalid`], naming the service.
-    pub(crate) fn new(config: &Arc<Config>, processes: &Arc<Processes>) -> Result<(Self, Vec<Keeper>), Problem> {
+    pub(crate) fn new(
+        config: &Arc<Config>,
+        processes: &Arc<Processes>,
+        events: &Arc<Events>,
+    ) -> Result<(Self, Vec<Keeper>), Problem> {
         let (mut services, mut keepers) = (Self::default(), Vec::new());
         for (&name, spec) in &config.services {
             let Some(place) = place(spec, config) else { continue };
-            let kept = Keeper::new(name, spec, place.clone(), config, processes);
+            let kept = Keeper::new(name, spec, place.clone(), (config, processes, events));
             let kept = kept.map_err(|problem| {
                 Problem::new(ErrorCode::ConfigInvalid, format!("services.{name}: {}", problem.detail))
             })?;
