@@ -96,8 +96,8 @@ fn run(task: Task) -> Result<ExitCode> {
 }
 
 fn up(arguments: &[String]) -> Result<ExitCode> {
-    if let Err(missing) = system::provide(&[system::BUBBLEWRAP]) {
-        eprintln!("xtask: {missing:#}\nxtask: going on; instances will not be isolated from this machine");
+    if let Err(missing) = system::provide(&[system::BUBBLEWRAP, system::SLIRP4NETNS, system::CHROMIUM]) {
+        eprintln!("xtask: {missing:#}\nxtask: going on; what needs them will say so");
     }
     succeed(cargo().args(["build", "--release", "--package", "landfast"]))?;
     // Replaced, not called: signals and the exit code are then those of the program itself.

@@ -14,9 +14,17 @@ pub(crate) struct Package {
 /// Keeps instances apart from the machine and from one another.
 pub(crate) const BUBBLEWRAP: Package = Package { name: "bubblewrap", program: "bwrap" };
 
-/// What the tests run inside instances: the full-screen programs whose screens must survive.
-pub(crate) const FOR_TESTS: [Package; 4] = [
+/// Gives instances networks of their own.
+pub(crate) const SLIRP4NETNS: Package = Package { name: "slirp4netns", program: "slirp4netns" };
+
+/// What instances of kind `browser` are.
+pub(crate) const CHROMIUM: Package = Package { name: "chromium", program: "chromium" };
+
+/// What the tests run inside instances: browsers, and the full-screen programs whose screens must survive.
+pub(crate) const FOR_TESTS: [Package; 6] = [
     BUBBLEWRAP,
+    SLIRP4NETNS,
+    CHROMIUM,
     Package { name: "vim", program: "vim" },
     Package { name: "htop", program: "htop" },
     Package { name: "less", program: "less" },

@@ -12,6 +12,7 @@
 mod activity;
 mod api;
 mod attach;
+mod browser;
 mod config;
 mod drawn;
 mod events;

@@ -26,7 +26,10 @@ const MOVE_WAIT: Duration = Duration::from_secs(30);
 pub(crate) async fn create(client: &Client, create: &Create, paint: Paint) -> Result<(), Failure> {
     let wish = wish(create)?;
     let instance = client.create_instance(&wish, create.wait).await?;
-    answer(create.output.format, &instance, || instance.id.to_string());
+    answer(create.output.format, &instance, || match &instance.cdp_url {
+        Some(url) => format!("{}\n{url}", instance.id),
+        None => instance.id.to_string(),
+    });
     match instance.phase {
         Phase::Running | Phase::Moving | Phase::Sleeping => {
             if create.output.format == Format::Text && crate::terminal::is_seen() {
@@ -178,6 +181,12 @@ pub(crate) async fn node_names(client: &Client) -> Result<BTreeMap<String, Strin
 
 /// What one will want next.
 fn hint(instance: &Instance) -> String {
+    if instance.kind == Kind::Browser {
+        return format!(
+            "chromium.connectOverCDP(URL) drives it; landfast forward {} cdp 9222 brings it here",
+            instance.id
+        );
+    }
     let service = instance.spec.services.keys().next().zip(instance.base_url.as_ref());
     match service {
         Some((name, url)) => format!("{url}/{name}/ is its service; landfast token create {} opens it", instance.id),
@@ -189,6 +198,7 @@ const fn scope_name(scope: Scope) -> &'static str {
     match scope {
         Scope::All => "all",
         Scope::Process => "process",
+        Scope::Browser => "browser",
     }
 }
 
@@ -235,6 +245,7 @@ fn describe(instance: &Instance, nodes: &BTreeMap<String, String>) -> String {
     lines.extend(spec.external.as_ref().and_then(|external| Some(("agent", external.agent.clone()?))));
     lines.extend(spec.services.iter().map(|(name, service)| ("service", described(name, service))));
     lines.extend(url.clone().map(|url| ("url", url)));
+    lines.extend(instance.cdp_url.clone().map(|url| ("cdp", url)));
     lines.iter().map(|(name, value)| format!("{name:<11} {value}\n")).collect()
 }
 
@@ -242,6 +253,7 @@ const fn kind_name(kind: Kind) -> &'static str {
     match kind {
         Kind::Sandbox => "sandbox",
         Kind::Actor => "actor",
+        Kind::Browser => "browser",
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use landfast_client::CreateInstance;
 use landfast_core::ServiceName;
-use landfast_core::record::{External, InstanceSpec, Kind, Limits, Network, Ready, Restart, Service};
+use landfast_core::record::{Browser, External, InstanceSpec, Kind, Limits, Network, Ready, Restart, Service};
 
 use crate::args::{self, Create, Limit, Listed, Outside};
 use crate::failure::Failure;
@@ -25,6 +25,7 @@ pub(crate) fn wish(create: &Create) -> Result<CreateInstance, Failure> {
         kind: match create.kind {
             args::Kind::Sandbox => Kind::Sandbox,
             args::Kind::Actor => Kind::Actor,
+            args::Kind::Browser => Kind::Browser,
         },
         spec: InstanceSpec {
             restart: match create.restart {
@@ -32,7 +33,9 @@ pub(crate) fn wish(create: &Create) -> Result<CreateInstance, Failure> {
                 args::Restart::Always => Restart::Always,
             },
             network: match create.network {
+                args::Network::Auto => Network::Auto,
                 args::Network::Host => Network::Host,
+                args::Network::Private => Network::Private,
                 args::Network::None => Network::None,
             },
             env: create.env.iter().cloned().collect(),
@@ -40,6 +43,7 @@ pub(crate) fn wish(create: &Create) -> Result<CreateInstance, Failure> {
             services: services(create)?,
             limits: limits(&create.limits),
             idle_timeout: create.idle_timeout.map(|idle| idle.as_secs()),
+            browser: (!create.flags.is_empty()).then(|| Browser { flags: create.flags.clone() }),
             external: is_external.then(|| External { agent: create.external_agent.clone() }),
         },
         labels: create.labels.iter().cloned().collect(),

@@ -61,6 +61,9 @@ pub struct Instance {
     /// Where its data plane is.
     #[serde(default)]
     pub base_url: Option<String>,
+    /// Where clients of CDP connect, token included; of a browser that lives.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cdp_url: Option<String>,
     /// An access token for it; kept for the calls that need one, and not shown.
     #[serde(default, skip_serializing)]
     token: Option<String>,

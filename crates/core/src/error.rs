@@ -76,7 +76,7 @@ macro_rules! error_table {
                 match self { $(Self::$name => cell!($status),)* }
             }
 
-            /// The WebSocket close code, or `None` for a cause that never reaches a client's socket.
+            /// The WebSocket close code, or `None` for a cause that no close frame tells.
             pub const fn close(self) -> Option<u16> {
                 match self { $(Self::$name => cell!($close),)* }
             }
@@ -200,11 +200,13 @@ error_table! {
         "This link version is not spoken here." "Use landfast-link/1.";
     ServiceUnknown "service.unknown" 404 4404 Never Client
         "The instance has no service with this name." "Read the instance's spec, or reach a port by its number.";
+    BrowserDown "browser.down" 503 1011 Never Instance
+        "The browser does not run, and is not started again by itself." "Read GET /browser for the cause, then start it anew with POST /browser/restart.";
     UpstreamRefused "upstream.refused" 502 1014 Safe Instance
         "Nothing listens on this port of the instance." "Start the program, or check the port.";
     UpstreamLost "upstream.lost" 502 1014 IfIdempotent Instance
         "The connection to the instance's program was lost." "Repeat the request if that is safe.";
-    UpstreamEnded "upstream.ended" - 1000 Never Nobody
+    UpstreamEnded "upstream.ended" - - Never Nobody
         "The instance's program ended the connection." "Nothing to do; connect again to say more.";
     UpstreamProtocol "upstream.protocol" 502 1014 Never Instance
         "The instance's program answered with something that is not HTTP." "Look at the program's log; the detail says what came.";

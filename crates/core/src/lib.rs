@@ -5,6 +5,7 @@
 //! `next_deadline()`; after a `handle_*` call, call `poll` until it returns `None`, then sleep until the deadline or the
 //! next fact.
 
+pub mod cdp;
 pub mod chunked;
 pub mod error;
 pub mod event;

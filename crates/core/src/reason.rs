@@ -1,7 +1,8 @@
 //! Why a session ended, and what its two ends are told about it.
 //!
 //! Each disconnect has exactly one cause. The codes and their close codes are in the error table; what is decided here is
-//! which row a cause is, so that no ending of ours is without a row, and a failure never closes like an ordinary end.
+//! which row a cause is, so that no ending of ours is without a row, and a failure never closes like an ordinary end. The
+//! one row without a close code, `upstream.ended`, is no ending of ours.
 
 use crate::ErrorCode;
 use crate::lifecycle::end_code;
@@ -94,6 +95,12 @@ mod tests {
             let told = cause.close();
             assert_eq!((told.code.close(), told.code.as_str()), (Some(close), code), "{cause:?}");
         }
+    }
+
+    #[test]
+    fn a_program_that_ends_its_own_connection_speaks_for_itself() {
+        let told = Cause::FarEnd(Close::new(ErrorCode::UpstreamEnded, "")).close();
+        assert_eq!((told.code.as_str(), told.code.close()), ("upstream.ended", None));
     }
 
     #[test]

@@ -37,6 +37,8 @@ pub enum Kind {
     Sandbox,
     /// One supervised service, which sleeps while nobody needs it.
     Actor,
+    /// A Chromium, and processes and services beside it.
+    Browser,
 }
 
 /// What should be. The API writes it, and of sleep and waking also the instance's node and gateways; the node that was
@@ -138,9 +140,13 @@ pub enum Restart {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Network {
-    /// The node's own.
+    /// For a browser one of its own if the node can make it, for others the node's.
     #[default]
+    Auto,
+    /// The node's own.
     Host,
+    /// One of its own, from which the world can be reached. Needs isolation and slirp4netns.
+    Private,
     /// Only a loopback of its own. Needs isolation.
     None,
 }
@@ -161,6 +167,8 @@ pub struct InstanceSpec {
     pub services: BTreeMap<ServiceName, Service>,
     /// Seconds without traffic after which it is put to sleep; never if absent.
     pub idle_timeout: Option<u64>,
+    /// How its browser is run; present of a browser, and only of one.
+    pub browser: Option<Browser>,
     /// What a gateway lets through to it; the gateway's own limits where absent.
     pub limits: Limits,
     /// Set if Landfast does not run it, but only leads to it.
@@ -221,6 +229,14 @@ pub enum ServiceRestart {
     OnFailure,
     /// It stays down.
     Never,
+}
+
+/// How a browser is run.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Browser {
+    /// Flags of its command line, after those that every browser has.
+    pub flags: Vec<String>,
 }
 
 /// What a gateway lets through: to one instance, or with one access token.

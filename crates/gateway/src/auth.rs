@@ -245,13 +245,15 @@ impl Revocations {
 }
 
 impl Access {
-    /// Whether the token allows a place in its instance; `path` is the one there.
+    /// Whether the token allows a place in its instance; `path` is the one there. Links are open to all, since what they
+    /// lead to is checked by itself.
     ///
     /// # Errors
     ///
     /// `auth.forbidden`, naming the scope it would need.
     pub(crate) fn check(&self, target: Target, path: &str) -> Result<(), Problem> {
         let (scope, name) = match target {
+            Target::Agent if first_segment(path) == "links" => return Ok(()),
             Target::Agent => scope_of(path),
             Target::Port(_) | Target::Service(_) => (Scope::All, "all"),
         };
@@ -278,13 +280,17 @@ impl Access {
     }
 }
 
-/// The scope that a path of the agent needs. Links are open to all, since what they lead to is checked by itself.
+/// The scope that a path of the agent needs.
 fn scope_of(path: &str) -> (Scope, &'static str) {
-    let first = path.trim_start_matches('/').split(['/', '?']).next().unwrap_or("");
-    match first {
-        "processes" | "exec" | "links" => (Scope::Process, "process"),
+    match first_segment(path) {
+        "processes" | "exec" => (Scope::Process, "process"),
+        "" | "browser" | "cdp" | "devtools" | "json" => (Scope::Browser, "browser"),
         _ => (Scope::All, "all"),
     }
+}
+
+fn first_segment(path: &str) -> &str {
+    path.trim_start_matches('/').split(['/', '?']).next().unwrap_or("")
 }
 
 /// The better of two results: a good token, else the refusal that says most.

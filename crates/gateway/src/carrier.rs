@@ -49,6 +49,11 @@ pub(crate) fn remove(headers: &mut Headers, target: &mut String, is_ours: impl F
     }
 }
 
+/// Whether a parameter of a query may hold a token.
+pub(crate) fn is_token(pair: &str) -> bool {
+    query_token(pair).is_some()
+}
+
 fn query(target: &str) -> Option<&str> {
     target.split_once('?').map(|(_, query)| query)
 }

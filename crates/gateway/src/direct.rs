@@ -1,8 +1,8 @@
 //! WebSockets to servers that are reached without an agent: both ends hold one connection each, and the gateway stands
 //! between them.
 //!
-//! Nobody on the other side can resume, so the loss of the server's connection is the end. What is left to do well is to
-//! say so: with a close frame where one may stand, and the one true cause.
+//! Nobody on the other side can resume, so the end of the server's connection is the end. What is left to do well is to
+//! tell it as what it was: one that the server made is passed on, and a loss is told in a close frame where one may stand.
 
 use std::io;
 use std::pin::Pin;
@@ -15,7 +15,7 @@ use landfast_core::record::Generation;
 use landfast_core::redial::Presence;
 use landfast_core::{ErrorCode, InstanceId};
 use landfast_net::copy::{Copied, Ended, copy_both};
-use landfast_net::socket::Socket;
+use landfast_net::program::Program;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::watch;
 
@@ -31,7 +31,7 @@ use crate::upstream::Upstream;
 pub(crate) struct Direct {
     gateway: Arc<Gateway>,
     access: Arc<Access>,
-    upstream: Whole<Socket>,
+    upstream: Whole,
     /// Held so that it hears all news.
     _entry: Arc<Entry>,
     news: watch::Receiver<Presence>,
@@ -52,7 +52,7 @@ impl Direct {
         generation: Generation,
     ) -> Result<Self, ErrorCode> {
         let entry = gateway.routes.hold(instance).await?;
-        let upstream = Whole(upstream.into_socket().ok_or(ErrorCode::Internal)?);
+        let upstream = Whole(Program::new(upstream.into_socket().ok_or(ErrorCode::Internal)?));
         let news = entry.news();
         Ok(Self { gateway: Arc::clone(gateway), access, upstream, _entry: entry, news, generation })
     }
@@ -69,10 +69,17 @@ impl Direct {
         let close = cause.close();
         record.cause = Some(close.code);
         drop(self.upstream);
-        if !matches!(cause, Cause::ClientClosed | Cause::ClientLost) {
-            let goodbye = tap.end(close.code, &close.reason).await;
-            tracing::debug!(code = close.code.as_str(), ?goodbye, "session ended");
-        }
+        let goodbye = match cause {
+            // A client that closes has no need of a word, and one that is lost hears none.
+            Cause::ClientClosed | Cause::ClientLost | Cause::FarEnd(_) => tap.pass_end().await,
+            Cause::Instance(..)
+            | Cause::TokenRevoked
+            | Cause::TokenExpired
+            | Cause::SlowClient
+            | Cause::GatewayDraining
+            | Cause::Redial(_) => tap.end(close.code, &close.reason).await,
+        };
+        tracing::debug!(code = close.code.as_str(), ?goodbye, "session ended");
     }
 
     async fn wait<S: AsyncRead + AsyncWrite + Unpin>(&mut self, tap: &mut Tap<S>) -> Cause {
@@ -85,8 +92,10 @@ impl Direct {
             Copied { ended_by, .. } = copy_both(tap, &mut self.upstream) => match ended_by {
                 Ended::Clean | Ended::First(_) => tap.cause(),
                 Ended::Second(_) if tap.has_ended() => tap.cause(),
-                Ended::Second(_) if tap.far_closed() => Cause::FarEnd(Close::new(ErrorCode::UpstreamEnded, "")),
-                Ended::Second(_) => Cause::Redial(ErrorCode::UpstreamLost),
+                Ended::Second(_) if self.upstream.0.is_reset() && !tap.far_closed() => {
+                    Cause::Redial(ErrorCode::UpstreamLost)
+                }
+                Ended::Second(_) => Cause::FarEnd(Close::new(ErrorCode::UpstreamEnded, "")),
             },
         }
     }
@@ -102,12 +111,11 @@ async fn ended(news: &mut watch::Receiver<Presence>) -> Cause {
     }
 }
 
-/// A server's connection, whose end is a failure: a WebSocket knows no half-close, and where the server has closed it in
-/// its own words, its client closes too.
+/// A server's connection, whose end is the end of both directions: a WebSocket knows no half-close.
 #[derive(Debug)]
-struct Whole<S>(S);
+struct Whole(Program);
 
-impl<S: AsyncRead + Unpin> AsyncRead for Whole<S> {
+impl AsyncRead for Whole {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.0).poll_read(cx, buf))?;
@@ -116,7 +124,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Whole<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Whole<S> {
+impl AsyncWrite for Whole {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.0).poll_write(cx, buf)
     }

@@ -178,7 +178,7 @@ async fn instance<C: Client>(
 ) -> Result<Reply, Unanswered> {
     let gateway = &worker.gateway;
     let Inside { instance, target, mut path } = inside;
-    let Request { method, mut headers, body, upgrade, .. } = request;
+    let Request { method, target: asked, mut headers, body, upgrade } = request;
     record.instance = Some(instance);
     let access = gateway.auth.admit(&mut headers, &mut path, instance)?;
     access.check(target, &path)?;
@@ -198,6 +198,9 @@ async fn instance<C: Client>(
     }
     origin.mark(&mut headers, body);
     record.trace(gateway, &mut headers);
+    if target == Target::Agent && is_discovery(&path) {
+        origin.tell_public(&mut headers, &asked, &path);
+    }
     if upgrade == Some(Upgrade::WebSocket) {
         headers.push("connection", "Upgrade");
         headers.push("upgrade", "websocket");
@@ -215,6 +218,11 @@ async fn instance<C: Client>(
         }
         forwarded => Ok(Reply::Forwarded(forwarded)),
     }
+}
+
+/// Whether the agent's answer holds URLs, which must lead back here.
+fn is_discovery(path: &str) -> bool {
+    path.strip_prefix("/json").is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', '?']))
 }
 
 /// Whether a place is reached without an agent, who could keep a session.

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use landfast_core::link::PROTOCOL;
 use landfast_net::head::{Headers, Part};
 
+use crate::carrier;
 use crate::client::{BodySize, Upgrade};
 use crate::config::Config;
 
@@ -100,6 +101,24 @@ impl Origin {
                 headers.push_parts("forwarded", &[a, b, c, d, e, Part::Text(";host=\""), host, Part::Text("\"")]);
             }
             None => headers.push_parts("forwarded", &by),
+        }
+    }
+
+    /// Tells the agent under which URL it was asked for, so that those it answers lead back to it, with the token in the
+    /// query if it came there. `asked` is the client's target, `path` what the agent gets of it. The token tells the agent
+    /// nothing new: it is for its own instance.
+    pub(crate) fn tell_public(&self, headers: &mut Headers, asked: &str, path: &str) {
+        let (scheme, host) = match &self.public {
+            Some((scheme, host)) => (scheme.as_str(), Some(Part::Text(host))),
+            None => (self.scheme, headers.position("host").map(Part::Line)),
+        };
+        let Some(host) = host else { return };
+        let (asked, query) = asked.split_once('?').unwrap_or((asked, ""));
+        let path = path.split_once('?').map_or(path, |(path, _)| path);
+        let before = asked.strip_suffix(path).unwrap_or("");
+        headers.push_parts("landfast-public-url", &[Part::Text(scheme), Part::Text("://"), host, Part::Text(before)]);
+        if let Some(token) = query.split('&').find(|pair| carrier::is_token(pair)) {
+            headers.push("landfast-public-query", token);
         }
     }
 }

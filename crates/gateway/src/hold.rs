@@ -85,7 +85,7 @@ impl Held {
         self.leave(Close::new(ErrorCode::ClientLost, "")).await;
     }
 
-    /// Tells both ends. The far end is answered even if it was the one to end: until then it keeps the session for another
+    /// Tells both ends; a program that ended its own connection speaks for itself. The far end is answered even if it was the one to end: until then it keeps the session for another
     /// link.
     fn end<S>(self: Box<Self>, tap: Box<Tap<S>>, cause: &Cause) -> BoxFuture<'static, ()>
     where
@@ -94,6 +94,10 @@ impl Held {
         let close = cause.close();
         match cause {
             Cause::ClientClosed | Cause::ClientLost => self.leave(close),
+            Cause::FarEnd(Close { code: ErrorCode::UpstreamEnded, .. }) => Box::pin(async move {
+                let ((), goodbye) = tokio::join!(self.leave(close), tap.pass_end());
+                tracing::debug!(?goodbye, "session ended by its program");
+            }),
             Cause::FarEnd(_)
             | Cause::Instance(..)
             | Cause::TokenRevoked

@@ -25,7 +25,10 @@ pub(crate) struct Inside {
 }
 
 /// The first segments of paths that are the agent's own.
-const AGENT_PATHS: [&str; 4] = ["processes", "exec", "links", "services"];
+const AGENT_PATHS: [&str; 7] = ["browser", "devtools", "exec", "json", "links", "processes", "services"];
+
+/// Stands where a service's name may, and means the agent itself: to clients of CDP it looks like a browser of their own.
+const CDP: &str = "cdp";
 
 /// Begins the instance's part of a host name, in which `_` cannot stand.
 const ID_IN_HOST: &str = "ins-";
@@ -83,8 +86,10 @@ fn inside(instance: InstanceId, target: &str) -> Result<Inside, Problem> {
     let end = rest.find(['/', '?']).unwrap_or(rest.len());
     let (first, path) = rest.split_at(end);
     if AGENT_PATHS.contains(&first) {
-        check_agent_path(target)?;
-        return Ok(Inside { instance, target: Target::Agent, path: target.to_owned() });
+        return agent(instance, target);
+    }
+    if first == CDP {
+        return agent(instance, if path.starts_with('/') { path } else { target });
     }
     if first.is_empty() {
         return Err(ErrorCode::RequestNotFound.into());
@@ -92,13 +97,24 @@ fn inside(instance: InstanceId, target: &str) -> Result<Inside, Problem> {
     server(instance, parse_place(first)?, path)
 }
 
+fn agent(instance: InstanceId, path: &str) -> Result<Inside, Problem> {
+    check_agent_path(path)?;
+    Ok(Inside { instance, target: Target::Agent, path: path.to_owned() })
+}
+
 fn server(instance: InstanceId, target: Target, path: &str) -> Result<Inside, Problem> {
+    if target == Target::Agent {
+        return agent(instance, path);
+    }
     let path = if path.starts_with('/') || path == "*" { path.to_owned() } else { format!("/{path}") };
     Ok(Inside { instance, target, path })
 }
 
-/// The name or number of a server. The agent is none.
+/// The name or number of a server. The agent is one only as a browser.
 fn parse_place(text: &str) -> Result<Target, Problem> {
+    if text == CDP {
+        return Ok(Target::Agent);
+    }
     match text.parse() {
         Ok(target @ (Target::Port(_) | Target::Service(_))) => Ok(target),
         Ok(Target::Agent) | Err(()) => Err(invalid(format!("{text:.50?} is neither a port nor a service's name."))),
@@ -188,6 +204,18 @@ mod tests {
     }
 
     #[test]
+    fn a_browser_is_its_agent_in_every_shape() {
+        for path in ["/json/version?x", "/devtools/page/1"] {
+            assert_eq!(place(&format!("/i/{ID}{path}")), at(Target::Agent, path));
+            assert_eq!(place(&format!("/i/{ID}/cdp{path}")), at(Target::Agent, path));
+            assert_eq!(with(path, &[("host", &format!("cdp-{IN_HOST}.box.test"))]), at(Target::Agent, path));
+            assert_eq!(with(path, &[("landfast-instance", ID), ("landfast-service", "cdp")]), at(Target::Agent, path));
+        }
+        assert_eq!(place(&format!("/i/{ID}/cdp?token=x")), at(Target::Agent, "/cdp?token=x"));
+        assert_eq!(place(&format!("/i/{ID}/cdp/")), at(Target::Agent, "/"));
+    }
+
+    #[test]
     fn what_is_nowhere_is_said_to_be_so() {
         for target in ["/", "/v10/x", "*", &format!("/i/{ID}"), &format!("/i/{ID}/")] {
             assert_eq!(place(target), Err(ErrorCode::RequestNotFound), "{target}");
@@ -207,7 +235,15 @@ mod tests {
 
     #[test]
     fn a_path_of_the_agent_that_may_be_read_in_two_ways_is_refused() {
-        for path in ["/processes/../exec", "/exec/%2e%2E/b", "/exec//b", "/exec/.%2e", "/exec/..%2Fb", "/exec%5c.."] {
+        for path in [
+            "/processes/../exec",
+            "/cdp/json/../../exec",
+            "/exec/%2e%2E/b",
+            "/exec//b",
+            "/exec/.%2e",
+            "/exec/..%2Fb",
+            "/exec%5c..",
+        ] {
             assert_eq!(place(&format!("/i/{ID}{path}")), Err(ErrorCode::RequestInvalid), "{path}");
         }
         assert!(place(&format!("/i/{ID}/processes/...")).is_ok());

@@ -4,7 +4,8 @@
 //! What flows is not ours: it is masked, fragmented, maybe compressed, and must reach the other end exactly as it was.
 //! Yet a client that fell silent has to be found, and one that is turned away has to be told why. So the tap follows
 //! frame headers in both directions and speaks only where a frame has ended. Where none has, it says nothing, and the
-//! TCP connection ends without half a frame of ours inside a frame of theirs.
+//! TCP connection ends without half a frame of ours inside a frame of theirs. Nor does it say anything where the far end
+//! has ended its connection of its own will: see docs/decisions/0008.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -49,6 +50,8 @@ pub(crate) enum Goodbye {
     InStream,
     /// By a close frame of ours.
     CloseFrame,
+    /// By the end of its connection, as the far end has ended its own: without a word of anybody's.
+    AsItEnded,
     /// By the end of its connection: a frame was cut in the middle, or the client was not there any more.
     Cut,
 }
@@ -103,7 +106,7 @@ impl<S> Tap<S> {
         (self.bytes_up, self.bytes_down)
     }
 
-    /// Whether the client's side has ended, or its end was said on both sides.
+    /// Whether the client's side has ended, or the client has said that it will.
     pub(crate) const fn has_ended(&self) -> bool {
         self.fate.is_some() || self.up.saw_close()
     }
@@ -134,10 +137,21 @@ impl<S> Tap<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Tap<S> {
     /// Ends the client's connection: with a close frame where one may stand, unless the far end's has been passed on.
-    pub(crate) async fn end(mut self, code: ErrorCode, detail: &str) -> Goodbye {
-        let said = timeout(GOODBYE, self.say_goodbye(code, detail)).await.unwrap_or(Goodbye::Cut);
+    pub(crate) async fn end(self, code: ErrorCode, detail: &str) -> Goodbye {
+        let mut close = Vec::new();
+        ws::encode_close(code.close_or_1011(), &reason(code, detail), &mut close);
+        self.part(&close).await
+    }
+
+    /// Ends the client's connection as the far end has ended its own: in good order, and with nothing of ours.
+    pub(crate) async fn pass_end(self) -> Goodbye {
+        self.part(&[]).await
+    }
+
+    async fn part(mut self, close: &[u8]) -> Goodbye {
+        let said = timeout(GOODBYE, self.say_last(close)).await.unwrap_or(Goodbye::Cut);
         // Bytes that nobody has read make the kernel reset the connection, which takes away what the client has not
-        // read yet: the close frame first of all.
+        // read yet: its last frame first of all.
         if self.fate.is_none() {
             let _ = timeout(GOODBYE, self.drain()).await;
         }
@@ -156,16 +170,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Tap<S> {
         Ok(())
     }
 
-    async fn say_goodbye(&mut self, code: ErrorCode, detail: &str) -> Goodbye {
+    /// Ends our side, after our close frame if there is one and it may stand here.
+    async fn say_last(&mut self, close: &[u8]) -> Goodbye {
         if self.fate.is_some_and(|fate| fate != Fate::Slow) {
             return Goodbye::Cut;
         }
-        let mut said = Goodbye::InStream;
-        if !self.down.saw_close() {
-            said = if self.down.at_boundary() { Goodbye::CloseFrame } else { Goodbye::Cut };
-        }
+        let said = match close {
+            _ if self.down.saw_close() => Goodbye::InStream,
+            [] => Goodbye::AsItEnded,
+            _ if self.down.at_boundary() => Goodbye::CloseFrame,
+            _ => Goodbye::Cut,
+        };
         if said == Goodbye::CloseFrame {
-            ws::encode_close(code.close_or_1011(), &reason(code, detail), &mut self.own);
+            self.own.extend_from_slice(close);
         }
         let rest = self.own.split_off(self.own_written);
         let written = self.socket.write_all(&rest).await;
@@ -451,8 +468,22 @@ mod tests {
                     assert_eq!(ws::decode_close(&seen[1].1), Ok(Some((4410, "instance.gone"))));
                     assert!(rest.is_empty());
                 }
-                Goodbye::Cut | Goodbye::InStream => assert_eq!(heard, whole[..sent]),
+                Goodbye::Cut | Goodbye::InStream | Goodbye::AsItEnded => assert_eq!(heard, whole[..sent]),
             }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_far_end_that_has_ended_is_not_spoken_over() {
+        let whole = frame(Opcode::Binary, &[7; 50]);
+        for sent in [whole.len(), 20, 0] {
+            let (mut tap, mut client) = tapped(4096);
+            tap.write_all(&whole[..sent]).await.unwrap();
+            let ended = tokio::spawn(tap.pass_end());
+            let mut heard = Vec::new();
+            client.read_to_end(&mut heard).await.unwrap();
+            drop(client);
+            assert_eq!((ended.await.unwrap(), heard.as_slice()), (Goodbye::AsItEnded, &whole[..sent]));
         }
     }
 

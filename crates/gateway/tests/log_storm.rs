@@ -5,13 +5,12 @@
 
 #[path = "suite/client.rs"]
 mod client;
+#[path = "suite/log.rs"]
+mod log;
 #[path = "suite/node.rs"]
 mod node;
 #[path = "suite/world.rs"]
 mod world;
-
-use std::io;
-use std::sync::{Arc, Mutex};
 
 use landfast_core::InstanceId;
 use landfast_net::head::{HEAD_MAX, read_response, write_all};
@@ -21,36 +20,12 @@ use landfast_registry::token::Scope;
 use tokio::task::JoinSet;
 
 use crate::client::{connect, head, send, websocket};
+use crate::log::Log;
 use crate::node::Node;
 use crate::world::{World, soon, until};
 
 /// Every place, path, kind of request and kind of token with every other.
 const REQUESTS: usize = 5 * 5 * 3 * 6;
-
-/// Everything that was logged.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Log {
-    fn text(&self) -> String {
-        String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned()
-    }
-
-    fn access_lines(&self) -> usize {
-        self.text().lines().filter(|line| line.contains(r#""target":"access""#)).count()
-    }
-}
 
 /// A token in one of its places, in a request of one of its kinds; what comes of it is not the point.
 async fn ask(world: (std::net::SocketAddr, InstanceId), token: String, number: usize) {
@@ -83,9 +58,7 @@ async fn ask(world: (std::net::SocketAddr, InstanceId), token: String, number: u
 
 #[tokio::test]
 async fn a_storm_of_token_carriers_leaves_no_token_in_the_log_and_a_log_that_is_off_has_no_lines() {
-    let log = Log::default();
-    let writer = log.clone();
-    tracing_subscriber::fmt().json().with_max_level(tracing::Level::TRACE).with_writer(move || writer.clone()).init();
+    let log = Log::kept();
     let world = World::start().await;
     let node = Node::start(world.cell.key()).await;
     let (id, other) = (world.instance_at(&node).await, world.instance_at(&node).await);
@@ -112,7 +85,7 @@ async fn a_storm_of_token_carriers_leaves_no_token_in_the_log_and_a_log_that_is_
     while let Some(asked) = asking.join_next().await {
         asked.unwrap();
     }
-    until("every line is written", || log.access_lines() >= REQUESTS).await;
+    until("every line is written", || log.access().len() >= REQUESTS).await;
     let text = log.text();
     for secret in &secrets {
         // The last third of a token is its signature; without it the rest opens nothing.
@@ -123,8 +96,8 @@ async fn a_storm_of_token_carriers_leaves_no_token_in_the_log_and_a_log_that_is_
     let quiet = World::with(|config| config.access_log = false).await;
     let node = Node::start(quiet.cell.key()).await;
     let id = quiet.instance_at(&node).await;
-    let before = log.access_lines();
+    let before = log.access().len();
     let token = format!("Bearer {}", quiet.token(id));
     let answer = send(quiet.gateway, head("GET", &format!("/i/{id}/80/x"), &[("Authorization", &token)]), b"").await;
-    assert_eq!((answer.head.status, log.access_lines()), (200, before));
+    assert_eq!((answer.head.status, log.access().len()), (200, before));
 }

@@ -15,6 +15,7 @@ pub mod http1;
 pub mod keepalive;
 pub mod leash;
 pub mod link;
+pub mod program;
 pub mod random;
 pub mod relay;
 pub mod role;

@@ -62,6 +62,9 @@ pub(crate) struct Note {
     /// The process that the daemon started, leader of a session: the agent itself, or bubblewrap around it. Absent as long
     /// as `process` is.
     pub(crate) leader: Option<ProcessId>,
+    /// What connects its network, if that is its own.
+    #[serde(default)]
+    pub(crate) network: Option<ProcessId>,
 }
 
 /// An agent that was started or found.
@@ -130,7 +133,8 @@ impl Note {
     ///
     /// The file system's.
     pub(crate) fn read(dir: &InstanceDir, instance: InstanceId) -> io::Result<Option<Self>> {
-        let nothing = Self { instance, generation: Generation(0), isolated: false, process: None, leader: None };
+        let nothing =
+            Self { instance, generation: Generation(0), isolated: false, process: None, leader: None, network: None };
         match std::fs::read(dir.file(NOTE)) {
             Ok(text) => Ok(Some(serde_json::from_slice(&text).unwrap_or(nothing))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -321,7 +325,7 @@ impl Agent {
 /// If something of it could not be killed.
 pub(crate) async fn clear_away(note: &Note) -> io::Result<()> {
     if let (true, Some(first)) = (note.isolated, note.process) {
-        for id in [Some(first), note.leader].into_iter().flatten() {
+        for id in [Some(first), note.leader, note.network].into_iter().flatten() {
             if let Some(process) = Process::find(id)? {
                 process.kill().await?;
             }

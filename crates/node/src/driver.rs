@@ -5,23 +5,18 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
-use std::process::Stdio;
 use std::time::Duration;
 
 use landfast_core::record::{Instance, Network};
 use landfast_core::{ErrorCode, InstanceId, Problem};
-use rustix::pipe::{PipeFlags, pipe_with};
-use tokio::io::AsyncReadExt;
-use tokio::net::unix::pipe;
-use tokio::process::{Child, Command};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
 use crate::agent::{Agent, AgentError, Death, Note, clear_away};
 use crate::dir::InstanceDir;
-use crate::isolation::{Confinement, Sandbox, View};
-use crate::process::{MARK, Process, ProcessId};
+use crate::isolation::{Confinement, View};
+use crate::launch::{Environment, Launch, Launched, id_of};
+use crate::process::{MARK, Process};
 
 /// How long an agent may take from its start to its first answer: a loaded machine takes a second or two.
 const START_DEADLINE: Duration = Duration::from_secs(20);
@@ -29,9 +24,6 @@ const START_DEADLINE: Duration = Duration::from_secs(20);
 /// Between looks at an agent that is coming up: begins short, because most are up in a few milliseconds.
 const FIRST_LOOK: Duration = Duration::from_millis(2);
 const SLOWEST_LOOK: Duration = Duration::from_millis(50);
-
-/// The most bytes that bubblewrap says about the sandbox it made.
-const INFO_MAX: u64 = 4096;
 
 /// What an instance's programs are found in: the same for every node, whatever its daemon was started with.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -44,9 +36,6 @@ pub(crate) struct Driver {
     /// The executable, then what comes before the agent's own arguments.
     pub(crate) command: Vec<OsString>,
 }
-
-/// An agent's environment.
-type Environment = Vec<(&'static str, OsString)>;
 
 /// Why an agent was not started. The text is the record's reason, read by users: no paths.
 #[derive(Debug)]
@@ -121,7 +110,7 @@ impl Driver {
     async fn launch(&self, record: &Instance, dir: &InstanceDir) -> Result<Agent, StartError> {
         let isolated = matches!(self.confinement, Confinement::Bubblewrap(_));
         let (instance, generation) = (record.id, record.generation);
-        let mut note = Note { instance, generation, isolated, process: None, leader: None };
+        let mut note = Note { instance, generation, isolated, process: None, leader: None, network: None };
         // Before anything runs, so that a daemon that is killed now is followed by one that looks for it.
         note.write(dir)?;
         dir.write_spec(&record.spec, self.confinement.user(record.id))?;
@@ -129,56 +118,34 @@ impl Driver {
         let mut program = self.command.clone();
         program.extend(arguments(record, &view));
         let environment = environment(record.id, &view);
-        let (child, process) = match &self.confinement {
-            Confinement::Bubblewrap(sandbox) => launch_isolated(sandbox, record, dir, &program, environment).await?,
-            Confinement::None(_) => launch_plain(record, dir, &program, environment)?,
-        };
+        let launch = Launch { id: record.id, dir, program: &program, environment };
+        let Launched { child, process, network } = self.start_program(record, launch).await?;
         note.leader = id_of(&child);
-        note.process = Some(process);
+        (note.process, note.network) = (Some(process), network);
         note.write(dir)?;
         let process = Process::find(process)?.ok_or_else(|| no_agent(Death::unknown()))?;
         let mut agent = Agent::started(dir.clone(), note, process, child);
         come_up(&mut agent, record).await?;
         Ok(agent)
     }
-}
 
-/// Starts the program in its sandbox, and finds out which process is the first in it.
-async fn launch_isolated(
-    sandbox: &Sandbox,
-    record: &Instance,
-    dir: &InstanceDir,
-    program: &[OsString],
-    environment: Environment,
-) -> Result<(Child, ProcessId), StartError> {
-    let (info, told) = pipe_with(PipeFlags::CLOEXEC).map_err(io::Error::from)?;
-    let line = sandbox.wrap(dir, record.id, record.spec.network, Some(told.as_raw_fd()), program)?;
-    let child = spawn(&line, environment, dir, Some(&told))?;
-    drop(told);
-    match first_process(info).await {
-        Some(first) => Ok((child, first)),
-        None => {
-            tracing::error!(instance = %record.id, "bubblewrap made no sandbox; the instance's agent.log says why");
-            Err(StartError("The sandbox could not be made.".to_owned()))
+    async fn start_program(&self, record: &Instance, launch: Launch<'_>) -> Result<Launched, StartError> {
+        match &self.confinement {
+            Confinement::Bubblewrap(sandbox) => {
+                let connection = sandbox.connection(record.kind, record.spec.network).map_err(StartError)?;
+                launch.isolated(sandbox, connection).await.map_err(|error| {
+                    tracing::error!(instance = %record.id, %error, "no sandbox; the instance's agent.log may say why");
+                    StartError("The sandbox could not be made.".to_owned())
+                })
+            }
+            Confinement::None(_) => match record.spec.network {
+                Network::Auto | Network::Host => Ok(launch.plain()?),
+                Network::Private | Network::None => {
+                    Err(StartError("A network of its own needs isolation, and this node has none.".to_owned()))
+                }
+            },
         }
     }
-}
-
-fn launch_plain(
-    record: &Instance,
-    dir: &InstanceDir,
-    program: &[OsString],
-    environment: Environment,
-) -> Result<(Child, ProcessId), StartError> {
-    match record.spec.network {
-        Network::Host => {}
-        Network::None => {
-            return Err(StartError("network: none needs isolation, and this node has none.".to_owned()));
-        }
-    }
-    let child = spawn(program, environment, dir, None)?;
-    let process = id_of(&child).ok_or_else(|| no_agent(Death::unknown()))?;
-    Ok((child, process))
 }
 
 /// The agent's own arguments.
@@ -205,54 +172,6 @@ fn environment(id: InstanceId, view: &View) -> Environment {
         ("LANG", lang),
         (MARK, id.to_string().into()),
     ]
-}
-
-fn spawn(line: &[OsString], environment: Environment, dir: &InstanceDir, keep: Option<&OwnedFd>) -> io::Result<Child> {
-    let (program, arguments) = line.split_first().ok_or(io::ErrorKind::InvalidInput)?;
-    let mut command = Command::new(program);
-    command.args(arguments).env_clear().envs(environment).current_dir(dir.home());
-    command.stdin(Stdio::null()).stdout(dir.log()?).stderr(dir.log()?);
-    detach(&mut command, keep.map(AsRawFd::as_raw_fd));
-    command.spawn()
-}
-
-/// A session of its own, so that no signal to the daemon's group reaches the agent; and no descriptor that the daemon
-/// was started with.
-#[allow(unsafe_code)]
-fn detach(command: &mut Command, keep: Option<RawFd>) {
-    use nix::libc::{CLOSE_RANGE_CLOEXEC, F_SETFD, SYS_close_range, fcntl, setsid, syscall};
-    let prepare = move || {
-        // SAFETY: between fork and exec only async-signal-safe calls are made: these three are plain system calls that
-        // touch no memory. The descriptors are only marked, so that the runtime's own stay usable until exec.
-        unsafe {
-            setsid();
-            syscall(SYS_close_range, 3, u32::MAX, CLOSE_RANGE_CLOEXEC);
-            if let Some(keep) = keep {
-                fcntl(keep, F_SETFD, 0);
-            }
-        }
-        Ok(())
-    };
-    // SAFETY: see `prepare`.
-    unsafe { command.pre_exec(prepare) };
-}
-
-/// The first process of the new pid namespace, as bubblewrap says it; `None` if it failed.
-async fn first_process(info: OwnedFd) -> Option<ProcessId> {
-    #[derive(serde::Deserialize)]
-    struct Info {
-        #[serde(rename = "child-pid")]
-        child: i32,
-    }
-    let mut told = Vec::new();
-    let reader = pipe::Receiver::from_owned_fd(info).ok()?;
-    timeout(START_DEADLINE, reader.take(INFO_MAX).read_to_end(&mut told)).await.ok()?.ok()?;
-    let info: Info = serde_json::from_slice(&told).ok()?;
-    ProcessId::now(info.child).ok()
-}
-
-fn id_of(child: &Child) -> Option<ProcessId> {
-    child.id().and_then(|pid| ProcessId::now(pid.cast_signed()).ok())
 }
 
 /// Waits until the agent answers.

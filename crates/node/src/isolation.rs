@@ -7,18 +7,22 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
 use landfast_core::InstanceId;
-use landfast_core::record::Network;
+use landfast_core::record::{Kind, Network};
 use rustix::process::{Resource, geteuid, getrlimit};
 use tokio::process::Command;
 use tokio::time::timeout;
 
 use crate::config::Isolation;
 use crate::dir::InstanceDir;
+use crate::launch::{Connection, Launch};
+use crate::private_network::{PrivateNetwork, write_resolver};
+use crate::process::{MARK, kill_marked};
 
 /// Where an isolated instance finds what is ours. `/run` is its own, so no host path is in the way.
 const OURS: &str = "/run/landfast";
@@ -60,9 +64,28 @@ pub(crate) struct Sandbox {
     setpriv: Option<PathBuf>,
     /// Directories of the host that are replaced by empty ones, parents first.
     covers: Vec<PathBuf>,
-    /// The resolver's configuration, if it lies under a cover.
-    resolver: Option<PathBuf>,
+    /// The resolver's configuration, if the host has one.
+    resolver: Option<Resolver>,
+    /// What gives an instance a network of its own, or why nothing can.
+    private_network: Result<PrivateNetwork, String>,
     processes: u64,
+}
+
+/// Where the resolver's configuration really is.
+#[derive(Debug)]
+struct Resolver {
+    path: PathBuf,
+    /// It lies under what instances do not see.
+    is_hidden: bool,
+}
+
+/// How bubblewrap and the daemon speak while a sandbox is made.
+#[derive(Debug, Default)]
+pub(crate) struct Channels<'a> {
+    /// Where bubblewrap says the number of the new pid namespace's first process.
+    pub(crate) info: Option<&'a OwnedFd>,
+    /// What it reads from before it runs the program.
+    pub(crate) gate: Option<&'a OwnedFd>,
 }
 
 /// Paths as an agent sees them.
@@ -96,7 +119,10 @@ impl Confinement {
     /// What the node's record says.
     pub(crate) fn label(&self) -> String {
         match self {
-            Self::Bubblewrap(_) => "bubblewrap".to_owned(),
+            Self::Bubblewrap(Sandbox { private_network: Ok(_), .. }) => "bubblewrap".to_owned(),
+            Self::Bubblewrap(Sandbox { private_network: Err(why), .. }) => {
+                format!("bubblewrap, no private networks: {why}")
+            }
             Self::None(why) => format!("none: {why}"),
         }
     }
@@ -122,8 +148,25 @@ impl Confinement {
 }
 
 impl Sandbox {
-    /// The command that runs `program` isolated. `info` is the number of the descriptor to which bubblewrap writes the
-    /// number of the new pid namespace's first process.
+    /// Which network an instance gets.
+    ///
+    /// # Errors
+    ///
+    /// Why not the one that its spec insists on.
+    pub(crate) fn connection(&self, kind: Kind, wanted: Network) -> Result<Connection<'_>, String> {
+        match (wanted, kind, &self.private_network) {
+            (Network::Private, _, Err(why)) => Err(format!("network: private does not work on this node: {why}.")),
+            (Network::Private, _, Ok(private)) | (Network::Auto, Kind::Browser, Ok(private)) => {
+                Ok(Connection::Private(private))
+            }
+            (Network::Auto, Kind::Browser, Err(_)) | (Network::Auto, Kind::Sandbox | Kind::Actor, _) => {
+                Ok(Connection::Plain(Network::Host))
+            }
+            (Network::Host | Network::None, _, _) => Ok(Connection::Plain(wanted)),
+        }
+    }
+
+    /// The command that runs `program` isolated.
     ///
     /// # Errors
     ///
@@ -133,13 +176,15 @@ impl Sandbox {
         dir: &InstanceDir,
         id: InstanceId,
         network: Network,
-        info: Option<i32>,
+        channels: &Channels<'_>,
         program: &[OsString],
     ) -> io::Result<Vec<OsString>> {
         let mut line = Line(vec![self.bwrap.clone().into_os_string()]);
         let user = if self.setpriv.is_some() { user_of(id) } else { MAPPED_USER };
-        self.add_namespaces(&mut line, id, network, info);
-        self.add_root(&mut line);
+        self.add_namespaces(&mut line, id, network);
+        channels.add(&mut line);
+        let resolver = if network == Network::Private { Some(write_resolver(dir)?) } else { None };
+        self.add_root(&mut line, resolver.as_deref());
         self.add_own(&mut line, dir, user, program)?;
         line.add(["--cap-drop", "ALL"]);
         if self.setpriv.is_some() {
@@ -151,7 +196,7 @@ impl Sandbox {
         Ok(line.0)
     }
 
-    fn add_namespaces(&self, line: &mut Line, id: InstanceId, network: Network, info: Option<i32>) {
+    fn add_namespaces(&self, line: &mut Line, id: InstanceId, network: Network) {
         line.add(["--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]);
         line.add(["--hostname", &id.to_string()]);
         if self.setpriv.is_none() {
@@ -159,18 +204,16 @@ impl Sandbox {
             line.add(["--unshare-user", "--uid", &user, "--gid", &user]);
         }
         match network {
-            Network::Host => {}
-            Network::None => {
+            Network::Auto | Network::Host => {}
+            Network::Private | Network::None => {
                 line.add(["--unshare-net"]);
             }
         }
-        if let Some(info) = info {
-            line.add(["--info-fd", &info.to_string()]);
-        }
     }
 
-    /// The host's root, read-only, with the private and the hidden parts replaced.
-    fn add_root(&self, line: &mut Line) {
+    /// The host's root, read-only, with the private and the hidden parts replaced, and the resolver's configuration if the
+    /// host's is not right for it.
+    fn add_root(&self, line: &mut Line, resolver: Option<&Path>) {
         line.add(["--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc"]);
         for scratch in SCRATCH {
             line.add(["--perms", "1777", "--tmpfs", scratch]);
@@ -178,8 +221,10 @@ impl Sandbox {
         for cover in &self.covers {
             line.add(["--perms", "0755", "--tmpfs"]).add([cover]);
         }
-        if let Some(resolver) = &self.resolver {
-            line.add(["--ro-bind"]).add([resolver, resolver]);
+        if let Some(at) = &self.resolver
+            && (at.is_hidden || resolver.is_some())
+        {
+            line.add(["--ro-bind"]).add([resolver.unwrap_or(&at.path), &at.path]);
         }
     }
 
@@ -221,6 +266,21 @@ impl Sandbox {
     }
 }
 
+impl<'a> Channels<'a> {
+    /// What bubblewrap must be given of them.
+    pub(crate) fn all(&self) -> Vec<&'a OwnedFd> {
+        self.info.into_iter().chain(self.gate).collect()
+    }
+
+    fn add(&self, line: &mut Line) {
+        for (name, descriptor) in [("--info-fd", self.info), ("--block-fd", self.gate)] {
+            if let Some(descriptor) = descriptor {
+                line.add([name, &descriptor.as_raw_fd().to_string()]);
+            }
+        }
+    }
+}
+
 /// A command line under construction.
 struct Line(Vec<OsString>);
 
@@ -233,9 +293,14 @@ impl Line {
 
 /// Runs `true` in the sandbox, in a place like an instance's.
 async fn probe(place: &Path, data: &Path, processes: u32) -> Result<Sandbox, String> {
-    let sandbox = Sandbox::find(data, processes)?;
+    let mut sandbox = Sandbox::find(data, processes)?;
     let dir = InstanceDir::at(place.to_owned());
     let tried = try_out(&sandbox, &dir).await;
+    if let (Ok(()), Ok(network)) = (&tried, &sandbox.private_network)
+        && let Err(why) = try_network(&sandbox, network, &dir).await
+    {
+        sandbox.private_network = Err(why);
+    }
     if let Err(error) = fs::remove_dir_all(place) {
         tracing::debug!(%error, "the probe's directory stays until the next start");
     }
@@ -247,7 +312,8 @@ async fn try_out(sandbox: &Sandbox, dir: &InstanceDir) -> Result<(), String> {
     let user = sandbox.setpriv.as_ref().map(|_| user_of(id));
     dir.create(user).map_err(|error| format!("the probe's directory cannot be made: {error}"))?;
     let program = [find_program("true")?.into_os_string()];
-    let line = sandbox.wrap(dir, id, Network::Host, None, &program).map_err(|error| error.to_string())?;
+    let line = sandbox.wrap(dir, id, Network::Host, &Channels::default(), &program);
+    let line = line.map_err(|error| error.to_string())?;
     let mut command = Command::new(&line[0]);
     command.args(&line[1..]).env_clear().stdin(Stdio::null()).kill_on_drop(true);
     let output = match timeout(PROBE_DEADLINE, command.output()).await {
@@ -261,6 +327,17 @@ async fn try_out(sandbox: &Sandbox, dir: &InstanceDir) -> Result<(), String> {
     Err(format!("bubblewrap does not work here: {}", said.lines().next().unwrap_or("it said nothing")))
 }
 
+/// Connects a sandbox in which nothing much is run, and takes both away.
+async fn try_network(sandbox: &Sandbox, network: &PrivateNetwork, dir: &InstanceDir) -> Result<(), String> {
+    let id = landfast_net::random::instance_id();
+    let program = [find_program("sleep")?.into_os_string(), PROBE_DEADLINE.as_secs().to_string().into()];
+    let environment = vec![(MARK, id.to_string().into())];
+    let launch = Launch { id, dir, program: &program, environment };
+    let made = launch.isolated(sandbox, Connection::Private(network)).await;
+    let cleared = kill_marked(id, None).await;
+    made.map(drop).and(cleared).map_err(|error| format!("slirp4netns does not work here: {error}"))
+}
+
 impl Sandbox {
     fn find(data: &Path, processes: u32) -> Result<Self, String> {
         let bwrap = find_program("bwrap").map_err(|_| "bubblewrap is not installed".to_owned())?;
@@ -270,11 +347,13 @@ impl Sandbox {
             covers.iter().any(|cover| path.starts_with(cover))
                 || SCRATCH.iter().any(|scratch| path.starts_with(scratch))
         };
-        let resolver = fs::canonicalize("/etc/resolv.conf").ok().filter(hidden);
+        let resolver = fs::canonicalize("/etc/resolv.conf").ok();
+        let resolver = resolver.map(|path| Resolver { is_hidden: hidden(&path), path });
         // A limit may be lowered, never raised.
         let most = getrlimit(Resource::Nproc).maximum.unwrap_or(u64::MAX);
         let processes = u64::from(processes).min(most);
-        Ok(Self { bwrap, prlimit: find_program("prlimit")?, setpriv, covers, resolver, processes })
+        let private_network = PrivateNetwork::find();
+        Ok(Self { bwrap, prlimit: find_program("prlimit")?, setpriv, covers, resolver, private_network, processes })
     }
 }
 
@@ -343,7 +422,12 @@ fn user_of(id: InstanceId) -> u32 {
     FIRST_USER | (hash >> 5)
 }
 
-fn find_program(name: &str) -> Result<PathBuf, String> {
+/// Finds a program of the system.
+///
+/// # Errors
+///
+/// That it is not installed.
+pub(crate) fn find_program(name: &str) -> Result<PathBuf, String> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let usual = ["/usr/bin", "/bin", "/usr/sbin", "/sbin"].map(PathBuf::from);
     let mut places = std::env::split_paths(&path).filter(|place| place.is_absolute()).chain(usual);

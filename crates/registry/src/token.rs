@@ -32,6 +32,8 @@ pub enum Scope {
     All,
     /// Its processes: run, attach, signal, read their output.
     Process,
+    /// Its browser: CDP, restart, flags, pictures of it.
+    Browser,
 }
 
 /// What a token says.

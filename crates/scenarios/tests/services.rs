@@ -2,7 +2,7 @@
 
 use landfast_scenarios::cell::{Cell, Plan, eventually};
 use landfast_scenarios::peer::free_address;
-use landfast_scenarios::plain::Event;
+use landfast_scenarios::plain::{Event, PlainClient};
 use landfast_scenarios::served::{Elsewhere, Served};
 use serde_json::json;
 
@@ -136,6 +136,30 @@ async fn a_server_elsewhere_that_refuses_is_told_as_such() {
     let served = Served::elsewhere(&cell, nobody).await;
     let answer = served.ask("POST", "/", "body").await;
     assert_eq!(answer.refusal(), (502, "upstream.refused".to_owned()));
+}
+
+/// A WebSocket that the service leaves.
+async fn left(served: &Served, how: &str) -> PlainClient {
+    let mut socket = served.opens(&format!("/leave/{how}")).await.expect("an upgrade");
+    socket.send_text("leave").await;
+    socket
+}
+
+#[tokio::test]
+async fn a_program_that_ends_a_websocket_is_not_spoken_over_and_one_that_resets_it_is() {
+    let cell = Cell::start().await;
+    let server = Elsewhere::start().await;
+    for served in [Served::start(&cell).await, Served::elsewhere(&cell, server.address).await] {
+        assert_eq!(left(&served, "end").await.next().await, Event::Ended(None));
+        left(&served, "reset").await.expect_close(1014, "upstream.lost").await;
+    }
+}
+
+#[tokio::test]
+async fn a_program_that_dies_has_not_ended_its_websocket() {
+    let cell = Cell::start().await;
+    let served = Served::start(&cell).await;
+    left(&served, "exit").await.expect_close(1014, "upstream.lost").await;
 }
 
 #[tokio::test]

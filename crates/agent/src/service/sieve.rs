@@ -75,11 +75,6 @@ impl Sieve {
         }
     }
 
-    /// Whether the client has begun a close frame.
-    pub(crate) const fn saw_close(&self) -> bool {
-        self.passed.saw_close()
-    }
-
     /// How many bytes stand before the next pong.
     fn up_to_pong(&self, bytes: &[u8]) -> usize {
         let (mut follower, mut at) = (self.passed.clone(), 0);
@@ -235,13 +230,5 @@ mod tests {
         assert_eq!(sieve.kept(), &pong[..6]);
         sieve.released(6);
         assert_eq!(sieve.next(&pong[6..]), Next::Pass(pong.len() - 6));
-    }
-
-    #[test]
-    fn a_client_that_closes_is_noticed() {
-        let mut sieve = Sieve::default();
-        let close = frame(Opcode::Close, true, Some([1, 2, 3, 4]), &[3, 232]);
-        sieve.passed(&close);
-        assert!(sieve.saw_close());
     }
 }

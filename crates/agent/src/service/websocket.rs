@@ -4,9 +4,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use landfast_core::ErrorCode;
 use landfast_core::link::Close;
-use landfast_core::ws::Follower;
 use landfast_net::far::Far;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -17,32 +15,23 @@ use super::sieve::{Next, Sieve};
 pub(crate) struct WebSocket {
     pipe: Pipe,
     from_client: Sieve,
-    from_program: Follower,
 }
 
 impl WebSocket {
     pub(crate) fn new(pipe: Pipe) -> Self {
-        Self { pipe, from_client: Sieve::default(), from_program: Follower::new() }
+        Self { pipe, from_client: Sieve::default() }
     }
 }
 
 impl Far for WebSocket {
     fn ending(&self) -> Close {
-        let ending = self.pipe.ending();
-        // Whoever means to end a WebSocket says so in a frame.
-        if ending.code == ErrorCode::UpstreamEnded && !self.from_program.saw_close() && !self.from_client.saw_close() {
-            return Close::new(ErrorCode::UpstreamLost, "the program ended the connection without a close frame");
-        }
-        ending
+        self.pipe.ending()
     }
 }
 
 impl AsyncRead for WebSocket {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut self.pipe).poll_read(cx, buf))?;
-        self.from_program.advance(&buf.filled()[before..]);
-        Poll::Ready(Ok(()))
+        Pin::new(&mut self.pipe).poll_read(cx, buf)
     }
 }
 
@@ -51,7 +40,7 @@ impl AsyncWrite for WebSocket {
         if buf.is_empty() {
             return Poll::Ready(Ok(0));
         }
-        let Self { pipe, from_client, .. } = &mut *self;
+        let Self { pipe, from_client } = &mut *self;
         loop {
             match from_client.next(buf) {
                 Next::Pass(most) => {

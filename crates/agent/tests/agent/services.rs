@@ -223,13 +223,18 @@ async fn a_websocket_reaches_the_program_as_it_was_sent_without_the_gateways_pon
 }
 
 #[tokio::test]
-async fn a_websocket_that_ends_without_a_close_frame_is_lost() {
+async fn a_websocket_that_its_program_ends_is_ended_with_or_without_a_close_frame_and_one_that_is_reset_is_lost() {
     let agent = Agent::start().await;
     let (listener, port) = server().await;
     let way = Way::to(&agent, 0);
-    let close = [0x88, 2, 3, 232];
-    for (last, code) in [(close.as_slice(), ErrorCode::UpstreamEnded), (b"\x81\x01x", ErrorCode::UpstreamLost)] {
-        let (program, held) = tokio::join!(
+    let (close, text, half) = (&[0x88, 2, 3, 232][..], &b"\x81\x01x"[..], &b"\x81\x09x"[..]);
+    for (last, is_reset, code) in [
+        (close, false, ErrorCode::UpstreamEnded),
+        (text, false, ErrorCode::UpstreamEnded),
+        (half, false, ErrorCode::UpstreamEnded),
+        (text, true, ErrorCode::UpstreamLost),
+    ] {
+        let (mut program, (mut near, _, holding)) = tokio::join!(
             async {
                 let mut program = accepted(&listener).await;
                 answers(&mut program, YES).await;
@@ -237,10 +242,15 @@ async fn a_websocket_that_ends_without_a_close_frame_is_lost() {
             },
             async { way.hold(&websocket_of(port, "/")).await },
         );
-        let mut program = program;
         program.write_all(last).await.unwrap();
-        drop(program);
-        assert_eq!(ending(held.2).await, code);
+        let mut heard = vec![0; last.len()];
+        timeout(PATIENCE, near.read_exact(&mut heard)).await.expect("it arrives").unwrap();
+        if is_reset {
+            program.abort();
+        } else {
+            drop(program);
+        }
+        assert_eq!((ending(holding).await, heard.as_slice()), (code, last));
     }
 }
 

@@ -27,7 +27,7 @@ pub struct Create {
     #[arg(long, default_value = "never")]
     pub restart: Restart,
     /// Which network its processes see
-    #[arg(long, default_value = "host")]
+    #[arg(long, default_value = "auto")]
     pub network: Network,
     /// A server that is kept running in it, on a port of its loopback; may be repeated
     #[arg(long = "service", value_name = "NAME=PORT:COMMAND LINE", value_parser = listed)]
@@ -53,6 +53,9 @@ pub struct Create {
     /// Where `landfast agent` listens beside such servers
     #[arg(long, value_name = "HOST:PORT", conflicts_with_all = ["services", "idle_timeout"])]
     pub external_agent: Option<String>,
+    /// A flag for a browser's command line, such as --flag=--lang=de; may be repeated
+    #[arg(long = "flag", value_name = "FLAG", allow_hyphen_values = true)]
+    pub flags: Vec<String>,
     /// How many seconds to wait until it runs; 0 does not wait
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
     pub wait: Duration,
@@ -79,6 +82,8 @@ pub enum Kind {
     Sandbox,
     /// One service, which sleeps while nobody needs it.
     Actor,
+    /// A Chromium, which clients of CDP drive.
+    Browser,
 }
 
 /// A service as `--service` says it.
@@ -113,8 +118,12 @@ pub enum Restart {
 /// Which network an instance sees.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum Network {
+    /// Private for a browser if the node can, host for others.
+    Auto,
     /// The node's own.
     Host,
+    /// One of its own, from which the world can be reached.
+    Private,
     /// Only a loopback of its own.
     None,
 }

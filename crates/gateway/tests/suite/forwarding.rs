@@ -55,6 +55,23 @@ async fn a_request_reaches_the_instance_with_its_body_and_the_answer_says_where_
 }
 
 #[tokio::test]
+async fn a_browser_is_told_under_which_url_it_was_asked_for() {
+    let (world, node, base, bearer) = one().await;
+    let (root, token) = (base.strip_suffix("/80").unwrap(), bearer.strip_prefix("Bearer ").unwrap());
+    let forged = ("landfast-public-url", "http://evil.test");
+    for (asked, before) in [("/json/version", ""), ("/cdp/json/version", "/cdp")] {
+        let target = format!("{root}{asked}?x=1&token={token}");
+        send(world.gateway, head("GET", &target, &[forged]), b"").await;
+        let seen = node.seen().pop().unwrap();
+        assert_eq!(seen.target, "/json/version?x=1");
+        assert_eq!(seen.headers["landfast-public-url"], format!("http://box.test{root}{before}"));
+        assert_eq!(seen.headers["landfast-public-query"], format!("token={token}"));
+    }
+    get(&world, &format!("{root}/processes"), &bearer).await;
+    assert_eq!(node.seen().pop().unwrap().headers.get("landfast-public-url"), None);
+}
+
+#[tokio::test]
 async fn both_directions_stream_at_once() {
     let (world, _node, base, token) = one().await;
     let mut socket = connect(world.gateway).await;

@@ -9,7 +9,7 @@ use landfast_net::head::{HEAD_MAX, read_response, write_all};
 use landfast_net::socket::Socket;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::client::{Answer, Frame, bearer, connect, head, masked, send, send_bytes, unmasked, websocket};
+use crate::client::{Answer, Frame, Ws, bearer, connect, head, masked, send, send_bytes, unmasked, websocket};
 use crate::server::{Server, Talk, external, web};
 use crate::world::{World, soon};
 
@@ -419,17 +419,22 @@ async fn accept(talk: &mut Talk) {
     talk.say(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\nSec-WebSocket-Extensions: permessage-deflate\r\n\r\n").await;
 }
 
-#[tokio::test]
-async fn a_websocket_passes_as_it_is_and_its_loss_is_told() {
-    let mut setting = Setting::new().await;
+/// A WebSocket and the server's side of it.
+async fn opened(setting: &mut Setting) -> (Ws, Talk) {
     let target = format!("{}/socket", setting.base);
     let lines = [("Authorization", setting.token.as_str()), ("Sec-WebSocket-Extensions", "permessage-deflate")];
-    let (ws, mut talk) = tokio::join!(websocket(setting.world.gateway, &target, &lines), async {
+    let (ws, talk) = tokio::join!(websocket(setting.world.gateway, &target, &lines), async {
         let mut talk = setting.server.connection().await;
         accept(&mut talk).await;
         talk
     });
-    let mut ws = ws.unwrap();
+    (ws.unwrap(), talk)
+}
+
+#[tokio::test]
+async fn a_websocket_passes_as_it_is_and_its_loss_is_told() {
+    let mut setting = Setting::new().await;
+    let (mut ws, mut talk) = opened(&mut setting).await;
     assert_eq!(ws.head.headers.get("sec-websocket-extensions"), Some("permessage-deflate"));
     ws.send(Opcode::Text, b"up").await;
     let mut heard = vec![0; masked(Opcode::Text, b"up").len()];
@@ -437,8 +442,21 @@ async fn a_websocket_passes_as_it_is_and_its_loss_is_told() {
     assert_eq!(heard, masked(Opcode::Text, b"up"));
     talk.say(&unmasked(Opcode::Binary, b"down")).await;
     assert_eq!(ws.next().await, Some(Frame::Data(b"down".to_vec())));
-    drop(talk);
+    Socket::tcp(talk.stream).abort();
     assert_eq!(ws.closed().await, (1014, "upstream.lost".into()));
+}
+
+#[tokio::test]
+async fn a_server_that_ends_its_connection_is_not_spoken_over() {
+    for last in [unmasked(Opcode::Text, b"bye"), unmasked(Opcode::Text, b"bye")[..3].to_vec(), vec![]] {
+        let mut setting = Setting::new().await;
+        let (mut ws, mut talk) = opened(&mut setting).await;
+        talk.say(&last).await;
+        drop(talk);
+        let mut heard = Vec::new();
+        soon("the end", ws.socket.read_to_end(&mut heard)).await.unwrap();
+        assert_eq!(heard, last);
+    }
 }
 
 #[tokio::test]

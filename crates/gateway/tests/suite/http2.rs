@@ -9,8 +9,9 @@ use h2::client::SendRequest;
 use h2::ext::Protocol;
 use h2::{RecvStream, SendStream};
 use http::{HeaderMap, Method, Request, Response};
-use landfast_core::InstanceId;
+use landfast_core::link::Close;
 use landfast_core::ws::Opcode;
+use landfast_core::{ErrorCode, InstanceId};
 use rcgen::{CertifiedKey, generate_simple_self_signed};
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
@@ -161,22 +162,31 @@ async fn a_client_that_resets_its_stream_takes_the_request_with_it() {
     drop(answer);
 }
 
-#[tokio::test]
-async fn a_websocket_over_http2_outlives_its_links() {
-    let (world, node, id, token) = echo().await;
-    let mut client = plain(world.gateway).await;
+/// Opens a WebSocket in a stream of its own.
+async fn websocket(
+    client: &mut SendRequest<Bytes>,
+    path: &str,
+    token: &str,
+) -> (Response<RecvStream>, SendStream<Bytes>) {
     soon("the settings", async {
         while !client.is_extended_connect_protocol_enabled() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     })
     .await;
-    let mut asked = request(Method::CONNECT, &format!("/i/{id}/processes/x/attach"), &token);
+    let mut asked = request(Method::CONNECT, path, token);
     asked.extensions_mut().insert(Protocol::from_static("websocket"));
     asked.headers_mut().insert("sec-websocket-version", "13".parse().unwrap());
     asked.headers_mut().insert("sec-websocket-protocol", "landfast.process.v1".parse().unwrap());
-    let (answer, mut say) = client.send_request(asked, false).unwrap();
-    let answer = soon("an answer", answer).await.unwrap();
+    let (answer, say) = client.send_request(asked, false).unwrap();
+    (soon("an answer", answer).await.unwrap(), say)
+}
+
+#[tokio::test]
+async fn a_websocket_over_http2_outlives_its_links() {
+    let (world, node, id, token) = echo().await;
+    let mut client = plain(world.gateway).await;
+    let (answer, mut say) = websocket(&mut client, &format!("/i/{id}/processes/x/attach"), &token).await;
     assert_eq!(
         (answer.status().as_u16(), &answer.headers()["sec-websocket-protocol"]),
         (200, &"landfast.process.v1".parse().unwrap())
@@ -194,6 +204,15 @@ async fn a_websocket_over_http2_outlives_its_links() {
         node.cut();
     }
     say.send_data(Bytes::new(), true).unwrap();
+}
+
+#[tokio::test]
+async fn the_end_that_a_program_makes_of_a_websocket_is_the_end_of_its_stream() {
+    let (world, node, id, token) = echo().await;
+    let mut client = plain(world.gateway).await;
+    let (answer, _say) = websocket(&mut client, &format!("/i/{id}/80/socket"), &token).await;
+    node.far_end().await.end(Close::new(ErrorCode::UpstreamEnded, ""));
+    assert_eq!(soon("the end", whole(answer.into_body())).await.unwrap(), (vec![], None));
 }
 
 #[tokio::test]
@@ -303,6 +322,25 @@ async fn both_versions_are_spoken_inside_tls_and_the_server_behind_hears_so() {
     for request in &*heard.lock().unwrap() {
         assert_eq!(request.header("x-forwarded-proto"), Some("https"));
     }
+}
+
+#[tokio::test]
+async fn the_end_that_a_program_makes_of_a_websocket_is_an_orderly_end_of_tls() {
+    let files = Files::new();
+    let (world, address) = files.world().await;
+    let node = Node::start(world.cell.key()).await;
+    let id = world.instance_at(&node).await;
+    let mut client = tls(address, &files.certificate, &["http/1.1"]).await.unwrap();
+    let token = bearer(&world.token(id));
+    let head = format!(
+        "GET /i/{id}/80/socket HTTP/1.1\r\nHost: box.test\r\nAuthorization: {token}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+    );
+    client.write_all(head.as_bytes()).await.unwrap();
+    node.far_end().await.end(Close::new(ErrorCode::UpstreamEnded, ""));
+    let mut heard = String::new();
+    // An end without a close_notify would be an error.
+    soon("the end", client.read_to_string(&mut heard)).await.unwrap();
+    assert!(heard.starts_with("HTTP/1.1 101") && heard.ends_with("\r\n\r\n"), "{heard}");
 }
 
 #[tokio::test]

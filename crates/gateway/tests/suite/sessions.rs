@@ -227,6 +227,16 @@ async fn the_last_bytes_and_the_close_of_an_exited_process_come_once() {
 }
 
 #[tokio::test]
+async fn a_program_that_ends_its_connection_is_not_spoken_over() {
+    let mut session = Session::start().await;
+    session.far.pipe.write_all(&unmasked(Opcode::Binary, &[7; 3000])).await.unwrap();
+    let ended = session.far.end(Close::new(ErrorCode::UpstreamEnded, ""));
+    assert_eq!(session.client.data().await, [7; 3000]);
+    assert_eq!(session.client.next().await, None, "a frame that nobody behind the gateway said");
+    assert_eq!(soon("the end", ended).await.unwrap(), Ended::Far(Close::new(ErrorCode::UpstreamEnded, "")));
+}
+
+#[tokio::test]
 async fn the_registrys_word_ends_a_session_by_its_name() {
     for (phase, code, reason) in [
         (Phase::Stopped, 1000, "instance.stopped"),

@@ -110,6 +110,33 @@ async fn without_a_network_there_is_a_loopback_of_its_own() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_private_network_leads_out_and_not_to_the_hosts_loopback() {
+    let cell = TestCell::new();
+    let node = cell.node("a").await;
+    assert_eq!(cell.node_record(node.id()).await.isolation, "bubblewrap");
+    let ours = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let outside = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+    // An address of the host that is no loopback, whichever: nothing is sent.
+    outside.connect("192.0.2.1:9").unwrap();
+    let host = outside.local_addr().unwrap().ip();
+    let listener = std::net::TcpListener::bind((host, 0)).unwrap();
+    let spec = InstanceSpec { network: Network::Private, ..InstanceSpec::default() };
+    let instance = cell.run_with(&node, spec).await;
+    let dial = |address: std::net::SocketAddr| {
+        format!("timeout 5 bash -c 'exec 3<>/dev/tcp/{}/{}' 2>/dev/null && echo there", address.ip(), address.port())
+    };
+    assert_eq!(cell.shell(&instance, &dial(listener.local_addr().unwrap())).await.0, "there\n");
+    let loopback = ours.local_addr().unwrap();
+    for address in [loopback, ([10, 0, 2, 2], loopback.port()).into()] {
+        assert_eq!(cell.shell(&instance, &dial(address)).await.0, "", "{address}");
+    }
+    assert!(cell.shell(&instance, "cat /etc/resolv.conf").await.0.contains("nameserver 10.0.2.3"));
+    cell.desire(instance.id, landfast_core::record::Desired::Deleted).await;
+    cell.until(instance.id, |instance| instance.phase == Phase::Deleted).await;
+    assert!(processes_of(instance.id).is_empty(), "its network's process stays");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_instance_cannot_put_a_link_to_another_ones_agent_in_the_place_of_its_own() {
     let cell = TestCell::new();
     let node = cell.node("a").await;

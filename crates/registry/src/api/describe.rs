@@ -211,14 +211,14 @@ mod tests {
     #[test]
     fn the_words_of_the_records_are_described() {
         use record::{Desired, Kind, MoveStep, Network, Phase, Restart, ServiceRestart};
-        agree::<schema::Kind, _>(&[Kind::Sandbox, Kind::Actor]);
+        agree::<schema::Kind, _>(&[Kind::Sandbox, Kind::Actor, Kind::Browser]);
         agree::<schema::Desired, _>(&[Desired::Running, Desired::Sleeping, Desired::Stopped, Desired::Deleted]);
         let live = [Phase::Pending, Phase::Starting, Phase::Running, Phase::Moving, Phase::Sleeping];
         let ends = [Phase::Stopped, Phase::Failed, Phase::Lost, Phase::Deleted];
         agree::<schema::Phase, _>(&[&live[..], &ends].concat());
         agree::<schema::ServiceRestart, _>(&[ServiceRestart::Always, ServiceRestart::OnFailure, ServiceRestart::Never]);
         agree::<schema::Restart, _>(&[Restart::Never, Restart::Always]);
-        agree::<schema::Network, _>(&[Network::Host, Network::None]);
+        agree::<schema::Network, _>(&[Network::Auto, Network::Host, Network::Private, Network::None]);
         agree::<schema::MoveStep, _>(&[MoveStep::Preparing, MoveStep::Prepared]);
     }
 

@@ -202,7 +202,10 @@ impl Wish {
     }
 
     /// The record to begin with. What runs elsewhere runs already, and is never placed.
-    fn into_record(self, id: InstanceId) -> Instance {
+    fn into_record(mut self, id: InstanceId) -> Instance {
+        if self.kind() == Kind::Browser {
+            self.spec.browser.get_or_insert_default();
+        }
         Instance {
             id,
             kind: self.kind(),

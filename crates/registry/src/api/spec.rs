@@ -20,7 +20,10 @@ const LABEL_MAX: usize = 256;
 /// Services of an instance: each is supervised and probed, and what is larger is several instances.
 const SERVICES_MAX: usize = 16;
 
-/// Words of a service's command.
+/// The service that a browser's agent adds to those of its spec.
+const CHROMIUM: &str = "chromium";
+
+/// Words of a service's command, or flags of a browser.
 const WORDS_MAX: usize = 256;
 
 /// Bytes of a Unix socket's path in the instance's home: 107 are what the kernel takes, and the home comes before it.
@@ -41,6 +44,7 @@ pub(super) fn check(kind: Kind, spec: &InstanceSpec) -> Result<(), Problem> {
     check_labels("spec.node_labels", &spec.node_labels)?;
     check_env("spec.env", &spec.env)?;
     check_services(kind, spec)?;
+    check_browser(kind, spec)?;
     if let Some(external) = &spec.external {
         check_external(spec, external)?;
     }
@@ -97,7 +101,7 @@ fn check_services(kind: Kind, spec: &InstanceSpec) -> Result<(), Problem> {
         Kind::Actor if count != 1 => {
             return Err(invalid(format!("spec.services of an actor has exactly one service, not {count}.")));
         }
-        Kind::Actor | Kind::Sandbox => {}
+        Kind::Actor | Kind::Sandbox | Kind::Browser => {}
     }
     if count > SERVICES_MAX {
         return Err(invalid(format!("spec.services has more than {SERVICES_MAX} entries.")));
@@ -117,6 +121,29 @@ fn check_services(kind: Kind, spec: &InstanceSpec) -> Result<(), Problem> {
         }
     }
     Ok(())
+}
+
+fn check_browser(kind: Kind, spec: &InstanceSpec) -> Result<(), Problem> {
+    if kind != Kind::Browser {
+        return match spec.browser {
+            Some(_) => Err(invalid("spec.browser is for instances of kind browser; leave it out.")),
+            None => Ok(()),
+        };
+    }
+    if spec.external.is_some() {
+        return Err(invalid("spec.external: Landfast does not run an external instance, so it has no kind browser."));
+    }
+    if spec.services.keys().any(|name| name.as_str() == CHROMIUM) {
+        return Err(invalid(format!("spec.services.{CHROMIUM} is the browser itself; choose another name.")));
+    }
+    let flags = spec.browser.as_ref().map_or(&[][..], |browser| &browser.flags);
+    if flags.len() > WORDS_MAX {
+        return Err(invalid(format!("spec.browser.flags has more than {WORDS_MAX} entries.")));
+    }
+    match flags.iter().find(|flag| !flag.starts_with("--") || flag.contains('\0')) {
+        Some(flag) => Err(invalid(format!("spec.browser.flags: {flag:.50?} is no flag; flags begin with --."))),
+        None => Ok(()),
+    }
 }
 
 /// A service that the agent runs: a command, and a place where it listens.
@@ -205,7 +232,7 @@ fn check_outside(field: &str, service: &Service) -> Result<(), Problem> {
 
 fn check_external(spec: &InstanceSpec, external: &External) -> Result<(), Problem> {
     let foreign = [
-        ("network", spec.network == Network::None),
+        ("network", matches!(spec.network, Network::Private | Network::None)),
         ("idle_timeout", spec.idle_timeout.is_some()),
         ("node_labels", !spec.node_labels.is_empty()),
     ];
@@ -312,6 +339,22 @@ mod tests {
         ] {
             let found = refusal(Kind::Sandbox, spec.clone());
             assert!(found.contains(expected), "{spec}: {found}");
+        }
+    }
+
+    #[test]
+    fn only_a_browser_has_flags_and_one_service_less_to_name() {
+        let flags = json!({"browser": {"flags": ["--lang=de"]}});
+        assert_eq!(refusal(Kind::Browser, flags.clone()), "fine");
+        assert_eq!(refusal(Kind::Browser, json!({})), "fine");
+        assert!(refusal(Kind::Sandbox, flags).contains("spec.browser is for"));
+        for (spec, expected) in [
+            (json!({"browser": {"flags": ["lang"]}}), "spec.browser.flags"),
+            (json!({"browser": {"flags": ["--a\u{0}"]}}), "spec.browser.flags"),
+            (json!({"services": {"chromium": {"shell": "x", "port": 1}}}), "spec.services.chromium"),
+            (json!({"external": {"agent": "h:1"}}), "spec.external"),
+        ] {
+            assert!(refusal(Kind::Browser, spec.clone()).contains(expected), "{spec}");
         }
     }
 

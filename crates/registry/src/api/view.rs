@@ -61,6 +61,9 @@ pub(super) struct InstanceView {
     /// Where its data plane is.
     #[schema(example = "https://cell.example/i/ins_06f4n6b8p0h2k4m6p8r0t2v4w6")]
     base_url: String,
+    /// Where clients of CDP connect, token included; null of what is no browser, and once it has ended.
+    #[schema(example = "wss://cell.example/i/ins_06f4n6b8p0h2k4m6p8r0t2v4w6/cdp?token=…")]
+    cdp_url: Option<String>,
     /// An access token for everything in it; null once it has ended.
     token: Option<String>,
     /// Unix time in milliseconds at which the token expires.
@@ -73,6 +76,9 @@ impl InstanceView {
         let is_live = !instance.phase.is_end() || will_restart(&instance);
         let token = is_live.then(|| sign(api, instance.id, vec![Scope::All], TOKEN_SECONDS));
         let (token, claims) = token.unzip();
+        let base_url = format!("{}/i/{}", origin(api, headers), instance.id);
+        let is_browser = instance.kind == Kind::Browser;
+        let cdp_url = token.as_ref().filter(|_| is_browser).map(|token| cdp_url(&base_url, token));
         Self {
             id: instance.id,
             kind: instance.kind,
@@ -87,11 +93,17 @@ impl InstanceView {
             labels: instance.labels,
             created_at: instance.created_at,
             ended_at: instance.ended_at,
-            base_url: format!("{}/i/{}", origin(api, headers), instance.id),
+            base_url,
+            cdp_url,
             token,
             token_expires_at: claims.map(|claims| claims.exp * 1000),
         }
     }
+}
+
+/// A WebSocket's URL has the scheme of the page that it belongs to: ws beside http, wss beside https.
+fn cdp_url(base_url: &str, token: &str) -> String {
+    format!("ws{}/cdp?token={token}", base_url.strip_prefix("http").unwrap_or(base_url))
 }
 
 /// Makes an access token.

@@ -7,7 +7,10 @@
 //! | any, to `/count/{key}` | has run once more; the body is how often now |
 //! | GET `/counts` | how often each key has run, as JSON |
 //! | any, to `/refuse/{status}/{code}` | this status with `landfast-error: {code}`; nothing has run |
-//! | an upgrade | an echo of frames; a `permessage-deflate` that is offered is agreed to |
+//! | an upgrade to `/leave/end` | ends the WebSocket without a close frame once it has heard anything |
+//! | an upgrade to `/leave/reset` | the same with unread input, which resets the connection |
+//! | an upgrade to `/leave/exit` | the same by the end of the program |
+//! | any other upgrade | an echo of frames; a `permessage-deflate` that is offered is agreed to |
 //! | any other | its method, target and body |
 
 use std::collections::BTreeMap;
@@ -140,6 +143,9 @@ async fn echo(
         KEY.1
     );
     socket.write_all(head.as_bytes()).await?;
+    if let Some(how) = request.target.strip_prefix("/leave/") {
+        return leave(socket, how).await;
+    }
     let (mut echo, mut output) = (Echo::default(), Vec::new());
     loop {
         let taken = echo.take(&mut input, &mut output);
@@ -154,6 +160,16 @@ async fn echo(
             return Ok(());
         }
     }
+}
+
+async fn leave(mut socket: impl AsyncRead + Unpin, how: &str) -> std::io::Result<()> {
+    let unread = usize::from(how == "reset");
+    // A masked frame of five bytes.
+    socket.read_exact(&mut [0; 11][unread..]).await?;
+    if how == "exit" {
+        std::process::exit(1);
+    }
+    Ok(())
 }
 
 impl Request {

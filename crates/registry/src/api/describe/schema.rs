@@ -12,6 +12,7 @@ use utoipa::ToSchema;
 pub(in crate::api) enum Kind {
     Sandbox,
     Actor,
+    Browser,
 }
 
 /// What should be.
@@ -47,11 +48,14 @@ pub(in crate::api) enum Restart {
     Always,
 }
 
-/// Which network the instance's processes see: the node's own, or none.
+/// Which network the instance's processes see: the node's own (`host`), one of its own from which the world can be
+/// reached (`private`), or none but a loopback. `auto` is `private` for a browser if its node can, and else `host`.
 #[derive(ToSchema)]
 #[schema(rename_all = "lowercase")]
 pub(in crate::api) enum Network {
+    Auto,
     Host,
+    Private,
     None,
 }
 
@@ -119,6 +123,13 @@ pub(in crate::api) struct Limits {
     sessions: Option<u32>,
 }
 
+/// How a browser is run.
+#[derive(ToSchema)]
+pub(in crate::api) struct Browser {
+    /// Flags of Chromium's command line, such as `--lang=de`, after those that every browser has.
+    flags: Option<Vec<String>>,
+}
+
 /// Somebody else's machine, to which Landfast leads.
 #[derive(ToSchema)]
 pub(in crate::api) struct External {
@@ -131,7 +142,7 @@ pub(in crate::api) struct External {
 pub(in crate::api) struct InstanceSpec {
     /// `never` if not said.
     restart: Option<Restart>,
-    /// `host` if not said.
+    /// `auto` if not said.
     network: Option<Network>,
     /// Environment of every process.
     env: Option<BTreeMap<String, String>>,
@@ -143,6 +154,8 @@ pub(in crate::api) struct InstanceSpec {
     idle_timeout: Option<u64>,
     /// What is let through to it.
     limits: Option<Limits>,
+    /// How its browser is run; only of kind `browser`.
+    browser: Option<Browser>,
     /// Set if Landfast does not run it, but only leads to it.
     external: Option<External>,
 }

@@ -68,7 +68,7 @@ async fn a_body_that_is_not_understood_is_refused_with_what_is_wrong() {
         (r#"{"labls":{}}"#, "labls"),
         (r#"{"spec":{"restart":"sometimes"}}"#, "sometimes"),
         (r#"{"spec":{"cpu":2}}"#, "cpu"),
-        (r#"{"kind":"browser"}"#, "browser"),
+        (r#"{"kind":"machine"}"#, "machine"),
         (r#"{"labels":{"a":1}}"#, "integer"),
         (r#"{"labels":{"a=b":"c"}}"#, "a=b"),
         (r#"{"labels":{"":"c"}}"#, "labels"),

@@ -3,6 +3,15 @@
 use super::*;
 
 #[tokio::test]
+async fn a_new_browser_is_shown_with_the_way_to_its_cdp() {
+    let api = Api::start().await;
+    let shown = api.post("/v1/instances", json!({"kind": "browser"})).await.body;
+    let (id, token) = (shown["id"].as_str().unwrap(), shown["token"].as_str().unwrap());
+    assert_eq!(shown["cdp_url"], format!("ws://api.test/i/{id}/cdp?token={token}"));
+    assert_eq!(shown["spec"]["browser"], json!({"flags": []}));
+}
+
+#[tokio::test]
 async fn a_new_instance_is_shown_with_the_way_to_it() {
     let api = Api::start().await;
     let wish = json!({"spec": {"restart": "always", "env": {"A": "b"}}, "labels": {"team": "blue"}});
@@ -17,10 +26,11 @@ async fn a_new_instance_is_shown_with_the_way_to_it() {
         (&json!("sandbox"), &json!("running"), &json!("blue"))
     );
     let spec = json!({
-        "restart": "always", "network": "host", "env": {"A": "b"}, "node_labels": {}, "services": {},
+        "restart": "always", "network": "auto", "env": {"A": "b"}, "node_labels": {}, "services": {},
         "idle_timeout": null, "limits": {"rate": null, "in_flight": null, "sessions": null}, "external": null,
+        "browser": null,
     });
-    assert_eq!(shown["spec"], spec);
+    assert_eq!((&shown["spec"], &shown["cdp_url"]), (&spec, &json!(null)));
 
     let verifier = Verifier::load(&*api.store).await.unwrap();
     let now = clock::unix_millis() / 1000;
