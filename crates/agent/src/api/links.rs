@@ -8,7 +8,7 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use landfast_core::session::WINDOW;
 use landfast_net::copy::copy_both;
-use landfast_net::far::{Commands, Far, LINGER, serve};
+use landfast_net::far::{Commands, Ended, Far, LINGER, serve};
 use landfast_net::head::{Headers, RequestHead, ResponseHead};
 use landfast_net::link::{OpenAnswer, OpenRequest, ResumeRequest, resume_answer};
 use landfast_net::relay::Target;
@@ -57,12 +57,13 @@ pub(super) async fn open(agent: &Arc<Agent>, mut request: Request<Incoming>) -> 
         Some(Wanted { target, speech: Speech::Bytes }) => {
             let pipe = service::dial(agent, target).await?;
             let answer = ResponseHead { status: 200, headers: Headers::new() };
-            Ok(opening.begin(agent, &mut request, answer, pipe))
+            Ok(opening.begin(agent, &mut request, &asked.head.target, answer, pipe))
         }
         Some(Wanted { target, speech: Speech::WebSocket(wish) }) => match service::upgrade(agent, target, &wish).await?
         {
             Answer::Accepted(answer, socket) => {
-                Ok(opening.begin(agent, &mut request, answer, Observed::new(*socket, &agent.activity)))
+                let far = Observed::new(*socket, &agent.activity);
+                Ok(opening.begin(agent, &mut request, &asked.head.target, answer, far))
             }
             Answer::Refused(refusal) => Ok(passed_on(refusal)),
         },
@@ -85,7 +86,7 @@ impl Opening {
         wish: &RequestHead,
     ) -> Result<Response<Body>, Refused> {
         let (answer, attachment) = upgrade::open(&agent.processes, wish)?;
-        Ok(self.begin(agent, request, answer, Observed::new(attachment, &agent.activity)))
+        Ok(self.begin(agent, request, &wish.target, answer, Observed::new(attachment, &agent.activity)))
     }
 
     /// Says yes, and carries the session from then on.
@@ -93,17 +94,20 @@ impl Opening {
         self,
         agent: &Agent,
         request: &mut Request<Incoming>,
+        to: &str,
         answer: ResponseHead,
         far: F,
     ) -> Response<Body> {
         let Self { window, place, commands } = self;
         let opened = OpenAnswer { session: place.id, secret: place.secret.clone(), window: WINDOW, head: answer };
         let upgraded = hyper::upgrade::on(request);
+        let mut told = agent.events.session_open(place.id, to);
         // A fence cuts the link, not the session.
         agent.until_stopped(async move {
-            let Some(link) = socket(upgraded).await else { return };
+            let Some(link) = socket(upgraded).await else { return told.end(Ended::Abandoned) };
             let ended = serve(far, window, link, commands, LINGER).await;
             tracing::debug!(session = %place.id, ?ended, "session ended");
+            told.end(ended);
             // Naming it whole moves it in here: its place in the table lasts as long as the session.
             drop(place);
         });
@@ -128,6 +132,7 @@ pub(super) async fn resume(
 ) -> Result<Response<Body>, Refused> {
     let asked = ResumeRequest::decode(session, |name| text(request.headers(), name))?;
     let resumed = agent.sessions.resume(&asked).await?;
+    agent.events.session_resume(asked.session, asked.link);
     let upgraded = hyper::upgrade::on(&mut request);
     agent.until_stopped(async move {
         if let Some(link) = socket(upgraded).await {

@@ -8,13 +8,12 @@ use landfast_core::supervise::{Effect, Policy, State, Supervisor};
 use landfast_core::time::Instant;
 use landfast_core::{ErrorCode, Problem, ServiceName};
 use landfast_net::clock;
-use serde_json::json;
 use tokio::sync::{mpsc, watch};
 
 use super::recipe::{Found, Recipe};
 use crate::browser::DevTools;
 use crate::config::Config;
-use crate::events::Events;
+use crate::events::{Crash, CrashPhase, Events};
 use crate::exit::Exit;
 use crate::process::{KilledBy, Life, Process, Viewer};
 use crate::table::Processes;
@@ -70,6 +69,10 @@ pub(crate) struct Keeper {
     events: Arc<Events>,
     status: watch::Sender<Status>,
     commands: mpsc::Receiver<Command>,
+    /// Whether the present start was ever ready.
+    was_up: bool,
+    /// Whether somebody asked for the present start's end.
+    is_asked_to_end: bool,
     /// Waits for the end of the present start.
     ended: Option<Waiting<Exit>>,
     probed: Option<Waiting<Found>>,
@@ -128,9 +131,7 @@ impl Keeper {
         name: ServiceName,
         recipe: Recipe,
         policy: Policy,
-        config: &Arc<Config>,
-        processes: &Arc<Processes>,
-        events: &Arc<Events>,
+        (config, processes, events): (&Arc<Config>, &Arc<Processes>, &Arc<Events>),
     ) -> (Self, Handle) {
         let machine = Supervisor::new(policy);
         let process = Process::none(name, recipe.argv(), config.limits.log);
@@ -154,6 +155,8 @@ impl Keeper {
             config: config.clone(),
             processes: processes.clone(),
             events: events.clone(),
+            was_up: false,
+            is_asked_to_end: false,
             status,
             commands,
             ended: None,
@@ -167,7 +170,7 @@ impl Keeper {
     pub(crate) async fn run(mut self) {
         let mut is_stopping = false;
         loop {
-            while let Some(effect) = self.poll() {
+            while let Some(effect) = self.machine.poll(clock::now()) {
                 self.obey(effect);
             }
             self.tell();
@@ -176,9 +179,12 @@ impl Keeper {
             }
             match self.next_fact().await {
                 Fact::Asked(Command::Restart) if is_stopping => {}
-                Fact::Asked(Command::Restart) => self.machine.handle_restart(clock::now()),
+                Fact::Asked(Command::Restart) => {
+                    self.is_asked_to_end = true;
+                    self.machine.handle_restart(clock::now());
+                }
                 Fact::Asked(Command::Stop) => {
-                    is_stopping = true;
+                    (is_stopping, self.is_asked_to_end) = (true, true);
                     self.machine.handle_stop(clock::now());
                 }
                 Fact::Exited(start, exit) => self.handle_exit(start, exit),
@@ -186,14 +192,6 @@ impl Keeper {
                 Fact::Due => {}
             }
         }
-    }
-
-    fn poll(&mut self) -> Option<Effect> {
-        let before = self.machine.state();
-        let effect = self.machine.poll(clock::now());
-        // A start may have been found to be late.
-        self.tell_of_crash(before);
-        effect
     }
 
     async fn next_fact(&mut self) -> Fact {
@@ -223,6 +221,7 @@ impl Keeper {
 
     fn spawn(&mut self, start: u64) {
         self.recipe.clear();
+        (self.was_up, self.is_asked_to_end) = (false, false);
         let last = self.status.borrow().process.clone();
         let (plan, edition) = self.recipe.plan(&self.config);
         self.status.send_modify(|status| status.edition = edition);
@@ -238,9 +237,8 @@ impl Keeper {
             Err(problem) => {
                 tracing::warn!(service = %self.name, start, %problem, "service not started");
                 self.status.send_modify(|status| status.error = Some(problem.detail));
-                let before = self.machine.state();
                 self.machine.handle_spawn_failed(start, clock::now());
-                self.tell_of_crash(before);
+                self.tell_crash(start, None);
             }
         }
     }
@@ -249,9 +247,8 @@ impl Keeper {
         tracing::info!(service = %self.name, start, status = exit.status(), "service ended");
         self.probed = None;
         self.status.send_modify(|status| (status.exit, status.is_living) = (Some(exit), false));
-        let before = self.machine.state();
         self.machine.handle_exited(start, exit == Exit::Code(0), clock::now());
-        self.tell_of_crash(before);
+        self.tell_crash(start, Some(exit));
     }
 
     fn handle_probe(&mut self, start: u64, found: Found) {
@@ -265,8 +262,27 @@ impl Keeper {
         self.machine.handle_probed(start, is_ready, clock::now());
     }
 
-    fn tell(&self) {
+    /// Tells of an end that nobody asked for, and, if no start follows it, of that too. `Down` is how a service ends that may.
+    fn tell_crash(&self, start: u64, exit: Option<Exit>) {
+        let state = self.machine.state();
+        if self.is_asked_to_end || state == State::Down {
+            return;
+        }
+        let (pid, error) = {
+            let status = self.status.borrow();
+            (exit.map(|_| status.process.pid), status.error.clone())
+        };
+        let phase = if self.was_up { CrashPhase::Running } else { CrashPhase::Startup };
+        let crash = Crash { service: self.name, phase, start, pid, exit, error };
+        self.events.service_crashed(&crash);
+        if !state.is_coming() {
+            self.events.service_crashed(&Crash { phase: CrashPhase::GaveUp, ..crash });
+        }
+    }
+
+    fn tell(&mut self) {
         let (state, start, last_chance) = (self.machine.state(), self.machine.start(), self.machine.last_chance());
+        self.was_up |= state == State::Up;
         self.status.send_if_modified(|status| {
             let is_new = (status.state, status.start) != (state, start);
             if is_new {
@@ -276,33 +292,6 @@ impl Keeper {
             }
             is_new
         });
-    }
-
-    /// Says that the service crashed, if what has just changed means that.
-    fn tell_of_crash(&self, before: State) {
-        let has_given_up = match self.machine.state() {
-            State::Backoff | State::Failed => false,
-            State::GaveUp => true,
-            State::Down | State::Starting | State::Up => return,
-        };
-        match before {
-            State::Starting => self.say_crashed("startup"),
-            State::Up => self.say_crashed("running"),
-            State::Backoff | State::Down | State::Failed | State::GaveUp => {}
-        }
-        if has_given_up && before != State::GaveUp {
-            self.say_crashed("gave_up");
-        }
-    }
-
-    fn say_crashed(&self, phase: &str) {
-        let status = self.status.borrow().clone();
-        let (pid, exit) = (status.process.pid, status.exit.filter(|_| !status.is_living));
-        let start = self.machine.start();
-        let data = json!({
-            "service_name": self.name, "phase": phase, "start": start, "pid": pid, "exit": exit, "error": status.error,
-        });
-        self.events.say("service_crashed", data);
     }
 }
 

@@ -45,7 +45,7 @@ impl Services {
     ) -> Result<(Self, Vec<Keeper>), Problem> {
         let (mut services, mut keepers) = (Self::default(), Vec::new());
         let mut keep = |name, recipe, policy| {
-            let (keeper, handle) = Keeper::new(name, recipe, policy, config, processes, events);
+            let (keeper, handle) = Keeper::new(name, recipe, policy, (config, processes, events));
             keepers.push(keeper);
             handle
         };

@@ -2,6 +2,7 @@
 
 mod attachments;
 mod control;
+mod events;
 mod exec;
 mod handoff;
 mod harness;
