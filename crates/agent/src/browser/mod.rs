@@ -4,11 +4,13 @@
 //! another browser than before. So the agent stands at every way in: it knows which start of the browser a client is
 //! connected to (`core::cdp`), and tells it when that start is over.
 
+pub(crate) mod cdp;
 mod chromium;
 #[allow(dead_code, reason = "events are the monitor's to read")]
 pub(crate) mod client;
 mod devtools;
 mod flags;
+mod public;
 mod sandbox;
 
 use std::sync::Arc;
@@ -21,6 +23,7 @@ use tokio::time::{Instant, timeout_at};
 
 pub(crate) use chromium::Chromium;
 pub(crate) use devtools::DevTools;
+pub(crate) use public::Public;
 use sandbox::Sandbox;
 
 use crate::exit::Exit;
@@ -137,10 +140,7 @@ impl Browser {
             match timeout_at(until, status.changed()).await {
                 Ok(Ok(())) => {}
                 Ok(Err(_)) => return Err(Problem::new(ErrorCode::BrowserDown, "The instance is ending.")),
-                Err(_) => {
-                    let detail = format!("The browser was not up within {} seconds.", START_BUDGET.as_secs());
-                    return Err(Problem::new(ErrorCode::InstanceStarting, detail));
-                }
+                Err(_) => return Err(late()),
             }
         }
     }
@@ -156,6 +156,12 @@ pub(crate) fn news(status: &Status) -> News {
         (State::Down, _) => News::Down { start, why: Why::Stopped },
         (State::Failed | State::GaveUp, _) => News::Down { start, why: Why::GaveUp },
     }
+}
+
+/// What is said to who has waited for too long.
+pub(crate) fn late() -> Problem {
+    let detail = format!("The browser was not up within {} seconds.", START_BUDGET.as_secs());
+    Problem::new(ErrorCode::InstanceStarting, detail)
 }
 
 /// Why there is no browser, as far as a client may know.

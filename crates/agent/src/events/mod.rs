@@ -16,7 +16,7 @@ use landfast_net::clock;
 use serde_json::Value;
 use tokio::sync::watch;
 
-pub(crate) use told::{Crash, CrashPhase};
+pub(crate) use told::{CdpDisconnect, Crash, CrashPhase};
 
 /// The file in which the agent's start outlives it, so that the next one's is higher whatever the clock says.
 const START: &str = "start";
