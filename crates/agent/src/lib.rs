@@ -43,8 +43,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use landfast_core::record::Generation;
 use landfast_core::{ErrorCode, Problem};
-use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -92,10 +92,10 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Problem>
     let control = api::listen(&config.run.join("control.sock"))?;
     let unusable =
         |error| Problem::new(ErrorCode::ConfigInvalid, format!("{} cannot be used: {error}.", config.state.display()));
-    let processes = Processes::load(&config).map(Arc::new).map_err(unusable)?;
     let events = Events::open(&config.state).map_err(unusable)?;
+    let processes = Processes::load(&config, &events).map(Arc::new).map_err(unusable)?;
     let config = Arc::new(config);
-    let (services, keepers) = Services::new(&config, &processes)?;
+    let (services, keepers) = Services::new(&config, &processes, &events)?;
     let outside = network::listen(&config)?;
     let generation = match &outside {
         Some(_) => config.generation.max(network::last_generation(&config.state)),
@@ -132,10 +132,10 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Problem>
         agent.tasks.spawn(keeper.run());
     }
     let generation = agent.fence.generation();
-    agent.events.say("instance_started", json!({"generation": generation}));
+    agent.events.instance_started(generation);
     tracing::info!(instance = %agent.config.instance, %generation, address = ?agent.address, "agent started");
     agent.stop.cancelled().await;
-    agent.events.say("instance_stopping", json!({"generation": agent.fence.generation()}));
+    agent.events.instance_stopping(agent.fence.generation());
     agent.fence.shut().await;
     tokio::join!(agent.processes.end_all(), agent.services.stop());
     agent.ended.cancel();
@@ -148,6 +148,21 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Problem>
 }
 
 impl Agent {
+    /// Takes a generation that is not lower than the present one.
+    ///
+    /// # Errors
+    ///
+    /// The present generation, if that is higher.
+    fn take_generation(&self, wanted: Generation) -> Result<(), Generation> {
+        let had = self.fence.generation();
+        self.fence.raise(wanted)?;
+        // The first one of an agent that no node started is where it begins.
+        if wanted > had && had > Generation(0) {
+            self.events.moved(had, wanted);
+        }
+        Ok(())
+    }
+
     /// Spawns a task that is dropped when the agent stops.
     fn until_stopped(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.until(self.stop.clone(), task);

@@ -17,6 +17,7 @@ use tokio::io::unix::AsyncFdReadyGuard;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until};
 
+use crate::events::Events;
 use crate::exit::Exit;
 use crate::file::{Watched, watch};
 use crate::kill::kill_session;
@@ -45,9 +46,15 @@ pub(crate) struct Runner {
     outputs: [Option<Output>; 2],
     input: Option<Arc<Watched>>,
     timeout_at: Option<Instant>,
-    records: Arc<Records>,
+    told: Told,
+}
+
+/// Those who are told of a process's end.
+pub(crate) struct Told {
+    pub(crate) records: Arc<Records>,
+    pub(crate) events: Arc<Events>,
     /// Rung when the process was waited for: an orphan may have hidden behind it.
-    reaped: Arc<Notify>,
+    pub(crate) reaped: Arc<Notify>,
 }
 
 /// Something the process writes to.
@@ -111,17 +118,16 @@ impl Runner {
         pidfd: Watched,
         files: Files,
         timeout_at: Option<Instant>,
-        records: Arc<Records>,
-        reaped: Arc<Notify>,
+        told: Told,
     ) -> Self {
         let Files { outputs, input } = files;
-        Self { process, pidfd, outputs, input, timeout_at, records, reaped }
+        Self { process, pidfd, outputs, input, timeout_at, told }
     }
 
     /// Serves the process to its end, and its output to the last who holds it open.
     pub(crate) async fn run(mut self) {
         let exit = self.live().await;
-        self.reaped.notify_one();
+        self.told.reaped.notify_one();
         self.input = None;
         self.read_what_is_left();
         self.wait_for_silence().await;
@@ -221,9 +227,10 @@ impl Runner {
     fn finish(&self, exit: Exit) {
         let process = &self.process;
         match process.role {
-            Role::Task => self.records.ended(process, exit),
+            Role::Task => self.told.records.ended(process, exit),
             Role::Service(_) => {}
         }
+        self.told.events.process_exit(process, exit);
         let mut state = process.state();
         let State { log, input, life, terminal, waiters, .. } = &mut *state;
         *life = Life::Exited(exit);

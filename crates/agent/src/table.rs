@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
 use crate::config::Config;
+use crate::events::Events;
 use crate::file::watch;
 use crate::input::Input;
 use crate::log::Log;
@@ -21,7 +22,7 @@ use crate::process::{
     Description, KilledBy, Life, Pace, Process, Role, Shown, State, Terminal, VIEWER_DEADLINE, Viewer,
 };
 use crate::record::{Record, Records};
-use crate::runner::{Files, Runner};
+use crate::runner::{Files, Runner, Told};
 use crate::screen::{Redraw, Screen};
 use crate::spawn::{self, Plan, Started, StdinMode};
 
@@ -39,6 +40,7 @@ pub(crate) struct Processes {
     /// Each service's newest start.
     served: Mutex<BTreeMap<ServiceName, Arc<Process>>>,
     records: Arc<Records>,
+    events: Arc<Events>,
     /// Rung when one of ours was waited for.
     pub(crate) reaped: Arc<Notify>,
 }
@@ -49,7 +51,7 @@ impl Processes {
     /// # Errors
     ///
     /// The file system's.
-    pub(crate) fn load(config: &Config) -> io::Result<Self> {
+    pub(crate) fn load(config: &Config, events: &Arc<Events>) -> io::Result<Self> {
         let records = Records::open(&config.state)?;
         let past = records.load(config.limits.processes)?;
         let by_id = past.into_iter().map(|record| (record.id, past_process(record))).collect();
@@ -57,6 +59,7 @@ impl Processes {
             by_id: Mutex::new(by_id),
             served: Mutex::default(),
             records: Arc::new(records),
+            events: events.clone(),
             reaped: Arc::new(Notify::new()),
         })
     }
@@ -127,7 +130,8 @@ impl Processes {
             Role::Task => drop(self.table().insert(process.id, process.clone())),
             Role::Service(name) => drop(self.served().insert(name, process.clone())),
         }
-        let runner = Runner::new(process.clone(), pidfd, files, timeout_at, self.records.clone(), self.reaped.clone());
+        let told = Told { records: self.records.clone(), events: self.events.clone(), reaped: self.reaped.clone() };
+        let runner = Runner::new(process.clone(), pidfd, files, timeout_at, told);
         tokio::spawn(runner.run());
         Ok(process)
     }

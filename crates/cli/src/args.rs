@@ -91,6 +91,8 @@ pub enum Command {
     Attach(AttachArgs),
     /// Show the services of an instance
     Services(Services),
+    /// Bring a server inside an instance to a port of this machine
+    Forward(Forward),
     /// Move an instance to another node
     Move(Move),
     /// Put an instance to sleep; the next request wakes it
@@ -312,6 +314,18 @@ pub struct Services {
     pub output: Output,
 }
 
+/// `landfast forward`.
+#[derive(Debug, Args)]
+pub struct Forward {
+    /// The instance
+    pub id: InstanceId,
+    /// A service's name, a port there, or cdp for a browser
+    pub place: String,
+    /// Where to listen: a port, or an address with one; 0 takes any free port
+    #[arg(default_value = "0", value_name = "[ADDRESS:]PORT", value_parser = local)]
+    pub listen: SocketAddr,
+}
+
 /// `landfast sleep`.
 #[derive(Debug, Args)]
 pub struct Sleep {
@@ -474,6 +488,13 @@ pub struct DemoPeer {
     /// How fast
     #[arg(long)]
     pub bytes_per_second: u64,
+}
+
+/// A place to listen on this machine: nobody else's unless an address is said.
+fn local(text: &str) -> Result<SocketAddr, String> {
+    let port = text.parse().map(|port: u16| SocketAddr::from(([127, 0, 0, 1], port)));
+    port.or_else(|_| text.parse())
+        .map_err(|_| "write a port such as 9222, or an address such as 0.0.0.0:9222".to_owned())
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {

@@ -10,6 +10,7 @@ mod console;
 mod demo;
 mod escape;
 mod failure;
+mod forward;
 mod logging;
 mod notice;
 mod operate;
@@ -98,6 +99,7 @@ async fn dispatch(global: &Global, command: Command) -> Result<u8, Failure> {
         Command::Exec(args) => return attach::exec(&client()?, args, hints).await,
         Command::Attach(args) => return attach::attach(&client()?, &args, hints).await,
         Command::Services(args) => operate::services(&client()?, &args, paint).await?,
+        Command::Forward(args) => forward::forward(&client()?, args, hints).await?,
         Command::Sleep(args) => operate::sleep(&client()?, &args).await?,
         Command::Wake(args) => operate::wake(&client()?, &args).await?,
         Command::External(args) => operate::external(&client()?, args).await?,

@@ -15,7 +15,8 @@ use tokio::time::timeout;
 use crate::client::Client;
 use crate::conversation::{Event, From, State};
 use crate::error::Error;
-use crate::keeper::{self, Keeper};
+use crate::keeper::Keeper;
+use crate::way::FIRST_PATIENCE;
 
 /// The most input in one frame, so that a signal or a resize never waits long behind a paste.
 pub const INPUT_MAX: usize = 32 * 1024;
@@ -98,7 +99,7 @@ impl Client {
         let (commands, wanted) = mpsc::channel(COMMANDS_WAITING);
         let (state, mut seen) = watch::channel(State::Connected);
         let keeper = Keeper::new(self.clone(), instance, process, how, state);
-        let opened = keeper.open(keeper::FIRST_PATIENCE).await?;
+        let opened = keeper.open(FIRST_PATIENCE).await?;
         // The first state is news too.
         seen.mark_changed();
         let keeper = tokio::spawn(keeper.keep(opened, events, wanted));

@@ -1,55 +1,33 @@
 //! The task behind an attachment: it holds one session after another until the process has exited or somebody with
 //! authority said no.
 
-use std::future::Future;
-use std::io;
-use std::pin::Pin;
 use std::time::Duration;
 
 use landfast_core::link::Close;
 use landfast_core::record::Generation;
-use landfast_core::redial::{Effect, Presence, Redial};
+use landfast_core::redial::Presence;
 use landfast_core::{ErrorCode, InstanceId, ProcessId};
-use landfast_net::clock;
-use landfast_net::hold::{Attempt, Dialer, Ending, Holder, Resumed};
-use landfast_net::link::{self, LinkError, OpenAnswer, OpenRequest, ResumeRequest};
-use landfast_net::socket::Socket;
+use landfast_net::hold::{Ending, Holder};
 use tokio::sync::{mpsc, watch};
-use tokio::time::timeout;
 
 use crate::attach::{Attach, Command, Said};
-use crate::client::{Client, wants_new_token};
+use crate::client::Client;
 use crate::conversation::{Conversation, Event, State};
-use crate::error::{Error, Refusal};
+use crate::error::Error;
 use crate::talk::{self, How, Memory, talk};
-
-/// How long the first session may take to stand: a gateway's restart, or an instance that is starting.
-pub(crate) const FIRST_PATIENCE: Duration = Duration::from_secs(60);
-
-/// How long one attempt may take: longer than the 10 s for which a move parks it.
-const ATTEMPT_DEADLINE: Duration = Duration::from_secs(20);
+use crate::way::{Opened, Redialler, Way, say_reconnecting};
 
 /// Bytes between the two ends in this process; the session's window is what really bounds them.
 const PIPE: usize = 64 * 1024;
 
-/// A session that stands.
-pub(crate) type Opened = (Socket, OpenAnswer);
-
 /// Keeps one attachment.
 pub(crate) struct Keeper {
     way: Way,
+    process: ProcessId,
     how: Attach,
     conversation: Conversation,
     memory: Memory,
     state: watch::Sender<State>,
-}
-
-/// How to reach the process.
-#[derive(Clone)]
-struct Way {
-    client: Client,
-    instance: InstanceId,
-    process: ProcessId,
 }
 
 /// What follows a session.
@@ -66,34 +44,17 @@ impl Keeper {
         how: Attach,
         state: watch::Sender<State>,
     ) -> Self {
-        let way = Way { client, instance, process };
-        Self { way, how, conversation: Conversation::new(how.from), memory: Memory::default(), state }
+        let way = Way::new(client, instance);
+        Self { way, process, how, conversation: Conversation::new(how.from), memory: Memory::default(), state }
     }
 
     /// Opens a session where the conversation stands, by the same policy as a redial.
     pub(crate) async fn open(&self, patience: Duration) -> Result<Opened, Error> {
-        let mut redial = Redial::new(Presence::Unknown, clock::now()).with_resume_window(patience);
-        let mut last = None;
-        loop {
-            match redial.poll(clock::now()) {
-                Some(Effect::Dial) => match self.way.open(&self.conversation, self.how.input).await {
-                    Ok(opened) => {
-                        self.state.send_replace(State::Connected);
-                        return Ok(opened);
-                    }
-                    Err(error) => {
-                        redial.handle_refused(cause(&error), rand::random(), clock::now());
-                        self.say_reconnecting(redial.attempt(), error.to_string());
-                        last = Some(error);
-                    }
-                },
-                Some(Effect::End(code)) => {
-                    return Err(last.unwrap_or_else(|| Error::Ended { code: Some(code), reason: String::new() }));
-                }
-                Some(Effect::DropLink) => unreachable!("no link stands yet"),
-                None => clock::sleep_until(redial.next_deadline()).await,
-            }
-        }
+        let head = || talk::attach_head(self.process, self.conversation.resume_from(), self.how.input);
+        let say = |attempt, error: &Error| self.say_reconnecting(attempt, error.to_string());
+        let opened = self.way.open(patience, head, 101, say).await?;
+        self.state.send_replace(State::Connected);
+        Ok(opened)
     }
 
     /// Holds sessions until the end. Returns `Ok` after the exit was told or the caller has left.
@@ -126,7 +87,7 @@ impl Keeper {
     ) -> Result<Next, Error> {
         // The registry is not ours to watch: all we know is what our dials bring back.
         let (_, mut presence) = watch::channel(Presence::Unknown);
-        let mut dialer = Redialler { way: self.way.clone(), state: self.state.clone() };
+        let mut dialer = Redialler::new(self.way.clone(), self.state.clone());
         let mut holder = Holder::new(socket, &answer, Generation(0)).with_resume_window(self.how.patience);
         let (near, mut far) = tokio::io::duplex(PIPE);
         let (how, ending) = {
@@ -179,110 +140,4 @@ impl Keeper {
     fn say_reconnecting(&self, attempt: usize, why: String) {
         say_reconnecting(&self.state, attempt, why);
     }
-}
-
-/// Redials for the holder.
-struct Redialler {
-    way: Way,
-    state: watch::Sender<State>,
-}
-
-impl Dialer for Redialler {
-    fn resume(&mut self, request: ResumeRequest) -> Attempt {
-        let way = self.way.clone();
-        Box::pin(async move { way.resume(&request).await.map_err(|error| cause(&error)) })
-    }
-
-    fn on_redial(&mut self, attempt: usize, last: Option<ErrorCode>) {
-        let why = last.map_or("The connection was lost.", ErrorCode::sentence);
-        say_reconnecting(&self.state, attempt, why.to_owned());
-    }
-
-    fn on_linked(&mut self, _generation: Generation) {
-        self.state.send_replace(State::Connected);
-    }
-}
-
-impl Way {
-    async fn open(&self, conversation: &Conversation, input: bool) -> Result<Opened, Error> {
-        let head = talk::attach_head(self.process, conversation.resume_from(), input);
-        let request = &OpenRequest::new(head);
-        let exchange = |socket, path: String, bearer: String| -> Exchange<'_, Opened> {
-            Box::pin(async move { link::open(socket, &path, request, &[("Authorization", &bearer)]).await })
-        };
-        let (socket, answer) = self.with_token(exchange).await?;
-        if answer.head.status != 101 {
-            return Err(Error::Protocol(format!("the agent answered {} in the place of 101", answer.head.status)));
-        }
-        Ok((socket, answer))
-    }
-
-    async fn resume(&self, request: &ResumeRequest) -> Result<Resumed, Error> {
-        let exchange = |socket, path: String, bearer: String| -> Exchange<'_, (Socket, u64)> {
-            Box::pin(async move { link::resume(socket, &path, request, &[("Authorization", &bearer)]).await })
-        };
-        let (socket, received) = self.with_token(exchange).await?;
-        Ok(Resumed { socket, received, generation: Generation(0) })
-    }
-
-    /// Exchanges heads over a new connection, and once more with a new token if the old one was refused.
-    async fn with_token<'r, T>(
-        &self,
-        exchange: impl Fn(Socket, String, String) -> Exchange<'r, T>,
-    ) -> Result<T, Error> {
-        let mut renewed = false;
-        loop {
-            let token = self.client.token(self.instance).await?;
-            let socket = self.client.origin().connect().await?;
-            let path = self.client.origin().path(&Client::data_path(self.instance, "/links"));
-            let exchanged = timeout(ATTEMPT_DEADLINE, exchange(socket, path, format!("Bearer {token}"))).await;
-            let exchanged = exchanged.unwrap_or_else(|_| Err(LinkError::Connection(io::ErrorKind::TimedOut.into())));
-            match exchanged.map_err(|error| self.read(error)) {
-                Err(error) if wants_new_token(error.code()) && !renewed => {
-                    renewed = true;
-                    self.client.forget_token(self.instance, &token);
-                }
-                result => return result,
-            }
-        }
-    }
-
-    fn read(&self, error: LinkError) -> Error {
-        match error {
-            LinkError::Refused(refusal) => {
-                let text = |name: &str| refusal.head.headers.get(name);
-                Error::Refused(Box::new(Refusal::read(refusal.head.status, text, &refusal.body)))
-            }
-            LinkError::Connection(error) => {
-                Error::Broken { address: self.client.origin().to_string(), why: error.to_string() }
-            }
-        }
-    }
-}
-
-/// An exchange of heads under way.
-type Exchange<'r, T> = Pin<Box<dyn Future<Output = Result<T, LinkError>> + Send + 'r>>;
-
-/// The row by which a failed attempt is judged. A transport failure proves nothing about the instance.
-fn cause(error: &Error) -> ErrorCode {
-    match error {
-        Error::Refused(refusal) => refusal.code.unwrap_or(match refusal.status {
-            // What a proxy before the gateway says while the gateway is away.
-            502..=504 => ErrorCode::NodeUnreachable,
-            _ => ErrorCode::Internal,
-        }),
-        Error::Ended { code, .. } => code.unwrap_or(ErrorCode::Internal),
-        Error::Unreachable { .. } | Error::Broken { .. } => ErrorCode::NodeUnreachable,
-        Error::Protocol(_) => ErrorCode::LinkProtocol,
-        Error::Invalid(problem) => problem.code,
-    }
-}
-
-fn say_reconnecting(state: &watch::Sender<State>, attempt: usize, why: String) {
-    let new = State::Reconnecting { attempt, why };
-    state.send_if_modified(|known| {
-        let news = *known != new;
-        *known = new;
-        news
-    });
 }

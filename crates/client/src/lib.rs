@@ -32,6 +32,8 @@ mod process;
 mod retry;
 mod service;
 mod talk;
+mod tunnel;
+mod way;
 
 pub use attach::{Attach, Attached, INPUT_MAX, Input, InputClosed};
 pub use client::Client;
@@ -42,3 +44,4 @@ pub use keys::{ApiKey, NewApiKey};
 pub use landfast_core::record::Node;
 pub use process::{Executed, Exit, LogRange, Process, ProcessState, StartProcess, Stdin, Tty};
 pub use service::{ServiceState, ServiceStatus};
+pub use tunnel::Tunnel;

@@ -90,6 +90,20 @@ pub struct Envelope {
     pub event: Event,
 }
 
+/// What a browser is watched for, beside what its agent sees anyway.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Telemetry {
+    /// What pages say to their consoles.
+    #[serde(default)]
+    pub console: bool,
+    /// What pages ask of the network.
+    #[serde(default)]
+    pub network: bool,
+    /// What pages do.
+    #[serde(default)]
+    pub page: bool,
+}
+
 /// The types that mean the same everywhere, whoever says them.
 const KNOWN: [(Category, &[&str]); 7] = [
     (

@@ -13,6 +13,7 @@ pub mod direct;
 pub mod echo;
 pub mod external;
 pub mod fault_relay;
+pub mod forwarded;
 pub mod ground;
 pub mod http;
 pub mod instance;

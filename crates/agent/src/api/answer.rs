@@ -37,9 +37,19 @@ impl Refused {
         Self { problem, allow: Some(allow) }
     }
 
+    /// Its code.
+    pub(crate) const fn code(&self) -> ErrorCode {
+        self.problem.code
+    }
+
+    /// Its status.
+    pub(crate) fn status(&self) -> StatusCode {
+        status(self.problem.code.status_or_500())
+    }
+
     /// The answer.
     pub(crate) fn into_response(self) -> Response<Body> {
-        let mut response = json(status(self.problem.code.status_or_500()), &self.problem.body());
+        let mut response = json(self.status(), &self.problem.body());
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         headers.insert("landfast-error", HeaderValue::from_static(self.problem.code.as_str()));

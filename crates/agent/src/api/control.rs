@@ -67,7 +67,7 @@ async fn put_generation(agent: &Agent, request: Request<Incoming>) -> Result<Res
         generation: Generation,
     }
     let wanted: Wanted = read_json(request).await?;
-    match agent.fence.raise(wanted.generation) {
+    match agent.take_generation(wanted.generation) {
         Ok(()) => Ok(empty(StatusCode::NO_CONTENT)),
         Err(has) => {
             let detail = format!("The agent has generation {has}, and it never decreases.");

@@ -6,9 +6,11 @@ use std::time::Duration;
 use http::{HeaderMap, Request, Response, header};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
+use landfast_core::ErrorCode;
+use landfast_core::link::Close;
 use landfast_core::session::WINDOW;
 use landfast_net::copy::copy_both;
-use landfast_net::far::{Commands, Far, LINGER, serve};
+use landfast_net::far::{Commands, Ended, Far, LINGER, serve};
 use landfast_net::head::{Headers, RequestHead, ResponseHead};
 use landfast_net::link::{OpenAnswer, OpenRequest, ResumeRequest, resume_answer};
 use landfast_net::relay::Target;
@@ -19,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::answer::{Body, Refused, cut, head, whole};
 use crate::Agent;
 use crate::activity::Observed;
-use crate::attach::Attachment;
+use crate::browser::cdp::{self, Endpoint};
 use crate::service::{self, Answer, Refusal, Speech, Wanted};
 use crate::sessions::Place;
 use crate::upgrade;
@@ -43,6 +45,25 @@ pub(super) fn attach(
     Ok(head(&answer))
 }
 
+/// `GET /cdp`, and the browser's own paths.
+pub(super) async fn connect(
+    agent: &Arc<Agent>,
+    cut: &CancellationToken,
+    mut request: Request<Incoming>,
+) -> Result<Response<Body>, Refused> {
+    let wish = request_head(&request);
+    let endpoint = Endpoint::read(wish.path()).ok_or(ErrorCode::RequestNotFound)?;
+    match cdp::open(agent, endpoint, &wish).await? {
+        Answer::Refused(refusal) => Ok(passed_on(refusal)),
+        Answer::Accepted(answer, socket) => {
+            let upgraded = hyper::upgrade::on(&mut request);
+            let over = socket.over();
+            agent.until(cut.clone(), carry(Observed::new(*socket, &agent.activity), over, upgraded));
+            Ok(head(&answer))
+        }
+    }
+}
+
 /// `GET /links`.
 pub(super) async fn open(agent: &Arc<Agent>, mut request: Request<Incoming>) -> Result<Response<Body>, Refused> {
     let asked = OpenRequest::decode(|name| text(request.headers(), name))?;
@@ -50,19 +71,20 @@ pub(super) async fn open(agent: &Arc<Agent>, mut request: Request<Incoming>) -> 
     let (place, commands) = agent.sessions.open()?;
     let opening = Opening { window: asked.window, place, commands };
     match Wanted::read(&asked.head)? {
-        None => opening.attach(agent, &mut request, &asked.head),
+        None => opening.attach(agent, &mut request, &asked.head).await,
         Some(Wanted { target: Target::Agent, speech: Speech::WebSocket(wish) }) => {
-            opening.attach(agent, &mut request, &wish)
+            opening.attach(agent, &mut request, &wish).await
         }
         Some(Wanted { target, speech: Speech::Bytes }) => {
             let pipe = service::dial(agent, target).await?;
             let answer = ResponseHead { status: 200, headers: Headers::new() };
-            Ok(opening.begin(agent, &mut request, answer, pipe))
+            Ok(opening.begin(agent, &mut request, &asked.head.target, answer, pipe))
         }
         Some(Wanted { target, speech: Speech::WebSocket(wish) }) => match service::upgrade(agent, target, &wish).await?
         {
             Answer::Accepted(answer, socket) => {
-                Ok(opening.begin(agent, &mut request, answer, Observed::new(*socket, &agent.activity)))
+                let far = Observed::new(*socket, &agent.activity);
+                Ok(opening.begin(agent, &mut request, &asked.head.target, answer, far))
             }
             Answer::Refused(refusal) => Ok(passed_on(refusal)),
         },
@@ -77,15 +99,23 @@ struct Opening {
 }
 
 impl Opening {
-    /// Leads to a process, if that is what the head asks for.
-    fn attach(
+    /// Leads to the browser or to a process, as the head asks.
+    async fn attach(
         self,
-        agent: &Agent,
+        agent: &Arc<Agent>,
         request: &mut Request<Incoming>,
         wish: &RequestHead,
     ) -> Result<Response<Body>, Refused> {
+        if let Some(endpoint) = Endpoint::read(wish.path()) {
+            return match cdp::open(agent, endpoint, wish).await? {
+                Answer::Accepted(answer, socket) => {
+                    Ok(self.begin(agent, request, &wish.target, answer, Observed::new(*socket, &agent.activity)))
+                }
+                Answer::Refused(refusal) => Ok(passed_on(refusal)),
+            };
+        }
         let (answer, attachment) = upgrade::open(&agent.processes, wish)?;
-        Ok(self.begin(agent, request, answer, Observed::new(attachment, &agent.activity)))
+        Ok(self.begin(agent, request, &wish.target, answer, Observed::new(attachment, &agent.activity)))
     }
 
     /// Says yes, and carries the session from then on.
@@ -93,17 +123,20 @@ impl Opening {
         self,
         agent: &Agent,
         request: &mut Request<Incoming>,
+        to: &str,
         answer: ResponseHead,
         far: F,
     ) -> Response<Body> {
         let Self { window, place, commands } = self;
         let opened = OpenAnswer { session: place.id, secret: place.secret.clone(), window: WINDOW, head: answer };
         let upgraded = hyper::upgrade::on(request);
+        let mut told = agent.events.session_open(place.id, to);
         // A fence cuts the link, not the session.
         agent.until_stopped(async move {
-            let Some(link) = socket(upgraded).await else { return };
+            let Some(link) = socket(upgraded).await else { return told.end(Ended::Abandoned) };
             let ended = serve(far, window, link, commands, LINGER).await;
             tracing::debug!(session = %place.id, ?ended, "session ended");
+            told.end(ended);
             // Naming it whole moves it in here: its place in the table lasts as long as the session.
             drop(place);
         });
@@ -128,6 +161,7 @@ pub(super) async fn resume(
 ) -> Result<Response<Body>, Refused> {
     let asked = ResumeRequest::decode(session, |name| text(request.headers(), name))?;
     let resumed = agent.sessions.resume(&asked).await?;
+    agent.events.session_resume(asked.session, asked.link);
     let upgraded = hyper::upgrade::on(&mut request);
     agent.until_stopped(async move {
         if let Some(link) = socket(upgraded).await {
@@ -138,10 +172,13 @@ pub(super) async fn resume(
 }
 
 /// Carries an attachment over its one connection.
-async fn carry(mut attachment: Observed<Attachment>, over: CancellationToken, upgraded: OnUpgrade) {
+async fn carry<F: Far>(mut far: F, over: CancellationToken, upgraded: OnUpgrade) {
     let Some(mut socket) = socket(upgraded).await else { return };
     tokio::select! {
-        copied = copy_both(&mut socket, &mut attachment) => tracing::debug!(?copied, "an attachment ended"),
+        copied = copy_both(&mut socket, &mut far) => {
+            tracing::debug!(?copied, "an attachment ended");
+            far.handle_left(&Close::new(ErrorCode::ClientLost, ""));
+        }
         () = async { over.cancelled().await; sleep(FAREWELL).await } => tracing::debug!("a client did not hang up"),
     }
 }

@@ -2,6 +2,7 @@
 //! node gives it whole connections of such askers; and `control.sock`, where only the node speaks.
 
 mod answer;
+mod browser;
 mod control;
 mod exec;
 pub(crate) mod handoff;
@@ -11,6 +12,7 @@ mod output;
 mod processes;
 mod relayed;
 mod services;
+mod telemetry;
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -20,7 +22,7 @@ use std::os::unix::net::UnixStream as StdStream;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
@@ -147,10 +149,29 @@ async fn answer(
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
     let answered = match door {
-        Door::Agent => route(agent, cut, request).await,
+        Door::Agent => told(agent, cut, request).await,
         Door::Control => control::route(agent, request).await,
     };
     Ok(answered.unwrap_or_else(Refused::into_response))
+}
+
+/// Answers, and tells of it if it was asked to change something that there is. Who says an event has told it already.
+async fn told(
+    agent: &Arc<Agent>,
+    cut: &CancellationToken,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Refused> {
+    let (method, path, since) = (request.method().clone(), request.uri().path().to_owned(), Instant::now());
+    let answered = route(agent, cut, request).await;
+    let (status, code) = match &answered {
+        Ok(response) => (response.status(), None),
+        Err(refused) => (refused.status(), Some(refused.code())),
+    };
+    let is_nowhere = matches!(code, Some(ErrorCode::RequestNotFound | ErrorCode::RequestMethod));
+    if !method.is_safe() && !is_nowhere && path != "/telemetry/events" {
+        agent.events.api_call((&method, &path), (status, code), since);
+    }
+    answered
 }
 
 async fn route(
@@ -160,8 +181,13 @@ async fn route(
 ) -> Result<Response<Body>, Refused> {
     let path = request.uri().path().to_owned();
     let segments: Vec<&str> = path.split('/').skip(1).collect();
-    // A link is no activity: what comes over it may be.
-    let _busy = (segments.first() != Some(&"links")).then(|| agent.activity.begin());
+    // A link is no activity, what comes over it may be; and to look at what happens is none.
+    let is_activity = match segments.first() {
+        Some(&"links") => false,
+        Some(&"telemetry") => request.method() != Method::GET,
+        _ => true,
+    };
+    let _busy = is_activity.then(|| agent.activity.begin());
     let process = |id: &str| agent.processes.get(id);
     match (segments.as_slice(), request.method()) {
         (["processes"], &Method::GET) => Ok(processes::list(agent)),
@@ -187,6 +213,25 @@ async fn route(
         }
         (["services"] | ["services", _, "output"], _) => Err(Refused::method("GET")),
         (["services", _, "restart"], _) => Err(Refused::method("POST")),
+        (["telemetry"], &Method::GET) => Ok(telemetry::config(agent)),
+        (["telemetry"], &Method::PUT) => telemetry::configure(agent, false, request).await,
+        (["telemetry"], &Method::PATCH) => telemetry::configure(agent, true, request).await,
+        (["telemetry"], _) => Err(Refused::method("GET, PUT, PATCH")),
+        (["telemetry", "stream"], &Method::GET) => telemetry::stream(agent, &request),
+        (["telemetry", "stream"], _) => Err(Refused::method("GET")),
+        (["telemetry", "events"], &Method::POST) => telemetry::inject(agent, request).await,
+        (["telemetry", "events"], _) => Err(Refused::method("POST")),
+        (["browser"], &Method::GET) => browser::get(agent),
+        (["browser", "restart"], &Method::POST) => browser::restart(agent).await,
+        (["browser", "flags"], &Method::PATCH) => browser::set_flags(agent, request).await,
+        (["browser"], _) => Err(Refused::method("GET")),
+        (["browser", "restart"], _) => Err(Refused::method("POST")),
+        (["browser", "flags"], _) => Err(Refused::method("PATCH")),
+        (["json", ..], _) => browser::forward(agent, request).await,
+        (["" | "cdp"] | ["cdp", ""] | ["devtools", "browser" | "page", ..], &Method::GET) => {
+            links::connect(agent, cut, request).await
+        }
+        (["cdp"] | ["cdp", ""] | ["devtools", "browser" | "page", ..], _) => Err(Refused::method("GET")),
         (["links"], &Method::GET) => links::open(agent, request).await,
         (["links", session], &Method::GET) => links::resume(agent, session, request).await,
         (["links"] | ["links", _], _) => Err(Refused::method("GET")),

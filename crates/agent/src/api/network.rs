@@ -98,7 +98,7 @@ fn admit(agent: &Agent, generation: Generation) -> Result<Era, Refusal> {
         })?;
         tracing::info!(%generation, "a newer generation begins");
     }
-    agent.fence.raise(generation).map_err(|has| (ErrorCode::NodeStaleGeneration, Some(has)))?;
+    agent.take_generation(generation).map_err(|has| (ErrorCode::NodeStaleGeneration, Some(has)))?;
     agent.fence.admit(generation).map_err(|code| (code, Some(agent.fence.generation())))
 }
 

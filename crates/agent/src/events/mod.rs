@@ -3,26 +3,35 @@
 //! Whoever says an event is in the middle of something else, and never waits: not for a reader, not for a disk. What is
 //! said goes into a ring in memory (`core::event`); everybody who wants it, the disk too, reads from there.
 
+mod told;
+
 use std::fs;
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use landfast_core::event::{Event, EventId, Ring};
+use landfast_core::event::{Event, EventId, Record, Ring, Telemetry};
 use landfast_net::clock;
 use serde_json::Value;
 use tokio::sync::watch;
 
+pub(crate) use told::{CdpDisconnect, Crash, CrashPhase};
+
 /// The file in which the agent's start outlives it, so that the next one's is higher whatever the clock says.
 const START: &str = "start";
+
+/// The file in which what the browser is watched for outlives the agent.
+const TELEMETRY: &str = "telemetry.json";
 
 /// What has happened, as far as it is remembered.
 #[derive(Debug)]
 pub(crate) struct Events {
+    dir: PathBuf,
     ring: Mutex<Ring>,
     /// The number of the next event, to wait for.
     next: watch::Sender<u64>,
+    telemetry: watch::Sender<Telemetry>,
 }
 
 impl Events {
@@ -36,21 +45,45 @@ impl Events {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
         let start = begin(&dir)?;
         let ring = Mutex::new(Ring::new(start));
-        Ok(Arc::new(Self { ring, next: watch::Sender::new(1) }))
+        let telemetry = watch::Sender::new(load(&dir)?);
+        Ok(Arc::new(Self { dir, ring, next: watch::Sender::new(1), telemetry }))
     }
 
     /// Says that something happened. Never waits.
-    pub(crate) fn emit(&self, event: &Event) -> EventId {
+    pub(crate) fn emit(&self, event: &Event) -> Arc<Record> {
         // Written down before the lock is taken: how long that takes depends on the event.
         let json = event.to_bounded_json();
-        let id = self.ring().push(event, &json).id();
-        self.next.send_replace(id.seq + 1);
-        id
+        let mut ring = self.ring();
+        let record = ring.push(event, &json).clone();
+        // Under the lock, so that it only grows.
+        self.next.send_replace(ring.next());
+        record
     }
 
     /// Says that something happened now.
     pub(crate) fn say(&self, kind: &'static str, data: Value) {
         self.emit(&Event::new(kind, clock::unix_micros()).with_data(data));
+    }
+
+    /// Tells of new events, by the number that comes next.
+    pub(crate) fn watch(&self) -> watch::Receiver<u64> {
+        self.next.subscribe()
+    }
+
+    /// What the browser is to be watched for, now and from now on.
+    pub(crate) fn telemetry(&self) -> watch::Receiver<Telemetry> {
+        self.telemetry.subscribe()
+    }
+
+    /// Changes what the browser is watched for, for this agent and later ones.
+    ///
+    /// # Errors
+    ///
+    /// The file system's, and nothing has changed.
+    pub(crate) fn configure(&self, telemetry: Telemetry) -> io::Result<()> {
+        replace(&self.dir.join(TELEMETRY), &serde_json::to_vec(&telemetry)?)?;
+        self.telemetry.send_if_modified(|is| std::mem::replace(is, telemetry) != telemetry);
+        Ok(())
     }
 
     /// What is remembered, to look at; never across an await.
@@ -62,16 +95,30 @@ impl Events {
 /// A start that is higher than every earlier one's, on disk before anybody hears of it.
 fn begin(dir: &Path) -> io::Result<u64> {
     let path = dir.join(START);
-    let last = match fs::read_to_string(&path) {
-        Ok(text) => text.trim().parse().ok(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        Err(error) => return Err(error),
-    };
+    let last = read(&path)?.and_then(|text| text.trim().parse().ok());
     let start = EventId::next_start(clock::unix_millis(), last);
-    let new = path.with_extension("new");
-    fs::write(&new, start.to_string())?;
-    fs::rename(&new, &path)?;
+    replace(&path, start.to_string().as_bytes())?;
     Ok(start)
+}
+
+fn load(dir: &Path) -> io::Result<Telemetry> {
+    let text = read(&dir.join(TELEMETRY))?.unwrap_or_default();
+    Ok(serde_json::from_str(&text).unwrap_or_default())
+}
+
+fn read(path: &Path) -> io::Result<Option<String>> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Writes a file whole or not at all.
+fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let new = path.with_extension("new");
+    fs::write(&new, bytes)?;
+    fs::rename(&new, path)
 }
 
 #[cfg(test)]
@@ -96,7 +143,21 @@ mod tests {
         let first = Events::open(dir.path()).unwrap().ring().start();
         let second = Events::open(dir.path()).unwrap().ring().start();
         assert!(second >= first + EventId::START_STEP);
-        fs::write(dir.path().join("events/start"), "4000000000000").unwrap();
+        fs::write(dir.path().join("events").join(START), "4000000000000").unwrap();
         assert!(Events::open(dir.path()).unwrap().ring().start() > 4_000_000_000_000);
+    }
+
+    #[test]
+    fn what_the_browser_is_watched_for_outlives_the_agent_and_is_told_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let events = Events::open(dir.path()).unwrap();
+        let mut changes = events.telemetry();
+        assert_eq!(*changes.borrow_and_update(), Telemetry::default());
+        let wanted = Telemetry { network: true, ..Telemetry::default() };
+        events.configure(wanted).unwrap();
+        assert!(changes.has_changed().unwrap() && *changes.borrow_and_update() == wanted);
+        events.configure(wanted).unwrap();
+        assert!(!changes.has_changed().unwrap());
+        assert_eq!(*Events::open(dir.path()).unwrap().telemetry().borrow(), wanted);
     }
 }

@@ -1,7 +1,9 @@
 //! The agent, driven over its sockets as a node and its clients do, with real programs in it.
 
 mod attachments;
+mod browser;
 mod control;
+mod events;
 mod exec;
 mod handoff;
 mod harness;
