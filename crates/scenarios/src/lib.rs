@@ -29,5 +29,6 @@ pub mod recorder;
 pub mod role;
 pub mod seed;
 pub mod served;
+pub mod stalled;
 pub mod storm;
 pub mod traffic;
