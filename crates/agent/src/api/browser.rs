@@ -96,17 +96,17 @@ pub(super) async fn forward(agent: &Agent, request: Request<Incoming>) -> Result
 /// Connects to the browser, waiting for it while it is starting.
 async fn dial(browser: &Arc<Browser>) -> Result<(Socket, Arc<DevTools>), Problem> {
     let (until, mut status) = (Instant::now() + START_BUDGET, browser.handle().watch());
-    while Instant::now() < until {
+    loop {
         status.mark_unchanged();
-        let Ok(devtools) = browser.up().await else { break };
+        let devtools = browser.up().await?;
         match TcpStream::connect(("127.0.0.1", devtools.port)).await {
             Ok(stream) => return Ok((Socket::tcp(stream), devtools)),
+            Err(_) if Instant::now() >= until => return Err(late()),
             // It has just ended, or will be found to have; then there are news.
             Err(error) => tracing::debug!(%error, "the browser was not reached"),
         }
         let _ = timeout(REDIAL_PAUSE, status.changed()).await;
     }
-    browser.up().await.and(Err(late()))
 }
 
 fn lost(error: &CallError) -> Problem {

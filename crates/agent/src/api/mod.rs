@@ -231,7 +231,9 @@ async fn route(
         (["browser", "restart"], _) => Err(Refused::method("POST")),
         (["browser", "flags"], _) => Err(Refused::method("PATCH")),
         (["json", ..], _) => browser::forward(agent, request).await,
-        (["" | "cdp"] | ["cdp", ""] | ["devtools", "browser" | "page", ..], &Method::GET) => {
+        // Its clients know no path of ours.
+        ([""], &Method::GET) if agent.services.browser().is_ok() => links::connect(agent, cut, request).await,
+        (["cdp"] | ["cdp", ""] | ["devtools", "browser" | "page", ..], &Method::GET) => {
             links::connect(agent, cut, request).await
         }
         (["cdp"] | ["cdp", ""] | ["devtools", "browser" | "page", ..], _) => Err(Refused::method("GET")),

@@ -478,3 +478,49 @@ async fn connections_leave_nothing_behind_however_they_end() {
     is_up(&agent, 3).await;
     eventually("all tasks are gone", async || (agent.tasks() <= before + 2).then_some(())).await;
 }
+
+/// The value that so many hundredths of all are at most.
+fn percentile(sorted: &[Duration], hundredths: usize) -> Duration {
+    sorted[(sorted.len() - 1) * hundredths / 100]
+}
+
+#[tokio::test]
+#[ignore = "takes minutes"]
+async fn rows_3_and_6_fifty_times_each_are_a_change_every_time() {
+    let agent = agent_with(&[]).await;
+    let mut told = told(&agent).await;
+    let (mut after_kill, mut after_death, mut up_again) = (Vec::new(), Vec::new(), Vec::new());
+    for round in 0..100 {
+        let before = is_up(&agent, 1).await;
+        let start = before["start"].as_u64().unwrap();
+        let mut client = connect(&agent, "/cdp").await;
+        client.call("Browser.getVersion", json!({})).await;
+        let death = death_of(&before);
+        let killed = Instant::now();
+        kill_browser(&before);
+        let at = if round % 2 == 0 {
+            client.is_told_of_the_change().await
+        } else {
+            let restart = agent.ask("POST", "/browser/restart", "");
+            let (restarted, at) = tokio::join!(restart, client.is_told_of_the_change());
+            assert_eq!(restarted.status, 200);
+            at
+        };
+        let died = death.await.unwrap();
+        is_up(&agent, start + 1).await;
+        up_again.push(killed.elapsed());
+        after_kill.push(at - killed);
+        after_death.push(at.saturating_duration_since(died));
+        assert_eq!(reason(&mut told).await, "upstream_changed", "round {round}");
+        // Ten deaths within a minute would be one too many; a restart forgets them.
+        if round % 8 == 7 {
+            assert_eq!(agent.ask("POST", "/browser/restart", "").await.status, 200);
+        }
+    }
+    for (what, mut times) in [("after the kill", after_kill), ("after the death", after_death), ("up again", up_again)]
+    {
+        times.sort();
+        let [half, most, worst] = [50, 95, 100].map(|hundredths| percentile(&times, hundredths));
+        eprintln!("{what}: p50 {half:?}, p95 {most:?}, worst {worst:?}");
+    }
+}
