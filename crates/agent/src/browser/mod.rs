@@ -6,12 +6,16 @@
 
 pub(crate) mod cdp;
 mod chromium;
-#[allow(dead_code, reason = "events are the monitor's to read")]
-pub(crate) mod client;
+mod client;
 mod devtools;
 mod flags;
+pub(crate) mod monitor;
+mod pages;
+pub(crate) mod picture;
 mod public;
 mod sandbox;
+pub(crate) mod screencast;
+mod spoken;
 
 use std::sync::Arc;
 
