@@ -5,6 +5,7 @@
 
 mod clients;
 mod conformance;
+mod python;
 mod steps;
 mod system;
 mod test;

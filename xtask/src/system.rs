@@ -38,6 +38,10 @@ pub(crate) const PEERS: [Package; 2] =
 pub(crate) const NODE: [Package; 2] =
     [Package { name: "nodejs", program: "node" }, Package { name: "npm", program: "npm" }];
 
+/// Runs the Python SDK. The program by which we see the package is one that only it brings.
+pub(crate) const PYTHON: [Package; 2] =
+    [Package { name: "python3", program: "python3" }, Package { name: "python3-venv", program: "python3" }];
+
 /// Loads the gateway over HTTP/2.
 pub(crate) const H2LOAD: Package = Package { name: "nghttp2-client", program: "h2load" };
 
