@@ -119,6 +119,13 @@ fn errors_in_python() -> String {
          docs`.\n\"\"\"\n\nfrom __future__ import annotations\n\nfrom ._failure import CallerError, InstanceError, OrdinaryEnd, \
          PlatformError, Refused, Retry\n",
     );
+    text.push_str("\n__all__ = [\n");
+    let mut names: Vec<String> = ErrorCode::ALL.iter().map(|code| format!("{code:?}")).collect();
+    names.sort();
+    for name in names {
+        writeln!(text, "    \"{name}\",").expect("a string takes text");
+    }
+    text.push_str("]\n");
     for &code in ErrorCode::ALL {
         let base = match code.blame() {
             Blame::Client => "CallerError",

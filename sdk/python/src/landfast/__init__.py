@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from . import errors
 from ._async.attachment import AsyncAttachment
 from ._async.browser import AsyncBrowser
 from ._async.client import AsyncLandfast
@@ -36,6 +37,47 @@ from ._sync.instances import Instance, Instances
 from ._sync.processes import Process, Processes
 from ._sync.services import Services
 from .errors import *  # noqa: F403 - the rows of the error table are part of the package
-from .errors import LandfastError
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "AsyncAttachment",
+    "AsyncBrowser",
+    "AsyncEvents",
+    "AsyncForward",
+    "AsyncInstance",
+    "AsyncInstances",
+    "AsyncLandfast",
+    "AsyncProcess",
+    "AsyncProcesses",
+    "AsyncServices",
+    "Attachment",
+    "Browser",
+    "BrowserRecord",
+    "Completed",
+    "Event",
+    "EventGap",
+    "EventPage",
+    "Events",
+    "Exit",
+    "Exited",
+    "Forward",
+    "Gap",
+    "InputUnsure",
+    "Instance",
+    "InstanceRecord",
+    "Instances",
+    "Landfast",
+    "LogPart",
+    "Output",
+    "Process",
+    "ProcessEvent",
+    "ProcessRecord",
+    "Processes",
+    "ReplayEnd",
+    "ServiceRecord",
+    "Services",
+    "Token",
+    "errors",
+]
+__all__ += errors.__all__

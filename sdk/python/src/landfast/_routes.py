@@ -61,8 +61,8 @@ class RouteCache:
         """Takes the routes out of an instance, or out of a page of them."""
         for instance in _instances(answer):
             identity, base_url, token = (instance.get(key) for key in ("id", "base_url", "token"))
-            ended = instance.get("deleted_at") or instance.get("ended_at")
-            if ended or not isinstance(identity, str) or not isinstance(base_url, str) or not isinstance(token, str):
+            is_over = instance.get("deleted_at") or instance.get("ended_at") or instance.get("desired") == "deleted"
+            if is_over or not isinstance(identity, str) or not isinstance(base_url, str) or not isinstance(token, str):
                 continue
             base_url, token = base_url.strip().rstrip("/"), token.strip()
             if identity.strip() and base_url and token:

@@ -11,6 +11,7 @@ import json
 
 import httpx
 
+from . import _errors
 from ._errors import *  # noqa: F403 - the rows are the point
 from ._errors import TABLE
 from ._failure import (
@@ -46,8 +47,8 @@ __all__ = [
     "TransportFailure",
     "UnknownRefusal",
     "Unreachable",
-    *(row.__name__ for row in TABLE.values()),
 ]
+__all__ += _errors.__all__
 
 
 def from_answer(status: int, headers: httpx.Headers, body: bytes) -> Refused:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, Literal
 
 from .._endings import may_pass
@@ -31,7 +31,7 @@ class AsyncEvents:
         self._path = f"/instances/{instance}/telemetry"
 
     async def stream(self, *, types: Sequence[str] = (), after: str | None = None, replay: bool = False,
-                     patience: float = PATIENCE_SECONDS) -> AsyncIterator[Event | EventGap]:
+                     patience: float = PATIENCE_SECONDS) -> AsyncGenerator[Event | EventGap]:
         """Goes through events as they happen: from now on, `after` an id, or with `replay` from the oldest remembered.
 
         Disconnects are hidden: the next connection goes on after the last event. What was lost is told as an `EventGap`.
@@ -56,7 +56,7 @@ class AsyncEvents:
                 await sleep(pause_before(attempt - 1))
             attempt += 1
 
-    async def _frames(self, types: Sequence[str], last: str | None, replay: bool) -> AsyncIterator[Frame]:
+    async def _frames(self, types: Sequence[str], last: str | None, replay: bool) -> AsyncGenerator[Frame]:
         params = {"type": ",".join(types) or None, "replay": "all" if replay and last is None else None}
         headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": last} if last is not None else {})
         decoder = Decoder()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any, Literal
 
 from .._endings import may_pass
@@ -31,7 +31,7 @@ class Events:
         self._path = f"/instances/{instance}/telemetry"
 
     def stream(self, *, types: Sequence[str] = (), after: str | None = None, replay: bool = False,
-                     patience: float = PATIENCE_SECONDS) -> Iterator[Event | EventGap]:
+                     patience: float = PATIENCE_SECONDS) -> Generator[Event | EventGap]:
         """Goes through events as they happen: from now on, `after` an id, or with `replay` from the oldest remembered.
 
         Disconnects are hidden: the next connection goes on after the last event. What was lost is told as an `EventGap`.
@@ -56,7 +56,7 @@ class Events:
                 sleep(pause_before(attempt - 1))
             attempt += 1
 
-    def _frames(self, types: Sequence[str], last: str | None, replay: bool) -> Iterator[Frame]:
+    def _frames(self, types: Sequence[str], last: str | None, replay: bool) -> Generator[Frame]:
         params = {"type": ",".join(types) or None, "replay": "all" if replay and last is None else None}
         headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": last} if last is not None else {})
         decoder = Decoder()

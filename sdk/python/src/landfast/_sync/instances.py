@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 from .._records import InstanceRecord, Token
@@ -91,7 +91,7 @@ class Instances:
 
     def create(self, kind: str = "sandbox", *, labels: Mapping[str, str] | None = None, wait: int = 60,
                      idempotency_key: str | None = None, **spec: Any) -> Instance:
-        """Creates an instance and waits so many seconds until it runs or has ended; look at its `phase`.
+        """Creates an instance and waits so many seconds, 60 at most, until it runs or has ended; look at its `phase`.
 
         `spec` is how it is to be: `env`, `services`, `restart`, `network`, `idle_timeout` (seconds), `limits`, `browser`,
         … as in the API reference. With the same `idempotency_key` within 24 hours the same instance is answered.
@@ -108,7 +108,7 @@ class Instances:
         return Instance(self._caller, InstanceRecord.read(answer))
 
     def list(self, *, labels: Mapping[str, str] | None = None,
-                   phase: str | None = None) -> Iterator[Instance]:
+                   phase: str | None = None) -> Generator[Instance]:
         """Goes through all instances with these labels and in this phase, however many pages that takes, oldest first."""
         label = [f"{name}={value}" for name, value in (labels or {}).items()]
         cursor: str | None = None
