@@ -53,7 +53,15 @@ pub(crate) fn steps() -> Result<Vec<Step>> {
         command
     };
     let mut build = cargo();
-    build.args(["build", "--package", "landfast-scenarios", "--bin", "landfast-under-test"]);
+    build.args([
+        "build",
+        "--package",
+        "landfast-scenarios",
+        "--bin",
+        "landfast-under-test",
+        "--bin",
+        "landfast-reaper",
+    ]);
     let mut tests = with(&["-m", "pytest"]);
     tests.env("LANDFAST_BINARY", crate::target()?.join("debug/landfast-under-test"));
     Ok(vec![

@@ -77,8 +77,10 @@ def test_the_memory_of_routes_is_safe_across_threads() -> None:
             routes.forget(name, found)
 
     threads = [threading.Thread(target=work, args=[number]) for number in range(20)]
-    [thread.start() for thread in threads]
-    [thread.join() for thread in threads]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     assert not faults and len(routes) <= 50
 
 
@@ -93,7 +95,7 @@ def test_server_sent_events_come_whole_however_they_are_cut() -> None:
 def test_a_conversation_counts_output_and_not_a_redraw() -> None:
     conversation = Conversation("screen")
     conversation.take(b"\x01redrawn")
-    assert conversation.resume_from == "screen"
+    assert str(conversation.resume_from) == "screen"
     assert conversation.take(b"\x04" + struct.pack(">Q", 100)) == landfast.ReplayEnd(100)
     conversation.take(b"\x02more")
     assert conversation.resume_from == 104

@@ -52,7 +52,7 @@ class _up:
     """A cell as the README says to start one, and what a program needs in order to find it."""
 
     def __enter__(self) -> dict[str, str]:
-        self._folder = Path(tempfile.mkdtemp(prefix="lf-", dir="/tmp"))
+        self._folder = Path(tempfile.mkdtemp(prefix="cell-", dir="/tmp"))
         self._reaper = subprocess.Popen([binary("landfast-reaper"), self._folder], stdin=subprocess.PIPE)
         kept = {name: value for name, value in os.environ.items() if not name.startswith("LANDFAST_")}
         environment = {**kept, "LANDFAST_DATA": str(self._folder)}

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from . import errors
+from . import _errors, errors
 from ._async.attachment import AsyncAttachment
 from ._async.browser import AsyncBrowser
 from ._async.client import AsyncLandfast
@@ -36,7 +36,23 @@ from ._sync.forward import Forward
 from ._sync.instances import Instance, Instances
 from ._sync.processes import Process, Processes
 from ._sync.services import Services
-from .errors import *  # noqa: F403 - the rows of the error table are part of the package
+from ._errors import *  # noqa: F403 - the rows of the error table are part of the package
+from .errors import (
+    Broken,
+    CallerError,
+    InstanceError,
+    LandfastError,
+    Misused,
+    OrdinaryEnd,
+    PlatformError,
+    ProtocolFailure,
+    Refused,
+    Retry,
+    TimedOut,
+    TransportFailure,
+    UnknownRefusal,
+    Unreachable,
+)
 
 __version__ = "0.1.0"
 
@@ -52,8 +68,10 @@ __all__ = [
     "AsyncProcesses",
     "AsyncServices",
     "Attachment",
+    "Broken",
     "Browser",
     "BrowserRecord",
+    "CallerError",
     "Completed",
     "Event",
     "EventGap",
@@ -65,19 +83,31 @@ __all__ = [
     "Gap",
     "InputUnsure",
     "Instance",
+    "InstanceError",
     "InstanceRecord",
     "Instances",
     "Landfast",
+    "LandfastError",
     "LogPart",
+    "Misused",
+    "OrdinaryEnd",
     "Output",
+    "PlatformError",
     "Process",
     "ProcessEvent",
     "ProcessRecord",
     "Processes",
+    "ProtocolFailure",
+    "Refused",
     "ReplayEnd",
+    "Retry",
     "ServiceRecord",
     "Services",
+    "TimedOut",
     "Token",
+    "TransportFailure",
+    "UnknownRefusal",
+    "Unreachable",
     "errors",
 ]
-__all__ += errors.__all__
+__all__ += _errors.__all__

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 import httpx
 
@@ -96,7 +96,7 @@ class ControlPlane:
 
     def instance(self, instance: str) -> httpx.URL:
         """The URL of an instance's record."""
-        return self.url.copy_with(raw_path=f"{self._prefix}instances/{instance}".encode("ascii"))
+        return self.url.copy_with(raw_path=f"{self._prefix}instances/{quote(instance, safe='')}".encode("ascii"))
 
 
 def direct_url(base_url: str, target: Target) -> httpx.URL:

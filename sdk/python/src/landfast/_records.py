@@ -235,6 +235,14 @@ def read_event(answer: object, identity: str | None = None) -> Event | EventGap:
         raise ProtocolFailure(f"An event was expected: {error!r}.") from error
 
 
+def items_of(answer: object, name: str) -> list[Any]:
+    """The list of this name in an answer. Raises `ProtocolFailure` if there is none."""
+    items = answer.get(name) if isinstance(answer, dict) else None
+    if not isinstance(items, list):
+        raise ProtocolFailure(f"A list of {name} was expected.")
+    return items
+
+
 def _output(answer: dict[str, Any], name: str) -> bytes:
     text, encoded = answer.get(name), answer.get(f"{name}_base64")
     return base64.b64decode(encoded) if isinstance(encoded, str) else (text or "").encode()

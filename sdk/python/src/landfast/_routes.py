@@ -11,6 +11,8 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+import httpx
+
 ROUTES_MAX = 10_000
 """Instances of which one client remembers the route: a few megabytes."""
 
@@ -65,7 +67,7 @@ class RouteCache:
             if is_over or not isinstance(identity, str) or not isinstance(base_url, str) or not isinstance(token, str):
                 continue
             base_url, token = base_url.strip().rstrip("/"), token.strip()
-            if identity.strip() and base_url and token:
+            if identity.strip() and token and _is_url(base_url):
                 self.put(identity, Route(base_url, token))
 
     def __len__(self) -> int:
@@ -73,6 +75,14 @@ class RouteCache:
 
     def __contains__(self, instance: str) -> bool:
         return instance.strip() in self._routes
+
+
+def _is_url(text: str) -> bool:
+    try:
+        url = httpx.URL(text)
+    except httpx.InvalidURL:
+        return False
+    return url.scheme in ("http", "https") and bool(url.host)
 
 
 def _instances(answer: object) -> Iterator[dict[str, object]]:

@@ -62,7 +62,7 @@ class Cell:
 
     def __init__(self) -> None:
         # Under /tmp whatever TMPDIR says: paths of sockets have to be short.
-        self.folder = Path(tempfile.mkdtemp(prefix="lf-", dir="/tmp"))
+        self.folder = Path(tempfile.mkdtemp(prefix="cell-", dir="/tmp"))
         self._reaper = subprocess.Popen([binary("landfast-reaper"), self.folder], stdin=subprocess.PIPE)
         self.url = nowhere()
         self.api = Role(self.folder, "api", "--listen", "127.0.0.1:0")

@@ -53,6 +53,14 @@ async def test_what_is_not_there_says_so(client: AsyncLandfast) -> None:
     assert "services.web" in str(refused.value)
 
 
+@pytest.mark.parametrize("name", ["", "..", "../keys", "ins_1/../../keys", "ins_1?x", "ins 1", "%2e%2e"])
+async def test_a_name_that_climbs_goes_nowhere(client: AsyncLandfast, name: str) -> None:
+    with pytest.raises(landfast.Misused):
+        await client.instances.get(name)
+    with pytest.raises(landfast.Misused):
+        await client.revoke_token(name)
+
+
 async def test_a_token_is_made_for_others_and_taken_back(client: AsyncLandfast) -> None:
     instance = await client.instances.create()
     token = await instance.create_token(scopes=["process"], seconds=60)

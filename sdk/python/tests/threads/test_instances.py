@@ -53,6 +53,14 @@ def test_what_is_not_there_says_so(client: Landfast) -> None:
     assert "services.web" in str(refused.value)
 
 
+@pytest.mark.parametrize("name", ["", "..", "../keys", "ins_1/../../keys", "ins_1?x", "ins 1", "%2e%2e"])
+def test_a_name_that_climbs_goes_nowhere(client: Landfast, name: str) -> None:
+    with pytest.raises(landfast.Misused):
+        client.instances.get(name)
+    with pytest.raises(landfast.Misused):
+        client.revoke_token(name)
+
+
 def test_a_token_is_made_for_others_and_taken_back(client: Landfast) -> None:
     instance = client.instances.create()
     token = instance.create_token(scopes=["process"], seconds=60)

@@ -56,11 +56,7 @@ class AsyncCaller:
 
     async def json(self, method: str, path: str, **more: Any) -> Any:
         """Makes a call and reads the JSON of its answer."""
-        response = await self.call(method, path, **more)
-        try:
-            return response.json()
-        except ValueError as error:
-            raise ProtocolFailure(f"The answer is no JSON: {error}.") from error
+        return json_of(await self.call(method, path, **more))
 
     @contextlib.asynccontextmanager
     async def stream(self, path: str, *, params: Mapping[str, Any], headers: Mapping[str, str],
@@ -86,6 +82,14 @@ class AsyncCaller:
         if known is not None:
             return known
         raise ENDS.get(record.phase, ProtocolFailure)(record.reason or "The instance has no access token.")
+
+
+def json_of(response: httpx.Response) -> Any:
+    """Reads the JSON of an answer. Raises `ProtocolFailure` if it is none."""
+    try:
+        return response.json()
+    except ValueError as error:
+        raise ProtocolFailure(f"The answer is no JSON: {error}.") from error
 
 
 def _timeout(seconds: float) -> httpx.Timeout:

@@ -8,6 +8,7 @@ from types import TracebackType
 import httpx
 
 from .. import _settings
+from .._names import plain
 from .._retry import RETRIES
 from .._routes import RouteCache
 from .caller import AsyncCaller
@@ -60,7 +61,7 @@ class AsyncLandfast:
 
     async def revoke_token(self, token: str) -> None:
         """Takes the access token of this id back; what uses it ends. Safe to repeat."""
-        await self._caller.call("DELETE", f"/tokens/{token}")
+        await self._caller.call("DELETE", f"/tokens/{plain(token)}")
 
     def forward(self, instance: str | AsyncInstance, place: str, listen: str = "127.0.0.1:0", *,
                 binary: str | None = None) -> AsyncForward:
@@ -68,7 +69,7 @@ class AsyncLandfast:
 
         Use it as a context manager. It runs the `landfast` program: `binary`, `LANDFAST_BINARY`, or the one in `PATH`.
         """
-        named = instance if isinstance(instance, str) else instance.id
+        named = plain(instance) if isinstance(instance, str) else instance.id
         return AsyncForward(self.url, self._caller.api_key, named, place, listen, binary)
 
     async def aclose(self) -> None:

@@ -9,12 +9,12 @@ from typing import Any, Literal
 
 from .._endings import may_pass
 from .._failure import LandfastError, ProtocolFailure
-from .._records import Event, EventGap, EventPage, read_event
+from .._records import Event, EventGap, EventPage, items_of, read_event
 from .._retry import pause_before
 from .._sse import Decoder, Frame
 from ._io import sleep
 from .attachment import PATIENCE_SECONDS
-from .caller import AsyncCaller
+from .caller import AsyncCaller, json_of
 
 SILENCE_SECONDS = 45.0
 """After how much silence a stream counts as cut: three times what the agent keeps."""
@@ -77,7 +77,7 @@ class AsyncEvents:
         params = {"since": since, "until": until, "limit": limit, "offset": offset, "order": order,
                   "type": ",".join(types) or None, "category": ",".join(categories) or None}
         response = await self._caller.call("GET", f"{self._path}/events", params=params)
-        items = [read_event(item) for item in response.json()]
+        items = [read_event(item) for item in items_of({"events": json_of(response)}, "events")]
         next_offset = int(response.headers.get("x-next-offset", 0))
         return EventPage(items, next_offset, response.headers.get("x-has-more") == "true")
 

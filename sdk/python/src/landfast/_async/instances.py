@@ -6,7 +6,8 @@ import uuid
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
 
-from .._records import InstanceRecord, Token
+from .._names import plain
+from .._records import InstanceRecord, Token, items_of
 from .browser import AsyncBrowser
 from .caller import DEADLINE_SECONDS, AsyncCaller
 from .events import AsyncEvents
@@ -104,7 +105,7 @@ class AsyncInstances:
 
     async def get(self, instance: str) -> AsyncInstance:
         """Finds the instance of this id; for 24 hours also one that was deleted. Raises `InstanceUnknown`."""
-        answer = await self._caller.json("GET", f"/instances/{instance}")
+        answer = await self._caller.json("GET", f"/instances/{plain(instance)}")
         return AsyncInstance(self._caller, InstanceRecord.read(answer))
 
     async def list(self, *, labels: Mapping[str, str] | None = None,
@@ -115,7 +116,7 @@ class AsyncInstances:
         while True:
             params = {"limit": PAGE, "cursor": cursor, "label": label or None, "phase": phase}
             page = await self._caller.json("GET", "/instances", params=params)
-            for item in page["items"]:
+            for item in items_of(page, "items"):
                 yield AsyncInstance(self._caller, InstanceRecord.read(item))
             cursor = page.get("next_cursor")
             if cursor is None:

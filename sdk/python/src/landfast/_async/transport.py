@@ -105,7 +105,11 @@ class AsyncDirectTransport(httpx.AsyncBaseTransport):
         response = await self._attempt_direct(request, target, route, body)
         if _is_stale(response):
             self.routes.forget(instance, route)
-            fresh = await self._fetch(request, instance) if body.can_be_sent else None
+            try:
+                fresh = await self._fetch(request, instance) if body.can_be_sent else None
+            except BaseException:
+                await response.aclose()
+                raise
             if fresh is None:
                 return response
             await response.aclose()
@@ -295,7 +299,11 @@ async def _read_whole(response: httpx.Response) -> httpx.Response:
 async def _look_into(response: httpx.Response) -> tuple[httpx.Response, object]:
     """Reads the JSON of an answer and leaves the answer as it was."""
     stream = response.stream
-    body = await stream.look(GONE_BODY_MAX) if isinstance(stream, _Answer) else response.content
+    try:
+        body = await stream.look(GONE_BODY_MAX) if isinstance(stream, _Answer) else response.content
+    except BaseException:
+        await response.aclose()
+        raise
     if body is None:
         return response, None
     looked_at = httpx.Response(response.status_code, headers=response.headers, content=body)

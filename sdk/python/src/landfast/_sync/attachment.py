@@ -139,11 +139,14 @@ class Attachment:
 
     def _lost(self, socket: WebSocket, closed: ConnectionClosed) -> None:
         with self._lock:
-            if self._is_over or socket is not self._socket:
+            if self._is_over:
+                return
+            if socket.is_sending() and not socket.is_doubt_told:
+                socket.is_doubt_told = True
+                self._told.append(InputUnsure())
+            if socket is not self._socket:
                 return
             self._socket = None
-            if socket.is_sending():
-                self._told.append(InputUnsure())
             failure = ending_of(closed.rcvd.code if closed.rcvd else None, closed.rcvd.reason if closed.rcvd else "")
             if failure is not None:
                 self._is_over = True

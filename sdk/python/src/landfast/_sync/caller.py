@@ -56,11 +56,7 @@ class Caller:
 
     def json(self, method: str, path: str, **more: Any) -> Any:
         """Makes a call and reads the JSON of its answer."""
-        response = self.call(method, path, **more)
-        try:
-            return response.json()
-        except ValueError as error:
-            raise ProtocolFailure(f"The answer is no JSON: {error}.") from error
+        return json_of(self.call(method, path, **more))
 
     @contextlib.contextmanager
     def stream(self, path: str, *, params: Mapping[str, Any], headers: Mapping[str, str],
@@ -86,6 +82,14 @@ class Caller:
         if known is not None:
             return known
         raise ENDS.get(record.phase, ProtocolFailure)(record.reason or "The instance has no access token.")
+
+
+def json_of(response: httpx.Response) -> Any:
+    """Reads the JSON of an answer. Raises `ProtocolFailure` if it is none."""
+    try:
+        return response.json()
+    except ValueError as error:
+        raise ProtocolFailure(f"The answer is no JSON: {error}.") from error
 
 
 def _timeout(seconds: float) -> httpx.Timeout:

@@ -8,6 +8,7 @@ from types import TracebackType
 import httpx
 
 from .. import _settings
+from .._names import plain
 from .._retry import RETRIES
 from .._routes import RouteCache
 from .caller import Caller
@@ -60,7 +61,7 @@ class Landfast:
 
     def revoke_token(self, token: str) -> None:
         """Takes the access token of this id back; what uses it ends. Safe to repeat."""
-        self._caller.call("DELETE", f"/tokens/{token}")
+        self._caller.call("DELETE", f"/tokens/{plain(token)}")
 
     def forward(self, instance: str | Instance, place: str, listen: str = "127.0.0.1:0", *,
                 binary: str | None = None) -> Forward:
@@ -68,7 +69,7 @@ class Landfast:
 
         Use it as a context manager. It runs the `landfast` program: `binary`, `LANDFAST_BINARY`, or the one in `PATH`.
         """
-        named = instance if isinstance(instance, str) else instance.id
+        named = plain(instance) if isinstance(instance, str) else instance.id
         return Forward(self.url, self._caller.api_key, named, place, listen, binary)
 
     def close(self) -> None:

@@ -6,7 +6,8 @@ import uuid
 from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
-from .._records import InstanceRecord, Token
+from .._names import plain
+from .._records import InstanceRecord, Token, items_of
 from .browser import Browser
 from .caller import DEADLINE_SECONDS, Caller
 from .events import Events
@@ -104,7 +105,7 @@ class Instances:
 
     def get(self, instance: str) -> Instance:
         """Finds the instance of this id; for 24 hours also one that was deleted. Raises `InstanceUnknown`."""
-        answer = self._caller.json("GET", f"/instances/{instance}")
+        answer = self._caller.json("GET", f"/instances/{plain(instance)}")
         return Instance(self._caller, InstanceRecord.read(answer))
 
     def list(self, *, labels: Mapping[str, str] | None = None,
@@ -115,7 +116,7 @@ class Instances:
         while True:
             params = {"limit": PAGE, "cursor": cursor, "label": label or None, "phase": phase}
             page = self._caller.json("GET", "/instances", params=params)
-            for item in page["items"]:
+            for item in items_of(page, "items"):
                 yield Instance(self._caller, InstanceRecord.read(item))
             cursor = page.get("next_cursor")
             if cursor is None:

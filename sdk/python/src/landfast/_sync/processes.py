@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 from .._conversation import Start
 from .._failure import Misused
-from .._records import Completed, Exit, LogPart, ProcessRecord
+from .._names import plain
+from .._records import Completed, Exit, LogPart, ProcessRecord, items_of
 from .attachment import PATIENCE_SECONDS, Attachment
 from .caller import DEADLINE_SECONDS, Caller
 
@@ -120,12 +121,12 @@ class Processes:
     def list(self) -> list[Process]:
         """Lists them, those that have exited too. Safe to repeat."""
         answer = self._caller.json("GET", self._path, direct=True)
-        records = [ProcessRecord.read(item) for item in answer["processes"]]
+        records = [ProcessRecord.read(item) for item in items_of(answer, "processes")]
         return [Process(self._caller, self._instance, record) for record in records]
 
     def get(self, process: str) -> Process:
         """Finds the process of this id. Raises `ProcessUnknown`."""
-        answer = self._caller.json("GET", f"{self._path}/{process}", direct=True)
+        answer = self._caller.json("GET", f"{self._path}/{plain(process)}", direct=True)
         return Process(self._caller, self._instance, ProcessRecord.read(answer))
 
     def terminal(self, command: Command = ("bash",), *, rows: int = 24, cols: int = 80,

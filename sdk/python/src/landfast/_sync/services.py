@@ -6,7 +6,8 @@ from typing import Any
 
 import httpx
 
-from .._records import ServiceRecord
+from .._names import inner_path, plain
+from .._records import ServiceRecord, items_of
 from .caller import Caller
 from .transport import FORCED
 
@@ -21,15 +22,15 @@ class Services:
     def list(self) -> list[ServiceRecord]:
         """Lists them. Safe to repeat."""
         answer = self._caller.json("GET", f"/instances/{self._instance}/services", direct=True)
-        return [ServiceRecord.read(item) for item in answer["services"]]
+        return [ServiceRecord.read(item) for item in items_of(answer, "services")]
 
     def restart(self, name: str) -> None:
         """Starts one anew; returns once that was begun. Raises `ServiceUnknown`."""
-        self._caller.call("POST", f"/instances/{self._instance}/services/{name}/restart", direct=True)
+        self._caller.call("POST", f"/instances/{self._instance}/services/{plain(name)}/restart", direct=True)
 
     def output(self, name: str, start: int = 0) -> bytes:
         """Reads what one has said, from this offset of its output log. Safe to repeat."""
-        path = f"/instances/{self._instance}/services/{name}/output"
+        path = f"/instances/{self._instance}/services/{plain(name)}/output"
         return (self._caller.call("GET", path, params={"from": start}, direct=True)).content
 
     def request(self, name: str | int, method: str, path: str = "/", **more: Any) -> httpx.Response:
@@ -38,10 +39,10 @@ class Services:
         Takes what `httpx.Client.request` takes. A request that may have run is not sent again unless it is safe.
         """
         extensions = {**more.pop("extensions", {}), FORCED: True}
-        url = f"/v1/instances/{self._instance}/{name}/{path.removeprefix('/')}"
+        url = f"/v1/instances/{self._instance}/{plain(name)}/{inner_path(path)}"
         return self._caller.http.request(method, url, extensions=extensions, **more)
 
     def url(self, name: str | int) -> str:
         """Where one is, for other programs; they need a token (`Instance.create_token`)."""
         route = self._caller.route(self._instance)
-        return f"{route.base_url}/{name}/"
+        return f"{route.base_url}/{plain(name)}/"

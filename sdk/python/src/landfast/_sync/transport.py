@@ -105,7 +105,11 @@ class DirectTransport(httpx.BaseTransport):
         response = self._attempt_direct(request, target, route, body)
         if _is_stale(response):
             self.routes.forget(instance, route)
-            fresh = self._fetch(request, instance) if body.can_be_sent else None
+            try:
+                fresh = self._fetch(request, instance) if body.can_be_sent else None
+            except BaseException:
+                response.close()
+                raise
             if fresh is None:
                 return response
             response.close()
@@ -295,7 +299,11 @@ def _read_whole(response: httpx.Response) -> httpx.Response:
 def _look_into(response: httpx.Response) -> tuple[httpx.Response, object]:
     """Reads the JSON of an answer and leaves the answer as it was."""
     stream = response.stream
-    body = stream.look(GONE_BODY_MAX) if isinstance(stream, _Answer) else response.content
+    try:
+        body = stream.look(GONE_BODY_MAX) if isinstance(stream, _Answer) else response.content
+    except BaseException:
+        response.close()
+        raise
     if body is None:
         return response, None
     looked_at = httpx.Response(response.status_code, headers=response.headers, content=body)
