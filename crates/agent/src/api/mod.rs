@@ -5,6 +5,7 @@ mod answer;
 mod control;
 mod exec;
 pub(crate) mod handoff;
+mod history;
 mod links;
 pub(crate) mod network;
 mod output;
@@ -218,8 +219,9 @@ async fn route(
         (["telemetry"], _) => Err(Refused::method("GET, PUT, PATCH")),
         (["telemetry", "stream"], &Method::GET) => telemetry::stream(agent, &request),
         (["telemetry", "stream"], _) => Err(Refused::method("GET")),
+        (["telemetry", "events"], &Method::GET) => history::get(agent, &request).await,
         (["telemetry", "events"], &Method::POST) => telemetry::inject(agent, request).await,
-        (["telemetry", "events"], _) => Err(Refused::method("POST")),
+        (["telemetry", "events"], _) => Err(Refused::method("GET, POST")),
         (["links"], &Method::GET) => links::open(agent, request).await,
         (["links", session], &Method::GET) => links::resume(agent, session, request).await,
         (["links"] | ["links", _], _) => Err(Refused::method("GET")),
