@@ -43,7 +43,8 @@ pub(super) async fn run(events: Arc<Events>, mut segments: Segments, end: Cancel
             Ok(()) = next.changed() => {}
             () = end.cancelled() => {}
             () = sleep_until(seal_at.unwrap_or_else(Instant::now)), if seal_at.is_some() => {
-                (segments, seal_at) = (seal(segments).await, None);
+                segments = seal(segments).await;
+                seal_at = segments.is_open().then(|| Instant::now() + SEALED_AFTER);
             }
         }
     }
