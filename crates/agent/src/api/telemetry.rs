@@ -259,6 +259,7 @@ mod tests {
         let events = Events::open(dir.path()).unwrap();
         let mut stream = open(&events, "wanted");
         let before = Instant::now();
+        assert!(stream.next().await.starts_with(b"id: "), "where it begins");
         assert_eq!(&stream.next().await[..], b":\n\n");
         assert_eq!(before.elapsed(), KEEPALIVE);
     }
@@ -268,6 +269,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let events = Events::open(dir.path()).unwrap();
         let mut stream = open(&events, "wanted");
+        stream.next().await;
         events.say("other", Value::Null);
         let before = Instant::now();
         let piece = stream.next().await;

@@ -41,8 +41,18 @@ impl Stream {
         Self { body: answer.into_body(), text: String::new(), frames: VecDeque::new(), connection }
     }
 
-    /// The next frame: its id and its data, null if it has none.
+    /// The next frame with data: its id and its data.
     async fn next(&mut self) -> (String, Value) {
+        loop {
+            let frame = self.frame().await;
+            if !frame.1.is_null() {
+                return frame;
+            }
+        }
+    }
+
+    /// The next frame: its id and its data, null if it has none.
+    async fn frame(&mut self) -> (String, Value) {
         loop {
             if let Some(frame) = self.frames.pop_front() {
                 return frame;
@@ -103,6 +113,8 @@ async fn a_stream_begins_now_and_says_what_happens_then() {
     let agent = Agent::start().await;
     say(&agent, "before", 0).await;
     let mut stream = Stream::open(&agent, "", None).await;
+    let (here, nothing) = stream.frame().await;
+    assert!(here.contains('.') && nothing.is_null(), "where now is: {here}");
     let envelope = say(&agent, "mine", 1).await;
     let (id, said) = stream.next().await;
     assert_eq!(said, envelope);
