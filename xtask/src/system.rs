@@ -34,6 +34,10 @@ pub(crate) const FOR_TESTS: [Package; 6] = [
 pub(crate) const PEERS: [Package; 2] =
     [Package { name: "haproxy", program: "haproxy" }, Package { name: "nginx-light", program: "nginx" }];
 
+/// Runs the clients of CDP.
+pub(crate) const NODE: [Package; 2] =
+    [Package { name: "nodejs", program: "node" }, Package { name: "npm", program: "npm" }];
+
 /// Loads the gateway over HTTP/2.
 pub(crate) const H2LOAD: Package = Package { name: "nghttp2-client", program: "h2load" };
 

@@ -82,6 +82,10 @@ impl<F: Far> Far for Observed<F> {
     fn ending(&self) -> Close {
         self.far.ending()
     }
+
+    fn handle_left(&mut self, close: &Close) {
+        self.far.handle_left(close);
+    }
 }
 
 /// Follows bytes, and counts the data in them as activity.

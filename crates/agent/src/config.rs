@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use landfast_core::record::{Generation, InstanceSpec, Service};
+use landfast_core::record::{Browser, Generation, InstanceSpec, Service};
 use landfast_core::{ErrorCode, InstanceId, Problem, ServiceName};
 use landfast_net::relay::CellKey;
 
@@ -26,6 +26,8 @@ pub struct Config {
     pub env: BTreeMap<String, String>,
     /// The servers inside the instance.
     pub services: BTreeMap<ServiceName, Service>,
+    /// The browser of the instance, if it has one.
+    pub browser: Option<Browser>,
     /// Where gateways reach it without a node, and with which key.
     pub listen: Option<Listen>,
     /// What it holds at most.
@@ -78,6 +80,7 @@ impl Config {
             home,
             env: BTreeMap::new(),
             services: BTreeMap::new(),
+            browser: None,
             listen: None,
             limits: Limits::default(),
             is_alone: false,
@@ -122,6 +125,7 @@ impl Config {
         let config = Self {
             env: spec.env,
             services: spec.services,
+            browser: spec.browser,
             listen,
             is_alone: true,
             ..Self::new(instance, generation, run.into(), state.into(), home.into())

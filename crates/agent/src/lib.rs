@@ -137,6 +137,9 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Problem>
     for keeper in keepers {
         agent.tasks.spawn(keeper.run());
     }
+    if let Ok(browser) = agent.services.browser() {
+        agent.until_stopped(browser::monitor::run(browser.clone(), agent.events.clone()));
+    }
     let generation = agent.fence.generation();
     agent.events.instance_started(generation);
     tracing::info!(instance = %agent.config.instance, %generation, address = ?agent.address, "agent started");

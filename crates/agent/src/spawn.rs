@@ -148,6 +148,20 @@ impl Plan {
         spec.check().map(Some)
     }
 
+    /// A command of the agent's own, with these variables over the instance's, and nothing to read.
+    pub(crate) const fn of_command(argv: Vec<String>, env: BTreeMap<String, String>) -> Self {
+        Self {
+            argv,
+            env,
+            cwd: None,
+            tty: None,
+            stdin: StdinMode::Closed,
+            timeout: None,
+            max_run_after_detach: None,
+            lossless: false,
+        }
+    }
+
     /// Starts it.
     ///
     /// # Errors

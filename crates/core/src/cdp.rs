@@ -29,6 +29,10 @@ pub const START_BUDGET: Duration = Duration::from_secs(90);
 /// How long the reason waits for the next start: ten times what a start takes where nothing is wrong.
 pub const RESTART_CONFIRM: Duration = Duration::from_secs(10);
 
+/// The most bytes of one message in either direction: what Chromium itself sends at most. They are streamed, so this bounds
+/// how long one message may hold up the next, and no memory.
+pub const MESSAGE_MAX: u64 = 256 << 20;
+
 /// Between a failed dial and the next: a browser that is up accepts within milliseconds.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 
@@ -267,6 +271,12 @@ impl Connection {
     /// The dial of this start has failed.
     pub const fn handle_dial_failed(&mut self, start: u64) {
         self.facts.failed = Some(start);
+    }
+
+    /// The browser has answered what the client asked for with a no of its own: there never was a connection.
+    pub fn handle_dial_refused(&mut self) {
+        self.effects.clear();
+        self.phase = Phase::Over;
     }
 
     /// The client's side was the first to end.

@@ -228,6 +228,13 @@ impl Supervisor {
         }
     }
 
+    /// Until when an end that nobody asked for is one too many.
+    pub fn last_chance(&self) -> Option<Instant> {
+        let Patience { ends, within } = self.policy.patience?;
+        let first = (self.ends.len() + 1).checked_sub(ends)?;
+        self.ends.get(first).map(|&first| first + within)
+    }
+
     // --- facts ---
 
     /// The command was started.
@@ -525,8 +532,14 @@ mod tests {
     fn ten_ends_within_a_minute_are_one_too_many_and_a_restart_forgets_them() {
         let (mut service, mut now) = (impatient(), at(0));
         for _ in 0..2 {
+            let first = now + Duration::from_millis(1);
             for end in 1..=10 {
                 assert!(end == 1 || service.state() == State::Backoff, "after {end}");
+                assert_eq!(
+                    service.last_chance(),
+                    (end == 10).then_some(first + Duration::from_secs(60)),
+                    "before {end}"
+                );
                 now = lives(&mut service, now, 1);
             }
             assert_eq!((service.state(), service.next_deadline(), service.poll(now)), (State::GaveUp, None, None));

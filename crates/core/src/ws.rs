@@ -242,9 +242,15 @@ pub struct Follower {
     payload_left: u64,
     /// Whether the present frame is a control frame.
     is_control: bool,
+    /// Whether a message ends with the present frame.
+    ends_message: bool,
     lost: bool,
     saw_close: bool,
     data: u64,
+    messages: u64,
+    /// How long the present message is, as far as its frames have said so.
+    message: u64,
+    longest: u64,
 }
 
 impl Follower {
@@ -267,6 +273,16 @@ impl Follower {
     /// byte. What is not understood is data.
     pub const fn data(&self) -> u64 {
         self.data
+    }
+
+    /// How many messages have come to their end.
+    pub const fn messages(&self) -> u64 {
+        self.messages
+    }
+
+    /// How many bytes the longest message has so far, or will have by what its frames have said.
+    pub const fn longest_message(&self) -> u64 {
+        self.longest
     }
 
     /// Follows `bytes` to their end.
@@ -301,6 +317,7 @@ impl Follower {
             let taken = self.payload_left.min(bytes.len() as u64);
             self.payload_left -= taken;
             self.data += if self.is_control { 0 } else { taken };
+            self.count_message();
             return taken as usize;
         }
         let before = usize::from(self.header_len);
@@ -313,6 +330,8 @@ impl Follower {
                 self.is_control = header.opcode.is_control();
                 self.data += u64::from(!self.is_control && header.len == 0);
                 self.saw_close |= header.opcode == Opcode::Close;
+                self.measure(&header);
+                self.count_message();
                 len - before
             }
             Ok(None) => {
@@ -324,6 +343,23 @@ impl Follower {
                 self.data += bytes.len() as u64;
                 bytes.len()
             }
+        }
+    }
+
+    /// A frame has begun.
+    fn measure(&mut self, header: &Header) {
+        self.ends_message = !self.is_control && header.fin;
+        if self.is_control {
+            return;
+        }
+        let before = if header.opcode == Opcode::Continuation { self.message } else { 0 };
+        self.message = before.saturating_add(header.len);
+        self.longest = self.longest.max(self.message);
+    }
+
+    fn count_message(&mut self) {
+        if self.payload_left == 0 && std::mem::take(&mut self.ends_message) {
+            self.messages += 1;
         }
     }
 }
@@ -436,6 +472,38 @@ mod tests {
         let mut lost = Follower::new();
         lost.advance(b"SSH-2.0");
         assert!(lost.data() > 0);
+    }
+
+    #[test]
+    fn messages_are_counted_when_they_end_and_measured_when_they_begin() {
+        let frame = |opcode, fin, len: u64| Header { fin, rsv: 0, opcode, mask: None, len };
+        let mut follower = Follower::new();
+        for (header, messages, longest) in [
+            (frame(Opcode::Text, true, 5), 1, 5),
+            (frame(Opcode::Binary, false, 4), 1, 5),
+            (frame(Opcode::Ping, true, 100), 1, 5),
+            (frame(Opcode::Continuation, false, 4), 1, 8),
+            (frame(Opcode::Continuation, true, 0), 2, 8),
+            (frame(Opcode::Text, true, 0), 3, 8),
+            (frame(Opcode::Close, true, 2), 3, 8),
+        ] {
+            let mut bytes = [0; HEADER_MAX];
+            let len = header.encode(&mut bytes);
+            let before = follower.messages();
+            follower.advance(&bytes[..len]);
+            assert_eq!(follower.longest_message(), longest, "{header:?}");
+            assert!(header.len == 0 || follower.messages() == before, "{header:?}");
+            follower.advance(&vec![7; header.len as usize]);
+            assert_eq!(follower.messages(), messages, "{header:?}");
+        }
+        let mut follower = Follower::new();
+        for header in [frame(Opcode::Text, false, 1 << 62), frame(Opcode::Continuation, false, 1 << 62)] {
+            follower.payload_left = 0;
+            let mut bytes = [0; HEADER_MAX];
+            let len = header.encode(&mut bytes);
+            follower.advance(&bytes[..len]);
+        }
+        assert_eq!(follower.longest_message(), 1 << 63);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use landfast_net::head::RequestHead;
 use landfast_net::relay::Target;
 use landfast_registry::records;
 use landfast_registry::store::{Listing, WatchEvent};
+use tokio::sync::SetOnce;
 
 use crate::access::Record;
 use crate::client::{Client, Request};
@@ -24,6 +25,8 @@ pub(crate) struct Apis {
     /// Addresses by the key of their record.
     servers: ArcSwap<BTreeMap<String, String>>,
     turn: AtomicUsize,
+    /// The registry's first listing has arrived.
+    loaded: SetOnce<()>,
 }
 
 impl Apis {
@@ -34,13 +37,26 @@ impl Apis {
             WatchEvent::Snapshot(Listing { entries, .. }) => {
                 servers.clear();
                 entries.iter().for_each(|entry| set(&mut servers, &entry.key, Some(&entry.value)));
+                self.servers.store(servers.into());
+                // Set already by all listings but the first.
+                let _ = self.loaded.set(());
             }
             WatchEvent::Changes(changes) => {
                 changes.iter().for_each(|change| set(&mut servers, &change.key, change.value.as_deref()));
+                self.servers.store(servers.into());
             }
             WatchEvent::Resync => {}
         }
-        self.servers.store(servers.into());
+    }
+
+    /// Whether the registry's API servers have been read once.
+    pub(crate) fn is_loaded(&self) -> bool {
+        self.loaded.initialized()
+    }
+
+    /// Waits until they have.
+    pub(crate) async fn loaded(&self) {
+        self.loaded.wait().await;
     }
 
     /// The addresses in the order in which to try them: each request begins with the next.

@@ -50,6 +50,9 @@ impl Attempts {
             (ErrorCode::InstanceStarting | ErrorCode::InstanceMoving | ErrorCode::InstanceWaking, _) => {
                 return Next::Again(NEWS_OVERDUE);
             }
+            // A node that fears for its lease: within a few seconds it serves again, or the registry says what became of
+            // what it ran.
+            (ErrorCode::NodeDraining, _) => return Next::Again(NEWS_OVERDUE),
             // A closed port stays closed: whoever expects it to open knows when.
             (ErrorCode::UpstreamRefused, _) | (_, Retry::Never) => return Next::End(code),
             (_, Retry::Safe | Retry::IfIdempotent) => {}
@@ -136,8 +139,10 @@ mod tests {
     #[test]
     fn a_known_absence_is_no_failure() {
         let mut attempts = Attempts::default();
-        for _ in 0..30 {
-            assert_eq!(millis(attempts.handle_refused(ErrorCode::InstanceMoving, &route(1), None, MIDDLE)), 1000);
+        for code in [ErrorCode::InstanceMoving, ErrorCode::NodeDraining] {
+            for _ in 0..30 {
+                assert_eq!(millis(attempts.handle_refused(code, &route(1), None, MIDDLE)), 1000);
+            }
         }
         assert_eq!(attempts.failures, 0);
     }

@@ -75,7 +75,7 @@ impl Gateway {
 
     /// Whether the registry has been read once.
     pub(crate) fn is_loaded(&self) -> bool {
-        self.routes.is_loaded() && self.auth.is_loaded()
+        self.routes.is_loaded() && self.auth.is_loaded() && self.apis.is_loaded()
     }
 
     /// Has an instance woken, once for any number of those who wait; what comes of it is read from the routes.

@@ -16,7 +16,7 @@ use h2::ext::Protocol;
 use h2::server::{Connection, SendResponse};
 use h2::{Ping, PingPong, Reason, RecvStream, SendStream};
 use http::header::{HeaderMap, HeaderName, HeaderValue};
-use http::{Response, StatusCode};
+use http::{Method, Response, StatusCode};
 use landfast_core::time::Instant;
 use landfast_core::{ErrorCode, Problem};
 use landfast_net::alarm::Alarm;
@@ -212,6 +212,10 @@ fn read(parts: &http::request::Parts, has_body: bool) -> Result<Request, Problem
         Some(_) => return Err(invalid("The only protocol over CONNECT is websocket.")),
         None => None,
     };
+    // Only a CONNECT that asks for no protocol has no path (RFC 9113, section 8.3.1).
+    if parts.uri.path().is_empty() && parts.method != Method::CONNECT {
+        return Err(invalid("There is no :path."));
+    }
     let mut headers = Headers::new();
     let authority = parts.uri.authority().map(http::uri::Authority::as_str);
     let said = parts.headers.get("host").map(HeaderValue::as_bytes);

@@ -143,7 +143,7 @@ pub async fn start(
         }
     });
     // What comes before the first word waits in the kernel's queue instead of being refused.
-    let loaded = async { tokio::join!(gateway.routes.loaded(), gateway.auth.loaded()) };
+    let loaded = async { tokio::join!(gateway.routes.loaded(), gateway.auth.loaded(), gateway.apis.loaded()) };
     let _ = timeout(LOAD_WITHIN, loaded).await;
     let workers = spawn_workers(listeners, &gateway).inspect_err(|_| {
         followers.abort();

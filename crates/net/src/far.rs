@@ -27,6 +27,9 @@ const GOODBYE: Duration = Duration::from_secs(1);
 pub trait Far: AsyncRead + AsyncWrite + Unpin {
     /// Why it has ended. Asked once, after its last byte.
     fn ending(&self) -> Close;
+
+    /// The client end has left, and says this. Told at most once, before the far end is dropped.
+    fn handle_left(&mut self, _: &Close) {}
 }
 
 /// How a session's task ended.
@@ -182,6 +185,7 @@ impl Served {
                 Some(match self.ending.take() {
                     Some(ending) => Ended::Far(ending),
                     None => {
+                        far.handle_left(&close);
                         self.session.finish(close.clone());
                         if let Some(link) = self.link.take() {
                             say_goodbye(&mut self.session, link, GOODBYE).await;

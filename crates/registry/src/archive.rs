@@ -4,6 +4,7 @@
 //! anything else, so whoever is not sure whether it is there writes it once more. The key is
 //! `events/{instance}/{segment}`.
 
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path as FilePath;
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,7 +56,7 @@ impl Archive {
             None => directory(&data.join("archive")),
             Some(url) => match url.split_once("://") {
                 Some(("file", path)) if path.starts_with('/') => directory(FilePath::new(path)),
-                Some(("s3", place)) => s3(place),
+                Some(("s3", place)) => s3(AmazonS3Builder::from_env(), place),
                 _ => return Err(invalid(format!("{url:?} is neither s3://bucket/prefix nor file:///directory"))),
             },
         };
@@ -142,11 +143,11 @@ impl Archive {
 
 fn directory(path: &FilePath) -> Result<Arc<dyn ObjectStore>, Error> {
     let create = |error| Error::Generic { store: "directory", source: Box::<std::io::Error>::new(error) };
-    std::fs::create_dir_all(path).map_err(create)?;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(create)?;
     Ok(Arc::new(LocalFileSystem::new_with_prefix(path)?.with_automatic_cleanup(true)))
 }
 
-fn s3(place: &str) -> Result<Arc<dyn ObjectStore>, Error> {
+fn s3(builder: AmazonS3Builder, place: &str) -> Result<Arc<dyn ObjectStore>, Error> {
     // Whoever was first has chosen the same.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let (bucket, prefix) = place.split_once('/').unwrap_or((place, ""));
@@ -156,7 +157,7 @@ fn s3(place: &str) -> Result<Arc<dyn ObjectStore>, Error> {
         retry_timeout: OBJECT_DEADLINE,
         backoff: BackoffConfig { max_backoff: Duration::from_secs(1), ..BackoffConfig::default() },
     };
-    let store = AmazonS3Builder::from_env().with_bucket_name(bucket).with_retry(retry).build()?;
+    let store = builder.with_bucket_name(bucket).with_retry(retry).build()?;
     Ok(Arc::new(PrefixStore::new(store, Path::from(prefix))))
 }
 
@@ -189,6 +190,13 @@ fn late() -> Problem {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Mutex;
+
+    use http_body_util::{BodyExt as _, Full};
+    use hyper::server::conn::http1;
+    use hyper::service::service_fn;
+    use hyper_util::rt::TokioIo;
     use landfast_core::event::Event;
 
     use super::*;
@@ -248,6 +256,84 @@ mod tests {
         assert_eq!(archive.sweep().await.unwrap(), 1);
         assert_eq!(archive.list(id).await.unwrap().iter().map(|(segment, _)| *segment).collect::<Vec<_>>(), [new]);
         assert_eq!(archive.sweep().await.unwrap(), 0);
+    }
+
+    /// What S3 does with the four requests that we make, as far as our client can see it: this is a script, not S3, and shows
+    /// only that what we send is signed, where it goes, and that its answers are understood.
+    async fn scripted_s3(listener: tokio::net::TcpListener, objects: Arc<Mutex<BTreeMap<String, Bytes>>>) {
+        while let Ok((stream, _)) = listener.accept().await {
+            let objects = objects.clone();
+            let service = service_fn(move |request| answer(objects.clone(), request));
+            tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+        }
+    }
+
+    async fn answer(
+        objects: Arc<Mutex<BTreeMap<String, Bytes>>>,
+        request: http::Request<hyper::body::Incoming>,
+    ) -> Result<http::Response<Full<Bytes>>, http::Error> {
+        let signed = request.headers().get("authorization").and_then(|value| value.to_str().ok()).unwrap_or("");
+        assert!(signed.starts_with("AWS4-HMAC-SHA256 Credential=me/"), "{signed}");
+        let (head, body) = request.into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        let mut objects = objects.lock().unwrap();
+        let path = head.uri.path().to_owned();
+        let answer = http::Response::builder().header("etag", "\"e\"");
+        match head.method.as_str() {
+            "PUT" => drop(objects.insert(path, body)),
+            "GET" if path == "/bucket" => {
+                let listed: String = objects
+                    .iter()
+                    .map(|(path, body)| {
+                        let key = path.strip_prefix("/bucket/").unwrap();
+                        format!(
+                            "<Contents><Key>{key}</Key><LastModified>2026-01-01T00:00:00.000Z</LastModified>\
+                         <ETag>\"e\"</ETag><Size>{}</Size></Contents>",
+                            body.len()
+                        )
+                    })
+                    .collect();
+                let xml = format!("<ListBucketResult><IsTruncated>false</IsTruncated>{listed}</ListBucketResult>");
+                return answer.body(Full::new(xml.into()));
+            }
+            "GET" => {
+                let Some(body) = objects.get(&path) else { return answer.status(404).body(Full::default()) };
+                let answer = answer.header("last-modified", "Thu, 01 Jan 2026 00:00:00 GMT");
+                return answer.body(Full::new(body.clone()));
+            }
+            // Several objects are removed by one request that names them.
+            "POST" => {
+                let text = String::from_utf8_lossy(&body).into_owned();
+                objects.retain(|path, _| !text.contains(path.strip_prefix("/bucket/").unwrap()));
+                return answer.body(Full::new("<DeleteResult></DeleteResult>".into()));
+            }
+            other => panic!("nobody sends {other}"),
+        }
+        answer.body(Full::default())
+    }
+
+    #[tokio::test]
+    async fn an_archive_in_s3_is_written_listed_read_and_swept_below_its_prefix() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        let objects = Arc::new(Mutex::new(BTreeMap::new()));
+        let server = tokio::spawn(scripted_s3(listener, objects.clone()));
+        let builder = AmazonS3Builder::new().with_endpoint(endpoint).with_allow_http(true).with_region("here");
+        let builder = builder.with_access_key_id("me").with_secret_access_key("secret");
+        let archive = Archive { store: s3(builder, "bucket/some/prefix").unwrap() };
+        let (id, segment) = (InstanceId::new(1, 1), Segment { start: START, first: 1 });
+        archive.put(id, segment, text(1..3)).await.unwrap();
+        assert_eq!(
+            *objects.lock().unwrap().keys().next().unwrap(),
+            format!("/bucket/some/prefix/events/{id}/{segment}")
+        );
+        let (page, next) = archive.page(id, query("")).await.unwrap();
+        assert_eq!((serde_json::from_str::<Vec<serde_json::Value>>(&page).unwrap().len(), next), (2, 0));
+        assert_eq!(archive.sweep().await.unwrap(), 1, "it says that it is of the first of January");
+        assert!(objects.lock().unwrap().is_empty());
+        server.abort();
+        let refused = archive.put(id, segment, text(1..3)).await.unwrap_err();
+        assert_eq!(refused.code, ErrorCode::ArchiveUnavailable);
     }
 
     #[test]

@@ -220,6 +220,12 @@ impl Cell {
         [there, here].into_iter().cycle().take(moves).collect()
     }
 
+    /// Kills the gateway and starts it again: it knows every route, and has a connection to nobody.
+    pub async fn gateway_starts_afresh(&mut self) {
+        self.gateway.restart().await;
+        self.downstream.lead_to(self.gateway.address());
+    }
+
     /// Cuts every link there is.
     pub fn cut_links(&self) {
         for node in &self.nodes {

@@ -6,6 +6,7 @@
 //! never hang.
 
 pub mod attached;
+pub mod browser;
 pub mod cell;
 pub mod conversation;
 pub mod corpus;
@@ -29,5 +30,6 @@ pub mod recorder;
 pub mod role;
 pub mod seed;
 pub mod served;
+pub mod stalled;
 pub mod storm;
 pub mod traffic;

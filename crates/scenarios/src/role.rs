@@ -16,6 +16,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::leaks::Footprint;
 use crate::plain::PATIENCE;
+use crate::stalled::Stalled;
 
 /// The variable that says how much a role logs.
 const LEVEL: &str = "LANDFAST_LOG";
@@ -131,6 +132,15 @@ impl Role {
     /// Freezes it: its sockets stay, and nothing answers.
     pub fn freeze(&self) {
         self.signal(Signal::SIGSTOP);
+    }
+
+    /// Stops one thread of it: `landfast-bell` has news of the store, `landfast-read` and `landfast-write` ask it.
+    ///
+    /// # Panics
+    ///
+    /// It has no such thread, or it cannot be stopped.
+    pub fn stall(&self, thread: &str) -> Stalled {
+        Stalled::new(self.pid(), thread)
     }
 
     /// Lets it go on.

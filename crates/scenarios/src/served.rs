@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::process::Stdio;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 
@@ -38,17 +38,30 @@ impl Served {
     }
 
     /// Creates an instance whose service has these fields too.
-    pub async fn start_with(cell: &Cell, fields: &serde_json::Value) -> Self {
-        let mut service = json!({"argv": [format!("./{PROGRAM}")], "socket": SOCKET});
-        for (key, value) in fields.as_object().into_iter().flatten() {
-            service[key] = value.clone();
-        }
-        let instance = cell.create_with(&json!({"spec": {"services": {NAME: service}}})).await;
-        // It is started again and again until its program is there.
-        instance.brings(PROGRAM);
-        let served = Self { instance, place: NAME.to_owned() };
+    pub async fn start_with(cell: &Cell, fields: &Value) -> Self {
+        Self::start_as(cell, &json!({}), fields).await
+    }
+
+    /// Creates an instance whose spec has these fields too, and its service those.
+    pub async fn start_as(cell: &Cell, spec: &Value, service: &Value) -> Self {
+        let served = Self::of(cell.create_with(&wish(spec, service)).await);
+        served.is_supplied();
         served.is_up().await;
         served
+    }
+
+    /// Asks for an instance with the service, and waits for nothing. It [has its program](Self::is_supplied) later.
+    pub async fn unawaited(cell: &Cell) -> Self {
+        Self::of(cell.create_unawaited(&wish(&json!({}), &json!({}))).await)
+    }
+
+    fn of(instance: Instance) -> Self {
+        Self { instance, place: NAME.to_owned() }
+    }
+
+    /// Puts the program where the service finds it: it is started again and again until it is there.
+    pub fn is_supplied(&self) {
+        self.instance.brings(PROGRAM);
     }
 
     /// Waits until the service is up.
@@ -65,8 +78,25 @@ impl Served {
     pub async fn elsewhere(cell: &Cell, address: SocketAddr) -> Self {
         let id = external::create(cell.dir(), &[(NAME, address)]).await.to_string();
         let token = cell.operator.token(&id, &json!({})).await.text;
-        let instance = Instance { operator: cell.operator.clone(), id, token };
-        Self { instance, place: NAME.to_owned() }
+        Self::of(Instance { operator: cell.operator.clone(), id, token })
+    }
+
+    /// The way to a server elsewhere, as an external instance that its platform has created through the API. Its service
+    /// has these fields too.
+    pub async fn announced(cell: &Cell, address: SocketAddr, service: &Value) -> Self {
+        let at = json!({"address": address.to_string()});
+        let spec = json!({"external": {}, "services": {NAME: with(at, service)}});
+        Self::of(cell.create_with(&json!({"spec": spec})).await)
+    }
+
+    /// Its platform announces that it moves.
+    pub async fn begins_to_move(&self) {
+        self.instance.demand("move/begin", &json!({})).await;
+    }
+
+    /// Its platform announces that it has moved to this server.
+    pub async fn has_moved(&self, to: SocketAddr) {
+        self.instance.demand("move/commit", &json!({"services": {NAME: to.to_string()}})).await;
     }
 
     /// How often a key has been counted.
@@ -88,6 +118,16 @@ impl Served {
     pub async fn opens(&self, target: &str) -> Result<PlainClient, Answer> {
         let upgrade = Upgrade { subprotocol: None, ..self.instance.upgrade(&format!("/{}{target}", self.place)) };
         PlainClient::open(&upgrade).await
+    }
+
+    /// Sends it requests that wait for hardly anything until one is refused so.
+    pub async fn comes_to_refuse(&self, method: &str, status: u16, code: &str) -> Answer {
+        let request = self.request(method, "/", "landfast-wait: 0.1\r\n", "");
+        eventually(&format!("it refuses with {code}"), async || {
+            let answer = http::send(self.instance.operator.address, &request).await;
+            (answer.status == status && answer.header("landfast-error") == Some(code)).then_some(answer)
+        })
+        .await
     }
 
     /// Sends it a request over a connection of its own.
@@ -112,6 +152,20 @@ impl Served {
         request.extend_from_slice(body.as_bytes());
         request
     }
+}
+
+/// The request for an instance with the service.
+fn wish(spec: &Value, service: &Value) -> Value {
+    let program = json!({"argv": [format!("./{PROGRAM}")], "socket": SOCKET});
+    json!({"spec": with(json!({"services": {NAME: with(program, service)}}), spec)})
+}
+
+/// An object with further fields.
+fn with(mut object: Value, fields: &Value) -> Value {
+    for (key, value) in fields.as_object().into_iter().flatten() {
+        object[key] = value.clone();
+    }
+    object
 }
 
 /// The program as a server that Landfast does not run. It ends with the value.

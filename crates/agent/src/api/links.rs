@@ -6,6 +6,8 @@ use std::time::Duration;
 use http::{HeaderMap, Request, Response, header};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
+use landfast_core::ErrorCode;
+use landfast_core::link::Close;
 use landfast_core::session::WINDOW;
 use landfast_net::copy::copy_both;
 use landfast_net::far::{Commands, Ended, Far, LINGER, serve};
@@ -19,7 +21,8 @@ use tokio_util::sync::CancellationToken;
 use super::answer::{Body, Refused, cut, head, whole};
 use crate::Agent;
 use crate::activity::Observed;
-use crate::attach::Attachment;
+use crate::browser::cdp::{self, Endpoint};
+use crate::browser::screencast;
 use crate::service::{self, Answer, Refusal, Speech, Wanted};
 use crate::sessions::Place;
 use crate::upgrade;
@@ -43,6 +46,38 @@ pub(super) fn attach(
     Ok(head(&answer))
 }
 
+/// `GET /cdp`, and the browser's own paths.
+pub(super) async fn connect(
+    agent: &Arc<Agent>,
+    cut: &CancellationToken,
+    mut request: Request<Incoming>,
+) -> Result<Response<Body>, Refused> {
+    let wish = request_head(&request);
+    let endpoint = Endpoint::read(wish.path()).ok_or(ErrorCode::RequestNotFound)?;
+    match cdp::open(agent, endpoint, &wish).await? {
+        Answer::Refused(refusal) => Ok(passed_on(refusal)),
+        Answer::Accepted(answer, socket) => {
+            let upgraded = hyper::upgrade::on(&mut request);
+            let over = socket.over();
+            agent.until(cut.clone(), carry(Observed::new(*socket, &agent.activity), over, upgraded));
+            Ok(head(&answer))
+        }
+    }
+}
+
+/// `GET /browser/screencast`.
+pub(super) async fn watch(
+    agent: &Arc<Agent>,
+    cut: &CancellationToken,
+    mut request: Request<Incoming>,
+) -> Result<Response<Body>, Refused> {
+    let (answer, shown) = screencast::open(agent, &request_head(&request)).await?;
+    let upgraded = hyper::upgrade::on(&mut request);
+    let over = shown.over();
+    agent.until(cut.clone(), carry(Observed::new(shown, &agent.activity), over, upgraded));
+    Ok(head(&answer))
+}
+
 /// `GET /links`.
 pub(super) async fn open(agent: &Arc<Agent>, mut request: Request<Incoming>) -> Result<Response<Body>, Refused> {
     let asked = OpenRequest::decode(|name| text(request.headers(), name))?;
@@ -50,9 +85,9 @@ pub(super) async fn open(agent: &Arc<Agent>, mut request: Request<Incoming>) -> 
     let (place, commands) = agent.sessions.open()?;
     let opening = Opening { window: asked.window, place, commands };
     match Wanted::read(&asked.head)? {
-        None => opening.attach(agent, &mut request, &asked.head),
+        None => opening.attach(agent, &mut request, &asked.head).await,
         Some(Wanted { target: Target::Agent, speech: Speech::WebSocket(wish) }) => {
-            opening.attach(agent, &mut request, &wish)
+            opening.attach(agent, &mut request, &wish).await
         }
         Some(Wanted { target, speech: Speech::Bytes }) => {
             let pipe = service::dial(agent, target).await?;
@@ -78,13 +113,25 @@ struct Opening {
 }
 
 impl Opening {
-    /// Leads to a process, if that is what the head asks for.
-    fn attach(
+    /// Leads to the browser, a picture of it, or a process, as the head asks.
+    async fn attach(
         self,
-        agent: &Agent,
+        agent: &Arc<Agent>,
         request: &mut Request<Incoming>,
         wish: &RequestHead,
     ) -> Result<Response<Body>, Refused> {
+        if let Some(endpoint) = Endpoint::read(wish.path()) {
+            return match cdp::open(agent, endpoint, wish).await? {
+                Answer::Accepted(answer, socket) => {
+                    Ok(self.begin(agent, request, &wish.target, answer, Observed::new(*socket, &agent.activity)))
+                }
+                Answer::Refused(refusal) => Ok(passed_on(refusal)),
+            };
+        }
+        if wish.path() == screencast::PATH {
+            let (answer, shown) = screencast::open(agent, wish).await?;
+            return Ok(self.begin(agent, request, &wish.target, answer, Observed::new(shown, &agent.activity)));
+        }
         let (answer, attachment) = upgrade::open(&agent.processes, wish)?;
         Ok(self.begin(agent, request, &wish.target, answer, Observed::new(attachment, &agent.activity)))
     }
@@ -143,10 +190,13 @@ pub(super) async fn resume(
 }
 
 /// Carries an attachment over its one connection.
-async fn carry(mut attachment: Observed<Attachment>, over: CancellationToken, upgraded: OnUpgrade) {
+async fn carry<F: Far>(mut far: F, over: CancellationToken, upgraded: OnUpgrade) {
     let Some(mut socket) = socket(upgraded).await else { return };
     tokio::select! {
-        copied = copy_both(&mut socket, &mut attachment) => tracing::debug!(?copied, "an attachment ended"),
+        copied = copy_both(&mut socket, &mut far) => {
+            tracing::debug!(?copied, "an attachment ended");
+            far.handle_left(&Close::new(ErrorCode::ClientLost, ""));
+        }
         () = async { over.cancelled().await; sleep(FAREWELL).await } => tracing::debug!("a client did not hang up"),
     }
 }

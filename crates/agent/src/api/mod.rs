@@ -2,6 +2,7 @@
 //! node gives it whole connections of such askers; and `control.sock`, where only the node speaks.
 
 mod answer;
+mod browser;
 mod control;
 mod exec;
 pub(crate) mod handoff;
@@ -222,6 +223,22 @@ async fn route(
         (["telemetry", "events"], &Method::GET) => history::get(agent, &request).await,
         (["telemetry", "events"], &Method::POST) => telemetry::inject(agent, request).await,
         (["telemetry", "events"], _) => Err(Refused::method("GET, POST")),
+        (["browser"], &Method::GET) => browser::get(agent),
+        (["browser", "restart"], &Method::POST) => browser::restart(agent).await,
+        (["browser", "flags"], &Method::PATCH) => browser::set_flags(agent, request).await,
+        (["browser", "screenshot"], &Method::GET) => browser::screenshot(agent, &request).await,
+        (["browser", "view"], &Method::GET) => Ok(browser::view()),
+        (["browser", "screencast"], &Method::GET) => links::watch(agent, cut, request).await,
+        (["browser"] | ["browser", "screenshot" | "view" | "screencast"], _) => Err(Refused::method("GET")),
+        (["browser", "restart"], _) => Err(Refused::method("POST")),
+        (["browser", "flags"], _) => Err(Refused::method("PATCH")),
+        (["json", ..], _) => browser::forward(agent, request).await,
+        // Its clients know no path of ours.
+        ([""], &Method::GET) if agent.services.browser().is_ok() => links::connect(agent, cut, request).await,
+        (["cdp"] | ["cdp", ""] | ["devtools", "browser" | "page", ..], &Method::GET) => {
+            links::connect(agent, cut, request).await
+        }
+        (["cdp"] | ["cdp", ""] | ["devtools", "browser" | "page", ..], _) => Err(Refused::method("GET")),
         (["links"], &Method::GET) => links::open(agent, request).await,
         (["links", session], &Method::GET) => links::resume(agent, session, request).await,
         (["links"] | ["links", _], _) => Err(Refused::method("GET")),

@@ -48,9 +48,14 @@ impl DevTools {
         }
     }
 
+    /// What it must be called in `Host`: it answers to no other name than an address, so that no page can reach it by one.
+    pub(crate) fn host(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
     /// The URL of the browser's own socket.
     pub(crate) fn url(&self) -> String {
-        format!("ws://127.0.0.1:{}{}", self.port, self.path)
+        format!("ws://{}{}", self.host(), self.path)
     }
 }
 

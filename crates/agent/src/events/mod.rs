@@ -23,7 +23,7 @@ use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
 use segments::{Segments, Tail};
-pub(crate) use told::{Crash, CrashPhase};
+pub(crate) use told::{CdpDisconnect, Crash, CrashPhase};
 
 /// The file in which the agent's start outlives it, so that the next one's is higher whatever the clock says.
 const START: &str = "start";

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use http::{Method, StatusCode};
+use landfast_core::event::Event;
+use landfast_core::id::ConnectionId;
 use landfast_core::record::Generation;
 use landfast_core::{ErrorCode, ServiceName, SessionId};
 use landfast_net::far::Ended;
@@ -52,6 +54,22 @@ pub(crate) struct Crash {
     pub(crate) error: Option<String>,
 }
 
+/// The end of a connection to the browser.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct CdpDisconnect {
+    pub(crate) connection_id: ConnectionId,
+    pub(crate) reason: &'static str,
+    pub(crate) duration_ms: u64,
+    /// In both directions.
+    pub(crate) message_count: u64,
+    /// From the client.
+    pub(crate) bytes_in: u64,
+    /// To the client.
+    pub(crate) bytes_out: u64,
+    /// The start of the browser that it was connected to.
+    pub(crate) start: u64,
+}
+
 impl Events {
     /// The agent began to serve.
     pub(crate) fn instance_started(&self, generation: Generation) {
@@ -84,6 +102,17 @@ impl Events {
     /// A service ended that nobody had asked to, or could not be started.
     pub(crate) fn service_crashed(&self, crash: &Crash) {
         self.say("service_crashed", serde_json::to_value(crash).expect("a crash is JSON"));
+    }
+
+    /// A client is connected to the browser.
+    pub(crate) fn cdp_connect(&self, id: ConnectionId, start: u64) {
+        self.say("cdp_connect", json!({"connection_id": id, "start": start}));
+    }
+
+    /// It is not any more, since `ts`, in microseconds since 1970.
+    pub(crate) fn cdp_disconnect(&self, ts: u64, disconnect: &CdpDisconnect) {
+        let data = serde_json::to_value(disconnect).expect("an end is JSON");
+        self.emit(&Event::new("cdp_disconnect", ts).with_data(data));
     }
 
     /// Somebody changed something by a call.

@@ -60,7 +60,10 @@ async fn connect(agent: &Arc<Agent>, target: Target) -> Result<(Socket, Option<O
     match (service_of(agent, target)?, target) {
         (Some(Service { place, handle: Some(handle), .. }), _) => reach(place, handle).await,
         (Some(service), _) => Ok((service.place.connect().await?, None)),
-        (None, Target::Port(port)) => Ok((Place::Port(port).connect().await?, None)),
+        (None, Target::Port(port)) => {
+            agent.services.check_port(port)?;
+            Ok((Place::Port(port).connect().await?, None))
+        }
         (None, Target::Agent | Target::Service(_)) => Ok((own_api(agent)?, None)),
     }
 }

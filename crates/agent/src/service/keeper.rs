@@ -1,26 +1,21 @@
 //! The one task of a service: does what `core::supervise` decides, and tells everybody how the service is.
 
-use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
-use landfast_core::record::{Ready, Service};
 use landfast_core::supervise::{Effect, Policy, State, Supervisor};
-use landfast_core::{ErrorCode, InstanceId, Problem, ServiceName};
+use landfast_core::time::Instant;
+use landfast_core::{ErrorCode, Problem, ServiceName};
 use landfast_net::clock;
 use tokio::sync::{mpsc, watch};
-use tokio::task::spawn_blocking;
 
-use super::owner::is_ours;
-use super::place::Place;
-use super::probe::is_ready;
+use super::recipe::{Found, Recipe};
+use crate::browser::DevTools;
 use crate::config::Config;
 use crate::events::{Crash, CrashPhase, Events};
 use crate::exit::Exit;
 use crate::process::{KilledBy, Life, Process, Viewer};
-use crate::spawn::Plan;
 use crate::table::Processes;
 
 /// Requests to start a service anew that wait: they are taken at once, and two are one.
@@ -42,6 +37,12 @@ pub(crate) struct Status {
     pub(crate) exit: Option<Exit>,
     /// Why its last start was none.
     pub(crate) error: Option<String>,
+    /// Which wish for a start the present one was made for; see [`Recipe::plan`].
+    pub(crate) edition: u64,
+    /// Where a browser that is up is reached.
+    pub(crate) devtools: Option<Arc<DevTools>>,
+    /// If it ends before this, it is given up.
+    pub(crate) last_chance: Option<Instant>,
 }
 
 /// What a service's task is asked to do.
@@ -61,9 +62,7 @@ pub(crate) struct Handle {
 /// A service's task.
 pub(crate) struct Keeper {
     name: ServiceName,
-    plan: Plan,
-    place: Place,
-    ready: Ready,
+    recipe: Recipe,
     machine: Supervisor,
     config: Arc<Config>,
     processes: Arc<Processes>,
@@ -76,7 +75,9 @@ pub(crate) struct Keeper {
     is_asked_to_end: bool,
     /// Waits for the end of the present start.
     ended: Option<Waiting<Exit>>,
-    probed: Option<Waiting<bool>>,
+    probed: Option<Waiting<Found>>,
+    /// What the last probe that found it ready found.
+    devtools: Option<Arc<DevTools>>,
 }
 
 /// Something that is waited for, on behalf of a start.
@@ -89,7 +90,7 @@ struct Waiting<T> {
 enum Fact {
     Asked(Command),
     Exited(u64, Exit),
-    Probed(u64, bool),
+    Probed(u64, Found),
     Due,
 }
 
@@ -125,20 +126,15 @@ impl Handle {
 }
 
 impl Keeper {
-    /// A service that is to be started, and the way to reach its task; `None` if it has no command.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorCode::RequestInvalid`] if its command is none.
+    /// A service that is to be started, and the way to reach its task.
     pub(crate) fn new(
         name: ServiceName,
-        service: &Service,
-        place: Place,
+        recipe: Recipe,
+        policy: Policy,
         (config, processes, events): (&Arc<Config>, &Arc<Processes>, &Arc<Events>),
-    ) -> Result<Option<(Self, Handle)>, Problem> {
-        let Some(plan) = Plan::of_service(service, environment(name, &place, config))? else { return Ok(None) };
-        let machine = Supervisor::new(Policy::new(service.restart, Duration::from_secs(service.ready.within)));
-        let process = Process::none(name, plan.argv.clone(), config.limits.log);
+    ) -> (Self, Handle) {
+        let machine = Supervisor::new(policy);
+        let process = Process::none(name, recipe.argv(), config.limits.log);
         let (status, watcher) = watch::channel(Status {
             state: machine.state(),
             start: machine.start(),
@@ -147,13 +143,14 @@ impl Keeper {
             since: clock::unix_millis(),
             exit: None,
             error: None,
+            edition: 0,
+            devtools: None,
+            last_chance: None,
         });
         let (sender, commands) = mpsc::channel(COMMANDS);
         let keeper = Self {
             name,
-            plan,
-            place,
-            ready: service.ready.clone(),
+            recipe,
             machine,
             config: config.clone(),
             processes: processes.clone(),
@@ -164,8 +161,9 @@ impl Keeper {
             commands,
             ended: None,
             probed: None,
+            devtools: None,
         };
-        Ok(Some((keeper, Handle { status: watcher, commands: sender })))
+        (keeper, Handle { status: watcher, commands: sender })
     }
 
     /// Keeps the service until it is stopped.
@@ -190,7 +188,7 @@ impl Keeper {
                     self.machine.handle_stop(clock::now());
                 }
                 Fact::Exited(start, exit) => self.handle_exit(start, exit),
-                Fact::Probed(start, found) => self.machine.handle_probed(start, found, clock::now()),
+                Fact::Probed(start, found) => self.handle_probe(start, found),
                 Fact::Due => {}
             }
         }
@@ -209,10 +207,8 @@ impl Keeper {
         match effect {
             Effect::Spawn(start) => self.spawn(start),
             Effect::Probe(start) => {
-                let (place, path) = (self.place.clone(), self.ready.path.clone());
-                let (session, instance) = (self.status.borrow().process.pid, self.config.instance);
-                let future =
-                    async move { is_ready(&place, path.as_deref()).await && is_own(place, session, instance).await };
+                let session = self.status.borrow().process.pid;
+                let future = self.recipe.clone().probe(session, self.config.instance);
                 self.probed = Some(Waiting { start, future: Box::pin(future) });
             }
             Effect::Ask(_) => self.status.borrow().process.ask_to_end(),
@@ -224,10 +220,12 @@ impl Keeper {
     }
 
     fn spawn(&mut self, start: u64) {
-        self.place.clear();
+        self.recipe.clear();
         (self.was_up, self.is_asked_to_end) = (false, false);
         let last = self.status.borrow().process.clone();
-        match self.processes.start_service(self.name, self.plan.clone(), &last, &self.config) {
+        let (plan, edition) = self.recipe.plan(&self.config);
+        self.status.send_modify(|status| status.edition = edition);
+        match self.processes.start_service(self.name, plan, &last, &self.config) {
             Ok(process) => {
                 tracing::info!(service = %self.name, start, pid = process.pid, "service started");
                 self.ended = Some(Waiting { start, future: Box::pin(end_of(process.clone())) });
@@ -253,6 +251,17 @@ impl Keeper {
         self.tell_crash(start, Some(exit));
     }
 
+    fn handle_probe(&mut self, start: u64, found: Found) {
+        let is_ready = match found {
+            Found::NotReady => false,
+            Found::Ready(devtools) => {
+                self.devtools = devtools;
+                true
+            }
+        };
+        self.machine.handle_probed(start, is_ready, clock::now());
+    }
+
     /// Tells of an end that nobody asked for, and, if no start follows it, of that too. `Down` is how a service ends that may.
     fn tell_crash(&self, start: u64, exit: Option<Exit>) {
         let state = self.machine.state();
@@ -272,35 +281,18 @@ impl Keeper {
     }
 
     fn tell(&mut self) {
-        let (state, start) = (self.machine.state(), self.machine.start());
+        let (state, start, last_chance) = (self.machine.state(), self.machine.start(), self.machine.last_chance());
         self.was_up |= state == State::Up;
         self.status.send_if_modified(|status| {
             let is_new = (status.state, status.start) != (state, start);
             if is_new {
                 (status.state, status.start, status.since) = (state, start, clock::unix_millis());
+                status.devtools = self.devtools.clone().filter(|_| state == State::Up);
+                status.last_chance = last_chance;
             }
             is_new
         });
     }
-}
-
-/// Whether what listens at a place is the service's own, as far as can be known. Asked once per start: it reads the process
-/// table, aside.
-async fn is_own(place: Place, session: i32, instance: InstanceId) -> bool {
-    match place {
-        Place::Port(port) => spawn_blocking(move || is_ours(port, session, instance)).await.unwrap_or(true),
-        Place::Socket(_) => true,
-    }
-}
-
-/// What a service finds in its environment, whatever its spec says.
-fn environment(name: ServiceName, place: &Place, config: &Config) -> BTreeMap<String, String> {
-    let listen = match place {
-        Place::Port(port) => ("PORT", port.to_string()),
-        Place::Socket(path) => ("LANDFAST_SOCKET", path.display().to_string()),
-    };
-    let ours = [("LANDFAST_INSTANCE", config.instance.to_string()), ("LANDFAST_SERVICE", name.to_string()), listen];
-    ours.map(|(name, value)| (name.to_owned(), value)).into()
 }
 
 async fn end_of(process: Arc<Process>) -> Exit {

@@ -6,6 +6,7 @@ mod owner;
 mod pipe;
 mod place;
 mod probe;
+mod recipe;
 mod sieve;
 mod table;
 mod upgrade;
@@ -15,7 +16,8 @@ pub(crate) use dial::{dial, upgrade};
 pub(crate) use keeper::{Handle, Status};
 pub(crate) use pipe::Pipe;
 pub(crate) use table::Services;
-pub(crate) use upgrade::{Answer, Refusal};
+pub(crate) use upgrade::{Answer, Refusal, ask};
+pub(crate) use websocket::WebSocket;
 
 use landfast_core::{ErrorCode, Problem};
 use landfast_net::head::RequestHead;
@@ -48,7 +50,8 @@ impl Wanted {
     pub(crate) fn read(head: &RequestHead) -> Result<Option<Self>, Problem> {
         let Some(rest) = head.target.strip_prefix("/services/") else { return Ok(None) };
         let (name, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
-        let target = name.parse().map_err(|()| {
+        let target = if name == "cdp" { Ok(Target::Agent) } else { name.parse() };
+        let target = target.map_err(|()| {
             Problem::new(ErrorCode::ServiceUnknown, format!("{name:?} is neither a service's name nor a port."))
         })?;
         let speech = if head.method == "CONNECT" {
@@ -81,9 +84,13 @@ mod tests {
 
     #[test]
     fn a_service_is_asked_for_by_name_by_port_or_as_the_agent() {
-        for (name, target) in
-            [("web", Target::Service("web".parse().unwrap())), ("8080", Target::Port(8080)), ("agent", Target::Agent)]
-        {
+        for (name, target) in [
+            ("web", Target::Service("web".parse().unwrap())),
+            ("8080", Target::Port(8080)),
+            ("agent", Target::Agent),
+            // Its clients know the browser, not us.
+            ("cdp", Target::Agent),
+        ] {
             let wanted = read(&format!("CONNECT /services/{name} HTTP/1.1")).unwrap().unwrap();
             assert_eq!((wanted.target, wanted.speech), (target, Speech::Bytes));
         }

@@ -23,9 +23,9 @@ const OF_THE_CONNECTION: [&str; 6] =
     ["connection", "content-length", "keep-alive", "proxy-connection", "trailer", "transfer-encoding"];
 
 /// What a program says to an upgrade.
-pub(crate) enum Answer {
+pub(crate) enum Answer<S = WebSocket> {
     /// Its 101, and what follows it.
-    Accepted(ResponseHead, Box<WebSocket>),
+    Accepted(ResponseHead, Box<S>),
     /// Anything else.
     Refused(Refusal),
 }
@@ -48,7 +48,7 @@ pub(crate) struct Refusal {
 /// # Errors
 ///
 /// [`ErrorCode::UpstreamLost`] if it said nothing that can be read.
-pub(super) async fn ask(
+pub(crate) async fn ask(
     mut socket: Socket,
     origin: Option<Origin>,
     request: &RequestHead,

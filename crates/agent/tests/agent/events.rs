@@ -17,7 +17,7 @@ use crate::viewer::Viewer;
 use crate::way::Way;
 
 /// A reader of a stream.
-struct Stream {
+pub(crate) struct Stream {
     body: Incoming,
     text: String,
     frames: VecDeque<(String, Value)>,
@@ -25,7 +25,7 @@ struct Stream {
 }
 
 impl Stream {
-    async fn open(agent: &Agent, query: &str, last: Option<&str>) -> Self {
+    pub(crate) async fn open(agent: &Agent, query: &str, last: Option<&str>) -> Self {
         let socket = agent.connect("agent.sock").await.unwrap();
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(socket)).await.unwrap();
         let connection = tokio::spawn(async { drop(connection.await) });
@@ -74,7 +74,7 @@ impl Stream {
     }
 
     /// The next event of a type.
-    async fn event_of(&mut self, kind: &str) -> Value {
+    pub(crate) async fn event_of(&mut self, kind: &str) -> Value {
         loop {
             let (id, data) = self.next().await;
             if data["event"]["type"] == kind {

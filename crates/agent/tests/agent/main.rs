@@ -1,6 +1,8 @@
 //! The agent, driven over its sockets as a node and its clients do, with real programs in it.
 
 mod attachments;
+mod browser;
+mod cdp;
 mod control;
 mod events;
 mod exec;

@@ -309,6 +309,16 @@ fn row_13_who_leaves_while_parked_leaves_nothing_to_tell() {
 }
 
 #[test]
+fn what_the_browser_itself_refuses_leaves_nothing_to_tell() {
+    let mut connection = asked(Some(up(1)));
+    drain(&mut connection, at(0));
+    connection.handle_dial_refused();
+    connection.handle_cancelled(at(1));
+    assert_eq!(drain(&mut connection, at(1)), []);
+    assert!(connection.is_over());
+}
+
+#[test]
 fn rows_14_to_17_what_has_ended_wants_nothing_any_more() {
     let mut connection = carrying();
     connection.handle_news(up(2));

@@ -4,9 +4,10 @@
 //!
 //! | request | answer |
 //! |---|---|
-//! | any, to `/count/{key}` | has run once more; the body is how often now |
+//! | any, to `/count/{key}` | has run once more; the body is how often now. An upgrade too, which is an echo then |
 //! | GET `/counts` | how often each key has run, as JSON |
 //! | any, to `/refuse/{status}/{code}` | this status with `landfast-error: {code}`; nothing has run |
+//! | any, to `/let-go` | from now on all but `/counts` is refused with 503 `node.not_here`, upgrades too, and nothing runs |
 //! | an upgrade to `/leave/end` | ends the WebSocket without a close frame once it has heard anything |
 //! | an upgrade to `/leave/reset` | the same with unread input, which resets the connection |
 //! | an upgrade to `/leave/exit` | the same by the end of the program |
@@ -26,7 +27,14 @@ use tokio::net::{TcpListener, UnixListener};
 /// The largest body of a request, and how much is read at once.
 const PIECE: usize = 256 * 1024;
 
-type Counts = Arc<Mutex<BTreeMap<String, u64>>>;
+/// What has been done here.
+#[derive(Default)]
+struct State {
+    counts: BTreeMap<String, u64>,
+    has_let_go: bool,
+}
+
+type Shared = Arc<Mutex<State>>;
 
 struct Request {
     method: String,
@@ -37,11 +45,11 @@ struct Request {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
-    let counts = Counts::default();
+    let shared = Shared::default();
     if let Ok(path) = std::env::var("LANDFAST_SOCKET") {
         let listener = UnixListener::bind(&path).with_context(|| format!("listening on {path}"))?;
         loop {
-            tokio::spawn(serve(listener.accept().await?.0, Arc::clone(&counts)));
+            tokio::spawn(serve(listener.accept().await?.0, Arc::clone(&shared)));
         }
     }
     let port = std::env::var("PORT").context("neither LANDFAST_SOCKET nor PORT is set")?.parse::<u16>()?;
@@ -49,21 +57,21 @@ async fn main() -> Result<()> {
     loop {
         let (socket, _) = listener.accept().await?;
         socket.set_nodelay(true)?;
-        tokio::spawn(serve(socket, Arc::clone(&counts)));
+        tokio::spawn(serve(socket, Arc::clone(&shared)));
     }
 }
 
 /// Serves a connection until it ends, however that is.
-async fn serve(mut socket: impl AsyncRead + AsyncWrite + Unpin, counts: Counts) {
+async fn serve(mut socket: impl AsyncRead + AsyncWrite + Unpin, shared: Shared) {
     let mut input = Vec::new();
     loop {
         match read(&mut socket, &mut input).await {
-            Ok(Some(request)) if request.header("upgrade").is_some() => {
+            Ok(Some(request)) if request.header("upgrade").is_some() && runs(&request, &shared) => {
                 let _ = echo(socket, &request, input).await;
                 return;
             }
             Ok(Some(request)) => {
-                let answer = answer(&request, &counts);
+                let answer = answer(&request, &shared);
                 if socket.write_all(answer.as_bytes()).await.is_err() {
                     return;
                 }
@@ -105,17 +113,33 @@ fn parse(input: &[u8]) -> std::io::Result<Option<(Request, usize)>> {
     Ok(Some((Request { method, target, headers: headers.collect(), body: Vec::new() }, len)))
 }
 
+/// Whether an upgrade is taken. It is counted then, if it is to be.
+fn runs(upgrade: &Request, shared: &Shared) -> bool {
+    let mut state = shared.lock().expect("no holder panics");
+    if let (Some(key), false) = (upgrade.path().strip_prefix("/count/"), state.has_let_go) {
+        *state.counts.entry(key.to_owned()).or_default() += 1;
+    }
+    !state.has_let_go
+}
+
 /// Does what the request asks for. It has run once this returns.
-fn answer(request: &Request, counts: &Counts) -> String {
-    let mut counts = counts.lock().expect("no holder panics");
-    let path = request.target.split('?').next().unwrap_or_default();
+fn answer(request: &Request, shared: &Shared) -> String {
+    let mut state = shared.lock().expect("no holder panics");
+    let path = request.path();
+    if path == "/counts" {
+        return whole("200 OK", "Content-Type: application/json\r\n", &serde_json::json!(state.counts).to_string());
+    }
+    if state.has_let_go {
+        return whole("503 Not Here", "Landfast-Error: node.not_here\r\n", "let go");
+    }
+    if path == "/let-go" {
+        state.has_let_go = true;
+        return whole("200 OK", "", "let go");
+    }
     if let Some(key) = path.strip_prefix("/count/") {
-        let count = counts.entry(key.to_owned()).or_default();
+        let count = state.counts.entry(key.to_owned()).or_default();
         *count += 1;
         return whole("200 OK", "", &count.to_string());
-    }
-    if path == "/counts" {
-        return whole("200 OK", "Content-Type: application/json\r\n", &serde_json::json!(*counts).to_string());
     }
     if let Some((status, code)) = path.strip_prefix("/refuse/").and_then(|rest| rest.split_once('/')) {
         return whole(&format!("{status} Refused"), &format!("Landfast-Error: {code}\r\n"), "refused");
@@ -173,6 +197,10 @@ async fn leave(mut socket: impl AsyncRead + Unpin, how: &str) -> std::io::Result
 }
 
 impl Request {
+    fn path(&self) -> &str {
+        self.target.split('?').next().unwrap_or_default()
+    }
+
     fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(header, _)| header == name).map(|(_, value)| value.as_str())
     }
