@@ -22,7 +22,8 @@ use crate::service::{Status, WebSocket};
 
 /// A client's connection with the browser, after the 101.
 pub(crate) struct CdpSocket {
-    browser: Box<WebSocket>,
+    /// Closed as soon as nothing is carried any more, however long the client takes to hear of it.
+    browser: Option<Box<WebSocket>>,
     /// Gone once nothing is carried any more.
     line: Option<Line>,
     /// Resolves when there are news of the browser.
@@ -42,7 +43,7 @@ impl CdpSocket {
     pub(super) fn new(browser: Box<WebSocket>, line: Line) -> Self {
         let news = ReusableBoxFuture::new(next_news(line.status.clone()));
         Self {
-            browser,
+            browser: Some(browser),
             line: Some(line),
             news,
             up: Follower::new(),
@@ -96,6 +97,7 @@ impl CdpSocket {
             encode_close(close.code.close_or_1011(), &reason, &mut frame);
         }
         self.ending.get_or_insert((close, frame));
+        self.browser = None;
         if let Some(line) = self.line.take() {
             line.let_go();
         }
@@ -181,45 +183,40 @@ impl AsyncRead for CdpSocket {
             return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();
-        if Pin::new(&mut *self.browser).poll_read(cx, buf).is_pending() {
-            self.poll_news(cx);
-            return if self.poll_ending(buf) { Poll::Ready(Ok(())) } else { Poll::Pending };
-        }
-        let read = buf.filled().len() - before;
-        if read == 0 {
-            self.end_of_browser();
-            self.poll_ending(buf);
-            return Poll::Ready(Ok(()));
-        }
+        let read = match &mut self.browser {
+            Some(browser) => Pin::new(browser).poll_read(cx, buf),
+            None => Poll::Ready(Ok(())),
+        };
         let mut down = self.down.clone();
         down.advance(&buf.filled()[before..]);
-        if down.longest_message() > MESSAGE_MAX {
+        if read.is_pending() {
+            self.poll_news(cx);
+        } else if buf.filled().len() == before {
+            self.end_of_browser();
+        } else if down.longest_message() > MESSAGE_MAX {
             buf.set_filled(before);
             self.refuse(false);
-            self.poll_ending(buf);
+        } else {
+            self.down = down;
+            self.bytes_down += (buf.filled().len() - before) as u64;
             return Poll::Ready(Ok(()));
         }
-        self.down = down;
-        self.bytes_down += read as u64;
-        Poll::Ready(Ok(()))
+        if self.poll_ending(buf) { Poll::Ready(Ok(())) } else { Poll::Pending }
     }
 }
 
 impl AsyncWrite for CdpSocket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        if self.line.is_none() {
-            // What a client says after its end, or ours, means nothing any more.
-            return Poll::Ready(Ok(buf.len()));
-        }
         let mut up = self.up.clone();
         up.advance(buf);
         if up.longest_message() > MESSAGE_MAX {
             self.refuse(true);
             // Whoever reads must hear of it.
             cx.waker().wake_by_ref();
-            return Poll::Ready(Ok(buf.len()));
         }
-        let written = ready!(Pin::new(&mut *self.browser).poll_write(cx, buf))?;
+        // What a client says after its end, or ours, means nothing any more.
+        let Some(browser) = &mut self.browser else { return Poll::Ready(Ok(buf.len())) };
+        let written = ready!(Pin::new(browser).poll_write(cx, buf))?;
         self.up.advance(&buf[..written]);
         self.bytes_up += written as u64;
         Poll::Ready(Ok(written))
@@ -235,7 +232,10 @@ impl AsyncWrite for CdpSocket {
         if !self.up.saw_close() {
             self.end_of_client();
         }
-        Pin::new(&mut *self.browser).poll_shutdown(cx)
+        match &mut self.browser {
+            Some(browser) => Pin::new(browser).poll_shutdown(cx),
+            None => Poll::Ready(Ok(())),
+        }
     }
 }
 
