@@ -631,7 +631,7 @@ mod tests {
             ("landfast create --ready-path /up", "--service"),
             ("landfast key rm ID", "key_"),
             ("landfast attach ID --from end", "an offset"),
-            ("landfast create browser", "sandbox"),
+            ("landfast create bowser", "browser"),
             ("landfast lst", "ls"),
         ] {
             let error = parse(line).unwrap_err();
