@@ -470,6 +470,21 @@ async fn a_client_in_the_middle_of_a_message_is_cut_there_and_the_end_is_told_at
 }
 
 #[tokio::test]
+async fn a_page_that_is_closed_ends_its_own_socket_which_chromium_does_without_a_word() {
+    let agent = agent_with(&[]).await;
+    is_up(&agent, 1).await;
+    let made = agent.ask("PUT", "/json/new?about:blank", "").await.json();
+    let id = made["id"].as_str().unwrap();
+    let (mut socket, _) = upgrade(&agent, &format!("/devtools/page/{id}")).await;
+    agent.ask("GET", &format!("/json/close/{id}"), "").await;
+    let mut said = Vec::new();
+    timeout(PATIENCE, socket.read_to_end(&mut said)).await.expect("it ends").unwrap();
+    // 1014, after the browser's own last words.
+    let close = [&[0x88, 15, 3, 246], b"upstream.lost".as_slice()].concat();
+    assert!(said.ends_with(&close), "{}", String::from_utf8_lossy(&said));
+}
+
+#[tokio::test]
 async fn connections_leave_nothing_behind_however_they_end() {
     let agent = agent_with(&[]).await;
     is_up(&agent, 1).await;

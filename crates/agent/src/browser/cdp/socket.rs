@@ -88,14 +88,19 @@ impl CdpSocket {
 
     /// Carries nothing any more. The client is told this, unless it has left or the browser has said so itself.
     fn end(&mut self, close: Option<Close>) {
-        let is_told = close.is_some() && self.down.at_boundary() && !self.down.saw_close();
-        let close = close.unwrap_or_else(|| Close::new(ErrorCode::ClientClose, ""));
         let mut frame = Vec::new();
-        if is_told {
-            let separator = if close.reason.is_empty() { "" } else { " " };
-            let reason = format!("{}{separator}{}", close.code, close.reason);
-            encode_close(close.code.close_or_1011(), &reason, &mut frame);
-        }
+        let close = match close {
+            None => Close::new(ErrorCode::ClientClose, ""),
+            Some(_) if self.down.saw_close() => Close::new(ErrorCode::UpstreamEnded, ""),
+            Some(close) => {
+                if self.down.at_boundary() {
+                    let separator = if close.reason.is_empty() { "" } else { " " };
+                    let reason = format!("{}{separator}{}", close.code, close.reason);
+                    encode_close(close.code.close_or_1011(), &reason, &mut frame);
+                }
+                close
+            }
+        };
         self.ending.get_or_insert((close, frame));
         self.browser = None;
         if let Some(line) = self.line.take() {
@@ -129,7 +134,7 @@ impl CdpSocket {
         if let Some(line) = &mut self.line {
             if is_clients { line.handle_client_ended() } else { line.handle_upstream_ended() }
         }
-        self.end(Some(Close::new(ErrorCode::LimitMessage, "268435456 bytes are the most")));
+        self.end(Some(Close::new(ErrorCode::LimitMessage, format!("{MESSAGE_MAX} bytes are the most"))));
     }
 
     /// Looks for news of the browser, and is woken when there are some.
@@ -217,7 +222,11 @@ impl AsyncWrite for CdpSocket {
         // What a client says after its end, or ours, means nothing any more.
         let Some(browser) = &mut self.browser else { return Poll::Ready(Ok(buf.len())) };
         let written = ready!(Pin::new(browser).poll_write(cx, buf))?;
-        self.up.advance(&buf[..written]);
+        if written == buf.len() {
+            self.up = up;
+        } else {
+            self.up.advance(&buf[..written]);
+        }
         self.bytes_up += written as u64;
         Poll::Ready(Ok(written))
     }
