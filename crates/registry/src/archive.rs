@@ -304,8 +304,11 @@ mod tests {
             // Several objects are removed by one request that names them.
             "POST" => {
                 let text = String::from_utf8_lossy(&body).into_owned();
-                objects.retain(|path, _| !text.contains(path.strip_prefix("/bucket/").unwrap()));
-                return answer.body(Full::new("<DeleteResult></DeleteResult>".into()));
+                let keys = objects.keys().map(|path| path.strip_prefix("/bucket/").unwrap().to_owned());
+                let named: Vec<String> = keys.filter(|key| text.contains(key)).collect();
+                named.iter().for_each(|key| drop(objects.remove(&format!("/bucket/{key}"))));
+                let deleted: String = named.iter().map(|key| format!("<Deleted><Key>{key}</Key></Deleted>")).collect();
+                return answer.body(Full::new(format!("<DeleteResult>{deleted}</DeleteResult>").into()));
             }
             other => panic!("nobody sends {other}"),
         }
