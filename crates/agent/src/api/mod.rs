@@ -207,7 +207,7 @@ async fn route(
         (["exec"], &Method::POST) => exec::post(agent, request).await,
         (["exec"], _) => Err(Refused::method("POST")),
         (["services"], &Method::GET) => Ok(services::list(agent)),
-        (["services", name, "restart"], &Method::POST) => services::restart(agent.services.kept(name)?).await,
+        (["services", name, "restart"], &Method::POST) => services::restart(agent.services.kept(name)?),
         (["services", name, "output"], &Method::GET) => {
             output::get(agent.services.kept(name)?.status().process, &request)
         }

@@ -121,7 +121,7 @@ impl Browser {
     }
 
     async fn start_anew(&self, edition: u64) -> Result<(), Problem> {
-        self.handle.restart().await?;
+        self.handle.restart()?;
         self.wait(edition).await.map(drop)
     }
 

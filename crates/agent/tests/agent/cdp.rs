@@ -450,6 +450,41 @@ async fn a_message_that_is_too_long_is_refused_by_its_header() {
 }
 
 #[tokio::test]
+async fn a_client_in_the_middle_of_a_message_is_cut_there_and_the_end_is_told_at_once() {
+    let agent = agent_with(&[]).await;
+    let first = is_up(&agent, 1).await;
+    let mut told = told(&agent).await;
+    let (mut socket, _) = upgrade(&agent, &page(&agent).await).await;
+    let call = r#"{"id":1,"method":"Runtime.evaluate","params":{"expression":"'x'.repeat(50<<20)"}}"#;
+    let frame = [&[0x81, 0x80 | call.len() as u8, 0, 0, 0, 0], call.as_bytes()].concat();
+    socket.write_all(&frame).await.unwrap();
+    let mut header = [0; 10];
+    timeout(PATIENCE, socket.read_exact(&mut header)).await.expect("the message begins").unwrap();
+    assert_eq!(header[..2], [0x81, 127]);
+    // It reads no further, and cannot be told; everybody else can.
+    kill_browser(&first);
+    assert_eq!(reason(&mut told).await, "upstream_changed");
+    let mut rest = Vec::new();
+    let end = timeout(PATIENCE, socket.read_to_end(&mut rest)).await.expect("it ends");
+    assert!(rest.len() < 50 << 20 && rest.iter().all(|&byte| byte != 0x88), "no frame stands inside another: {end:?}");
+}
+
+#[tokio::test]
+async fn a_page_that_is_closed_ends_its_own_socket_which_chromium_does_without_a_word() {
+    let agent = agent_with(&[]).await;
+    is_up(&agent, 1).await;
+    let made = agent.ask("PUT", "/json/new?about:blank", "").await.json();
+    let id = made["id"].as_str().unwrap();
+    let (mut socket, _) = upgrade(&agent, &format!("/devtools/page/{id}")).await;
+    agent.ask("GET", &format!("/json/close/{id}"), "").await;
+    let mut said = Vec::new();
+    timeout(PATIENCE, socket.read_to_end(&mut said)).await.expect("it ends").unwrap();
+    // 1014, after the browser's own last words.
+    let close = [&[0x88, 15, 3, 246], b"upstream.lost".as_slice()].concat();
+    assert!(said.ends_with(&close), "{}", String::from_utf8_lossy(&said));
+}
+
+#[tokio::test]
 async fn connections_leave_nothing_behind_however_they_end() {
     let agent = agent_with(&[]).await;
     is_up(&agent, 1).await;
