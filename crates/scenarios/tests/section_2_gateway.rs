@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use landfast_scenarios::attached::Said;
-use landfast_scenarios::cell::{Cell, Plan, eventually};
+use landfast_scenarios::cell::{Cell, Plan};
 use landfast_scenarios::leaks::{Footprint, returns_to};
 use landfast_scenarios::plain::{Event, PlainClient};
 use nix::sys::signal::Signal;
