@@ -39,6 +39,16 @@ pub struct Global {
         help_heading = "Global options"
     )]
     pub data: Option<OsString>,
+    /// The store of a cell on many machines, for its roles: etcd://host:port,host:port [default: in the data directory]
+    #[arg(
+        long,
+        global = true,
+        env = "LANDFAST_STORE",
+        hide_env_values = true,
+        value_name = "URL",
+        help_heading = "Global options"
+    )]
+    pub store: Option<String>,
     /// Where the cell is [default: where `landfast up` listens]
     #[arg(
         long,
