@@ -32,6 +32,10 @@ pub const START_BUDGET: Duration = Duration::from_secs(90);
 /// How long the reason waits for the next start: ten times what a start takes where nothing is wrong.
 pub const RESTART_CONFIRM: Duration = Duration::from_secs(10);
 
+/// How long a client whose connection has ended is not told why, while its browser seems to live: one that ends in good order
+/// closes its connections some 100 ms before it is gone.
+pub const LAST_WORDS: Duration = Duration::from_secs(1);
+
 /// The most bytes of one message in either direction: what Chromium itself sends at most. They are streamed, so this bounds
 /// how long one message may hold up the next, and no memory.
 pub const MESSAGE_MAX: u64 = 256 << 20;
@@ -45,7 +49,7 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 /// What is known of the browser when its side of a connection ends, without waiting for news.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
-    /// It lives: only the connection was lost.
+    /// It lives, as far as can be seen: only the connection was lost, or it has just begun to end.
     Lives,
     /// It is ending, and will be started again.
     Returns,
@@ -243,8 +247,9 @@ impl Connection {
         match self.phase {
             Phase::Parked => Some(self.until),
             Phase::Dialling { due, .. } => earliest(due, Some(self.until)),
+            Phase::Carrying { .. } => self.facts.upstream.map(|(_, at)| at + LAST_WORDS),
             Phase::Ended { at, .. } => Some(at + RESTART_CONFIRM),
-            Phase::Carrying { .. } | Phase::Over => None,
+            Phase::Over => None,
         }
     }
 
@@ -328,26 +333,37 @@ impl Connection {
 
     fn weigh_carrying(&mut self, now: Instant) {
         let Phase::Carrying { start, url } = &self.phase else { return };
-        let (at, fate) = self.facts.upstream.map_or((now, None), |(fate, at)| (at, Some(fate)));
-        let code = match (self.browser.get(), fate) {
-            (Some(News::Up { .. }), _) if !self.is_another(*start, url) => match fate {
-                None => None,
-                Some(Fate::Returns) => Some(ErrorCode::UpstreamChanged),
-                Some(Fate::Lives | Fate::Ends) => Some(ErrorCode::UpstreamLost),
+        let Facts { cancelled, client, upstream, .. } = self.facts;
+        let at = upstream.map_or(now, |(_, at)| at);
+        match (cancelled, client) {
+            (Some(at), _) => return self.end_carrying(Reason::ContextCancelled, at),
+            (None, Some(left)) if upstream.is_none() || left <= at => {
+                return self.end_carrying(Reason::ClientClose, left);
+            }
+            (None, _) => {}
+        }
+        if let Some(code) = self.code(*start, url, now) {
+            self.phase = Phase::Ended { start: *start, url: url.clone(), at };
+            self.effects.extend([Effect::CloseClient(code), Effect::CloseUpstream]);
+        }
+    }
+
+    /// What the client of this start must be told, if it is over.
+    fn code(&self, start: u64, url: &str, now: Instant) -> Option<ErrorCode> {
+        match self.browser.get() {
+            Some(News::Down { why: Why::Stopped | Why::GaveUp, .. }) => Some(ErrorCode::UpstreamLost),
+            Some(News::Up { .. }) if !self.is_another(start, url) => match self.facts.upstream? {
+                (Fate::Returns, _) => Some(ErrorCode::UpstreamChanged),
+                (Fate::Ends, _) => Some(ErrorCode::UpstreamLost),
+                // Nobody waits any more, or it has been long enough.
+                (Fate::Lives, at) if self.facts.client.is_some() || now >= at + LAST_WORDS => {
+                    Some(ErrorCode::UpstreamLost)
+                }
+                (Fate::Lives, _) => None,
             },
-            (Some(News::Down { why: Why::Stopped | Why::GaveUp, .. }), _) => Some(ErrorCode::UpstreamLost),
-            (Some(News::Up { .. } | News::Starting { .. } | News::Down { why: Why::Returns, .. }) | None, _) => {
+            Some(News::Up { .. } | News::Starting { .. } | News::Down { why: Why::Returns, .. }) | None => {
                 Some(ErrorCode::UpstreamChanged)
             }
-        };
-        match (self.facts.cancelled, self.facts.client, code) {
-            (Some(at), _, _) => self.end_carrying(Reason::ContextCancelled, at),
-            (None, Some(at), _) => self.end_carrying(Reason::ClientClose, at),
-            (None, None, Some(code)) => {
-                self.phase = Phase::Ended { start: *start, url: url.clone(), at };
-                self.effects.extend([Effect::CloseClient(code), Effect::CloseUpstream]);
-            }
-            (None, None, None) => {}
         }
     }
 

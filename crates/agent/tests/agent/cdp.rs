@@ -253,6 +253,23 @@ async fn row_3_who_is_in_the_middle_of_a_call_when_the_browser_dies_is_told_at_o
 }
 
 #[tokio::test]
+async fn row_3_a_browser_that_a_client_closes_is_started_anew_and_all_its_clients_are_told() {
+    let agent = agent_with(&[]).await;
+    is_up(&agent, 1).await;
+    let mut told = told(&agent).await;
+    let (mut one, mut other) = (connect(&agent, "/cdp").await, connect(&agent, &page(&agent).await).await);
+    assert_eq!(other.evaluates("1").await, 1);
+    one.calls("Browser.close", json!({})).await;
+    // It closes its connections first, and dies some time after.
+    for client in [&mut one, &mut other] {
+        client.is_told_of_the_change().await;
+    }
+    for _ in 0..2 {
+        assert_eq!(reason(&mut told).await, "upstream_changed");
+    }
+}
+
+#[tokio::test]
 async fn a_client_that_comes_during_a_restart_gets_a_browser_that_works() {
     let agent = agent_with(&[]).await;
     let first = is_up(&agent, 1).await;
