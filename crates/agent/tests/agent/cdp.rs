@@ -527,6 +527,17 @@ async fn connections_leave_nothing_behind_however_they_end() {
     }
     reasons.sort();
     assert_eq!(reasons, [vec!["client_close"; 10], vec!["upstream_changed"; 10]].concat());
+    // Each has begun once and ended once.
+    let mut ids = [Vec::new(), Vec::new()];
+    for (ids, kind) in ids.iter_mut().zip(["cdp_connect", "cdp_disconnect"]) {
+        let mut told = self::told(&agent).await;
+        for _ in 0..21 {
+            ids.push(told.event_of(kind).await["data"]["connection_id"].to_string());
+        }
+        ids.sort();
+        ids.dedup();
+    }
+    assert!(ids[0] == ids[1] && ids[0].len() == 21, "{ids:?}");
     is_up(&agent, 3).await;
     eventually("all tasks are gone", async || (agent.tasks() <= before + 2).then_some(())).await;
 }
