@@ -89,6 +89,8 @@ fn main() -> ExitCode {
 }
 
 fn run(task: Task) -> Result<ExitCode> {
+    // Nothing of the product compiles without it.
+    system::provide(&[system::PROTOC])?;
     match task {
         Task::Up { arguments } => up(&arguments),
         Task::Test { area } => test::run(area),

@@ -56,6 +56,9 @@ pub(crate) fn run(area: Option<Area>) -> Result<ExitCode> {
     if area.is_none_or(|area| matches!(area, Area::Scenarios | Area::Node | Area::Agent | Area::Cli)) {
         system::provide(&system::FOR_TESTS)?;
     }
+    if area.is_none_or(|area| matches!(area, Area::Registry | Area::Scenarios)) {
+        system::provide(&[system::ETCD])?;
+    }
     if area.is_none_or(|area| area == Area::Scenarios) {
         system::provide(&system::PEERS)?;
         clients::provide()?;

@@ -197,8 +197,8 @@ fn an_agent_is_small() {
         alone.ask("POST", "/processes", r#"{"argv":["sleep","1000"]}"#).unwrap();
     }
     let (kib, threads) = (alone.field("VmRSS"), alone.field("Threads"));
-    // The test harness itself has a thread; a debug build is some megabytes.
-    assert!(kib < 40_000 && threads <= 2, "{kib} KiB, {threads} threads");
+    // The test harness itself has a thread, and one brings events to disk; a debug build is some megabytes.
+    assert!(kib < 40_000 && threads <= 3, "{kib} KiB, {threads} threads");
 }
 
 /// A user that is not root, and that nobody is.

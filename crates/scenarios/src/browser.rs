@@ -92,6 +92,12 @@ impl Browser {
         answer.json()
     }
 
+    /// The events of a type that are remembered, oldest first.
+    pub async fn told(&self, kind: &str) -> Vec<Value> {
+        let page = self.instance.ask("GET", &format!("/telemetry/events?type={kind}"), None).await.json();
+        page.as_array().cloned().unwrap_or_default()
+    }
+
     /// What it says of itself.
     pub async fn state(&self) -> Value {
         self.instance.ask("GET", "/browser", None).await.json()

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use landfast_scenarios::browser::{Beside, Browser, Client};
-use landfast_scenarios::cell::Cell;
+use landfast_scenarios::cell::{Cell, eventually};
 use landfast_scenarios::forwarded::Forwarded;
 use landfast_scenarios::plain::{Event, PlainClient, Upgrade};
 use serde_json::{Value, json};
@@ -112,4 +112,85 @@ async fn a_viewer_gets_as_many_frames_as_it_draws_over_new_tabs_and_a_restart() 
     assert_eq!(browser.instance.ask("POST", "/browser/restart", Some(&json!({}))).await.status, 200);
     comes_to(&mut viewer, "about:blank").await;
     viewer.send_close(1000, "").await;
+}
+
+#[tokio::test]
+async fn a_playwright_script_behind_a_forwarded_port_survives_gateways_and_moves() {
+    let (chromium, pages) = tokio::join!(Beside::chromium(), Beside::pages());
+    let expected = Client::start("playwright.cjs", &[&chromium.url, &pages.url]).finds().await;
+    let mut cell = Cell::with_two_nodes().await;
+    let browser = Browser::start(&cell).await;
+    let forwarded = Forwarded::start(&browser.instance, "cdp").await;
+    let url = format!("http://{}", forwarded.address);
+    let mut found = std::pin::pin!(Client::start("playwright.cjs", &[&url, &browser.pages]).finds());
+    let mut faults = 0;
+    let found = loop {
+        tokio::select! {
+            found = &mut found => break found,
+            () = tokio::time::sleep(Duration::from_millis(300)) => {}
+        }
+        faults += 1;
+        if faults % 4 == 0 {
+            cell.gateway.restart().await;
+            cell.downstream.lead_to(cell.gateway.address());
+        } else {
+            let (_, there) = cell.place_of(&browser.instance).await;
+            browser.instance.moves_to(there).await;
+        }
+    };
+    assert!(faults > 4, "the script was over after {faults} faults");
+    assert_eq!(found, expected);
+}
+
+#[tokio::test]
+async fn a_browser_that_is_killed_closes_its_clients_at_once_and_is_there_for_the_next() {
+    let cell = Cell::start().await;
+    let browser = Browser::start(&cell).await;
+    let upgrade = Upgrade { subprotocol: None, ..browser.instance.upgrade("/cdp") };
+    let mut client = PlainClient::open(&upgrade).await.expect("a connection");
+    let pid = browser.state().await["pid"].as_i64().expect("it runs");
+    browser.instance.ask("POST", "/exec", Some(&json!({"shell": format!("kill -9 {pid}")}))).await;
+    client.expect_close(1012, "upstream.changed").await;
+    let mut next = PlainClient::open(&upgrade).await.expect("it waits for the next browser");
+    next.send_text(r#"{"id":1,"method":"Browser.getVersion"}"#).await;
+    let Event::Text(answer) = next.next().await else { panic!("no answer") };
+    assert!(answer.contains("Chrome/"), "{answer}");
+    let ends = browser.told("cdp_disconnect").await;
+    assert_eq!((ends.len(), &ends[0]["event"]["data"]["reason"]), (1, &json!("upstream_changed")));
+}
+
+#[tokio::test]
+async fn a_page_that_dies_alone_is_told_and_takes_nobody_with_it() {
+    let cell = Cell::start().await;
+    let browser = Browser::start(&cell).await;
+    let upgrade = Upgrade { subprotocol: None, ..browser.instance.upgrade("/cdp") };
+    let mut client = PlainClient::open(&upgrade).await.expect("a connection");
+    browser.instance.ask("PUT", "/telemetry", Some(&json!({"page": true}))).await;
+    eventually("a dead page is told", async || {
+        browser.opens("/").await;
+        browser.instance.ask("POST", "/exec", Some(&json!({"shell": "pkill -9 -f type=renderer"}))).await;
+        (!browser.told("page_crashed").await.is_empty()).then_some(())
+    })
+    .await;
+    client.send_text(r#"{"id":1,"method":"Browser.getVersion"}"#).await;
+    let Event::Text(answer) = client.next().await else { panic!("no answer") };
+    assert!(answer.contains("Chrome/"), "{answer}");
+}
+
+#[tokio::test]
+async fn what_pages_say_and_fetch_is_told_while_somebody_wants_to_know() {
+    let cell = Cell::start().await;
+    let browser = Browser::start(&cell).await;
+    let wanted = json!({"console": true, "network": true, "page": true});
+    assert_eq!(browser.instance.ask("PUT", "/telemetry", Some(&wanted)).await.status, 200);
+    for kind in ["console_log", "console_error", "network_request", "network_response", "page_navigation", "page_load"]
+    {
+        eventually(kind, async || {
+            // Until the monitor is there, nobody hears.
+            browser.opens("/says").await;
+            (!browser.told(kind).await.is_empty()).then_some(())
+        })
+        .await;
+    }
+    assert_eq!(browser.told("console_log").await[0]["event"]["data"]["args"], json!(["said", 7]));
 }

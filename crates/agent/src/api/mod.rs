@@ -6,6 +6,7 @@ mod browser;
 mod control;
 mod exec;
 pub(crate) mod handoff;
+mod history;
 mod links;
 pub(crate) mod network;
 mod output;
@@ -219,8 +220,9 @@ async fn route(
         (["telemetry"], _) => Err(Refused::method("GET, PUT, PATCH")),
         (["telemetry", "stream"], &Method::GET) => telemetry::stream(agent, &request),
         (["telemetry", "stream"], _) => Err(Refused::method("GET")),
+        (["telemetry", "events"], &Method::GET) => history::get(agent, &request).await,
         (["telemetry", "events"], &Method::POST) => telemetry::inject(agent, request).await,
-        (["telemetry", "events"], _) => Err(Refused::method("POST")),
+        (["telemetry", "events"], _) => Err(Refused::method("GET, POST")),
         (["browser"], &Method::GET) => browser::get(agent),
         (["browser", "restart"], &Method::POST) => browser::restart(agent).await,
         (["browser", "flags"], &Method::PATCH) => browser::set_flags(agent, request).await,

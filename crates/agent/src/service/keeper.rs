@@ -286,7 +286,9 @@ impl Keeper {
 
     fn tell(&mut self) {
         let (state, start, last_chance) = (self.machine.state(), self.machine.start(), self.machine.last_chance());
-        self.was_up |= state == State::Up;
+        if state == State::Up && !std::mem::replace(&mut self.was_up, true) {
+            tracing::info!(service = %self.name, start, "service up");
+        }
         self.status.send_if_modified(|status| {
             let is_new = (status.state, status.start) != (state, start);
             if is_new {

@@ -253,6 +253,23 @@ async fn row_3_who_is_in_the_middle_of_a_call_when_the_browser_dies_is_told_at_o
 }
 
 #[tokio::test]
+async fn row_3_a_browser_that_a_client_closes_is_started_anew_and_all_its_clients_are_told() {
+    let agent = agent_with(&[]).await;
+    is_up(&agent, 1).await;
+    let mut told = told(&agent).await;
+    let (mut one, mut other) = (connect(&agent, "/cdp").await, connect(&agent, &page(&agent).await).await);
+    assert_eq!(other.evaluates("1").await, 1);
+    one.calls("Browser.close", json!({})).await;
+    // It closes its connections first, and dies some time after.
+    for client in [&mut one, &mut other] {
+        client.is_told_of_the_change().await;
+    }
+    for _ in 0..2 {
+        assert_eq!(reason(&mut told).await, "upstream_changed");
+    }
+}
+
+#[tokio::test]
 async fn a_client_that_comes_during_a_restart_gets_a_browser_that_works() {
     let agent = agent_with(&[]).await;
     let first = is_up(&agent, 1).await;
@@ -470,6 +487,21 @@ async fn a_client_in_the_middle_of_a_message_is_cut_there_and_the_end_is_told_at
 }
 
 #[tokio::test]
+async fn a_page_that_is_closed_ends_its_own_socket_which_chromium_does_without_a_word() {
+    let agent = agent_with(&[]).await;
+    is_up(&agent, 1).await;
+    let made = agent.ask("PUT", "/json/new?about:blank", "").await.json();
+    let id = made["id"].as_str().unwrap();
+    let (mut socket, _) = upgrade(&agent, &format!("/devtools/page/{id}")).await;
+    agent.ask("GET", &format!("/json/close/{id}"), "").await;
+    let mut said = Vec::new();
+    timeout(PATIENCE, socket.read_to_end(&mut said)).await.expect("it ends").unwrap();
+    // 1014, after the browser's own last words.
+    let close = [&[0x88, 15, 3, 246], b"upstream.lost".as_slice()].concat();
+    assert!(said.ends_with(&close), "{}", String::from_utf8_lossy(&said));
+}
+
+#[tokio::test]
 async fn connections_leave_nothing_behind_however_they_end() {
     let agent = agent_with(&[]).await;
     is_up(&agent, 1).await;
@@ -495,6 +527,17 @@ async fn connections_leave_nothing_behind_however_they_end() {
     }
     reasons.sort();
     assert_eq!(reasons, [vec!["client_close"; 10], vec!["upstream_changed"; 10]].concat());
+    // Each has begun once and ended once.
+    let mut ids = [Vec::new(), Vec::new()];
+    for (ids, kind) in ids.iter_mut().zip(["cdp_connect", "cdp_disconnect"]) {
+        let mut told = self::told(&agent).await;
+        for _ in 0..21 {
+            ids.push(told.event_of(kind).await["data"]["connection_id"].to_string());
+        }
+        ids.sort();
+        ids.dedup();
+    }
+    assert!(ids[0] == ids[1] && ids[0].len() == 21, "{ids:?}");
     is_up(&agent, 3).await;
     eventually("all tasks are gone", async || (agent.tasks() <= before + 2).then_some(())).await;
 }
