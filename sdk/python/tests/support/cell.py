@@ -17,7 +17,9 @@ START_SECONDS = 30.0
 
 def binary(name: str = "landfast-under-test") -> Path:
     """A program of the tree; `cargo xtask test python` builds it and says where."""
-    return Path(os.environ["LANDFAST_BINARY"]).with_name(name)
+    where = os.environ.get("LANDFAST_BINARY")
+    assert where, "LANDFAST_BINARY does not say where the program is: run `cargo xtask test python`"
+    return Path(where).with_name(name)
 
 
 class Role:
