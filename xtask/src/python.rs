@@ -66,6 +66,8 @@ pub(crate) fn steps() -> Result<Vec<Step>> {
     tests.env("LANDFAST_BINARY", crate::target()?.join("debug/landfast-under-test"));
     Ok(vec![
         Step::new("python: generated", with(&["scripts/unasync.py", "--check"])),
+        Step::new("python: format", with(&["-m", "ruff", "format", "--check", "--quiet"])),
+        Step::new("python: lints", with(&["-m", "ruff", "check", "--quiet"])),
         Step::new("python: types", with(&["-m", "mypy"])),
         Step::new("python: program", build),
         Step::new("python: tests", tests),

@@ -1,6 +1,6 @@
 """A Playwright script whose browser runs in an instance. It needs `pip install playwright`, and no browser here.
 
-    python playwright_script.py https://example.com
+python playwright_script.py https://example.com
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import struct
 import threading
-from email.utils import format_datetime
 from datetime import datetime, timedelta, timezone
+from email.utils import format_datetime
 from pathlib import Path
 
 import httpx
@@ -42,7 +42,12 @@ def test_a_wait_is_asked_for_in_seconds_in_milliseconds_or_as_a_date() -> None:
     asked = asked_by(httpx.Headers({"Retry-After": soon}))
     assert asked is not None and 28 <= asked <= 30
     assert asked_by(httpx.Headers({"Retry-After": "3", "Retry-After-Ms": "250"})) == 0.25
-    assert [asked_by(httpx.Headers({"Retry-After": text})) for text in ("2", "-1", "soon", "inf")] == [2, None, None, None]
+    assert [asked_by(httpx.Headers({"Retry-After": text})) for text in ("2", "-1", "soon", "inf")] == [
+        2,
+        None,
+        None,
+        None,
+    ]
 
 
 def test_the_memory_of_routes_is_bounded_and_forgets_what_was_not_used() -> None:
@@ -72,7 +77,7 @@ def test_the_memory_of_routes_is_safe_across_threads() -> None:
             name = f"ins_{(number * 7 + thread) % 100}"
             routes.put(name, Route("http://x", name))
             found = routes.get(name)
-            if found is not None and found.token != name or len(routes) > 51:
+            if (found is not None and found.token != name) or len(routes) > 51:
                 faults.append(name)
             routes.forget(name, found)
 
@@ -85,7 +90,7 @@ def test_the_memory_of_routes_is_safe_across_threads() -> None:
 
 
 def test_server_sent_events_come_whole_however_they_are_cut() -> None:
-    text = b": alive\n\nid: 1.1\ndata: {\"a\":1}\n\nid: 1.2\r\n\r\ndata: x\ndata: y\n\nid: 1.3\ndata: cut"
+    text = b': alive\n\nid: 1.1\ndata: {"a":1}\n\nid: 1.2\r\n\r\ndata: x\ndata: y\n\nid: 1.3\ndata: cut'
     for size in (1, 2, 5, 1000):
         decoder = Decoder()
         frames = [frame for at in range(0, len(text), size) for frame in decoder.feed(text[at : at + size])]
@@ -119,7 +124,14 @@ def test_an_exit_is_told_once() -> None:
 
 
 def test_a_cut_does_not_end_a_conversation_and_authority_does() -> None:
-    goes_on = [(None, ""), (1006, ""), (1012, "gateway.draining"), (1013, "instance.moving"), (1001, ""), (1001, "client.lost x")]
+    goes_on = [
+        (None, ""),
+        (1006, ""),
+        (1012, "gateway.draining"),
+        (1013, "instance.moving"),
+        (1001, ""),
+        (1001, "client.lost x"),
+    ]
     assert [ending_of(*close) for close in goes_on] == [None] * len(goes_on)
     assert isinstance(ending_of(4410, "instance.gone"), landfast.InstanceGone)
     assert isinstance(ending_of(1012, "upstream.changed asleep"), landfast.UpstreamChanged)

@@ -46,9 +46,16 @@ class Cloud:
             self.live.pop(identity, None)
         if identity not in self.live:
             return _refusal(410, "instance.gone")
-        record = {"id": identity, "kind": "sandbox", "phase": "running", "desired": "running", "generation": 1,
-                  "created_at": 1, "base_url": f"{self.instance.url}/i/{identity}",
-                  "token": f"token of {identity} {self.live[identity]}"}
+        record = {
+            "id": identity,
+            "kind": "sandbox",
+            "phase": "running",
+            "desired": "running",
+            "generation": 1,
+            "created_at": 1,
+            "base_url": f"{self.instance.url}/i/{identity}",
+            "token": f"token of {identity} {self.live[identity]}",
+        }
         return 200, {"Content-Type": "application/json"}, json.dumps(record).encode()
 
     def _instance(self, request: Request) -> tuple[int, Headers, bytes]:
@@ -94,14 +101,20 @@ def _live(client: Landfast, luck: random.Random) -> None:
         elif choice < 0.25:
             client.http.delete(f"/v1/instances/{identity}")
         else:
-            answer = client.http.get(f"/v1/instances/{identity}/processes", headers={"X-Meant-For": identity},
-                                     extensions={"landfast.direct": True})
+            answer = client.http.get(
+                f"/v1/instances/{identity}/processes",
+                headers={"X-Meant-For": identity},
+                extensions={"landfast.direct": True},
+            )
             assert answer.status_code in (401, 410) or answer.json()["of"] == identity
 
 
 def test_instances_of_a_real_cell_come_and_go_under_fifty_threads(cell: Cell) -> None:
     recorder = Recorder()
-    with Landfast(cell.url, cell.api_key, transport=recorder, routes=RouteCache(8)) as client, ThreadPoolExecutor(THREADS) as pool:
+    with (
+        Landfast(cell.url, cell.api_key, transport=recorder, routes=RouteCache(8)) as client,
+        ThreadPoolExecutor(THREADS) as pool,
+    ):
         for _ in range(3):
             made = list(pool.map(lambda _: client.instances.create(), range(6)))
             asked = [(made[number % 6], number) for number in range(THREADS * 2)]

@@ -15,6 +15,7 @@ from ._async.instances import AsyncInstance, AsyncInstances
 from ._async.processes import AsyncProcess, AsyncProcesses
 from ._async.services import AsyncServices
 from ._conversation import Exited, Gap, InputUnsure, Output, ProcessEvent, ReplayEnd
+from ._errors import *  # noqa: F403 - the rows of the error table are part of the package
 from ._records import (
     BrowserRecord,
     Completed,
@@ -36,7 +37,6 @@ from ._sync.forward import Forward
 from ._sync.instances import Instance, Instances
 from ._sync.processes import Process, Processes
 from ._sync.services import Services
-from ._errors import *  # noqa: F403 - the rows of the error table are part of the package
 from .errors import (
     Broken,
     CallerError,

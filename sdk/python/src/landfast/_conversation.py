@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import struct
 from dataclasses import dataclass
-from typing import Literal, Union
+from typing import Literal
 
 from ._failure import ProtocolFailure
 
@@ -19,7 +19,7 @@ STDIN = b"\x00"
 FRAME_MAX = 4 * 1024 * 1024
 """Bytes of one message: far more than the agent puts into one."""
 
-Start = Union[Literal["start", "now", "screen"], int]
+Start = Literal["start", "now", "screen"] | int
 """Where an attachment begins: with the oldest output, with what comes next, with a redraw, or at an offset."""
 
 
@@ -66,7 +66,7 @@ class Exited:
     """As a shell says it: its exit code, or 128 and the signal's number."""
 
 
-ProcessEvent = Union[Output, ReplayEnd, Gap, InputUnsure, Exited]
+ProcessEvent = Output | ReplayEnd | Gap | InputUnsure | Exited
 
 
 class Conversation:

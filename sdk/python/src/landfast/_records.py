@@ -39,7 +39,7 @@ class InstanceRecord(Record):
     kind: str
     """`sandbox`, `actor` or `browser`."""
     phase: str
-    """What is: `pending`, `starting`, `running`, `moving`, `sleeping`; `stopped`, `failed`, `lost`, `deleted` are ends."""
+    """What is: `pending`, `starting`, `running`, `moving`, `sleeping`; or `stopped`, `failed`, `lost`, `deleted`."""
     desired: str
     """What should be."""
     generation: int
@@ -137,8 +137,13 @@ class Completed:
         """Reads it. Raises `ProtocolFailure` if it is something else."""
         if not isinstance(answer, dict):
             raise ProtocolFailure("The outcome of a command was expected.")
-        return cls(Exit.read(answer.get("exit")), _output(answer, "stdout"), _output(answer, "stderr"),
-                   bool(answer.get("truncated")), answer.get("killed_by"))
+        return cls(
+            Exit.read(answer.get("exit")),
+            _output(answer, "stdout"),
+            _output(answer, "stderr"),
+            bool(answer.get("truncated")),
+            answer.get("killed_by"),
+        )
 
 
 @dataclass(frozen=True)
@@ -227,10 +232,19 @@ def read_event(answer: object, identity: str | None = None) -> Event | EventGap:
     """Reads an envelope, or the record of a gap. Raises `ProtocolFailure` if it is something else."""
     if isinstance(answer, dict) and answer.get("type") == "gap":
         return EventGap(str(answer.get("from")), str(answer.get("to")))
+    envelope: Any = answer
     try:
-        event = answer["event"]  # type: ignore[index]
-        return Event(identity, answer["seq"], event["ts"], event["type"], event["category"],  # type: ignore[index]
-                     event.get("source", {}), event.get("data"), bool(event.get("truncated")))
+        event = envelope["event"]
+        return Event(
+            identity,
+            envelope["seq"],
+            event["ts"],
+            event["type"],
+            event["category"],
+            event.get("source", {}),
+            event.get("data"),
+            bool(event.get("truncated")),
+        )
     except (KeyError, TypeError) as error:
         raise ProtocolFailure(f"An event was expected: {error!r}.") from error
 

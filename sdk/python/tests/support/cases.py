@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import threading
 import time
-import tomllib
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+
+import tomllib
 
 from landfast.routing import Route, RouteCache
 
@@ -17,8 +18,21 @@ from .servers import PATIENCE_SECONDS, Headers, Request, Server, nowhere
 API_KEY = "the-api-key"
 FOLDER = Path(__file__).parents[3] / "cases"
 FILES = ("routing", "fallback", "retries")
-SAID = {"status", "headers", "answer", "json", "cut", "silent", "same_key_as_before", "method", "path", "token", "body",
-        "lacks", "has"}
+SAID = {
+    "status",
+    "headers",
+    "answer",
+    "json",
+    "cut",
+    "silent",
+    "same_key_as_before",
+    "method",
+    "path",
+    "token",
+    "body",
+    "lacks",
+    "has",
+}
 
 
 def all_cases() -> list[Any]:
@@ -94,8 +108,10 @@ class Play:
         body = exchange.get("answer", "").encode()
         if "json" in exchange:
             body = self.place(json.dumps(exchange["json"], separators=(",", ":"))).encode()
-            headers = {"Content-Type": "application/problem+json" if exchange["status"] >= 400 else "application/json",
-                       **headers}
+            headers = {
+                "Content-Type": "application/problem+json" if exchange["status"] >= 400 else "application/json",
+                **headers,
+            }
         if exchange.get("cut") == "within":
             headers["Content-Length"] = str(len(body) + 1)
         return exchange["status"], headers, body
@@ -110,9 +126,9 @@ def _faults(name: str, exchange: Any, request: Request, before: Request | None) 
             faults.append(f"its {key} is {value!r}")
     faults += [f"it has {header}" for header in exchange.get("lacks", []) if header in request.headers]
     faults += [f"it lacks {header}" for header in exchange.get("has", []) if header not in request.headers]
-    if exchange.get("same_key_as_before") and before is not None:
-        if before.headers.get("idempotency-key") != request.headers.get("idempotency-key"):
-            faults.append("its idempotency key is another one")
+    keys = {one.headers.get("idempotency-key") for one in (before, request) if one is not None}
+    if exchange.get("same_key_as_before") and len(keys) > 1:
+        faults.append("its idempotency key is another one")
     if name == "instance" and API_KEY.encode() in request.raw:
         faults.append("it has the API key")
     if name == "control" and request.token not in (API_KEY, ""):

@@ -21,7 +21,9 @@ def evaluate(url: str, expression: str) -> Any:
         connection.close()
 
 
-def _call(connection: ClientConnection, number: int, method: str, params: dict[str, Any], session: str | None = None) -> Any:
+def _call(
+    connection: ClientConnection, number: int, method: str, params: dict[str, Any], session: str | None = None
+) -> Any:
     said = {"id": number, "method": method, "params": params} | ({"sessionId": session} if session else {})
     connection.send(json.dumps(said))
     while True:

@@ -35,8 +35,13 @@ class Role:
         """Starts it, and returns once it has said that it is up."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("LANDFAST_")}
         with open(self._folder / f"{self._arguments[0]}.log", "ab") as log:
-            self._process = subprocess.Popen([binary(), *self._arguments, "--data", str(self._folder)], stderr=log,
-                                             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=environment)
+            self._process = subprocess.Popen(
+                [binary(), *self._arguments, "--data", str(self._folder)],
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                env=environment,
+            )
         assert self._process.stdout is not None
         assert self._process.stdout.readline(), (self._folder / f"{self._arguments[0]}.log").read_text()
 
@@ -79,4 +84,3 @@ class Cell:
             role.kill()
         self._reaper.stdin.close()
         self._reaper.wait(START_SECONDS)
-

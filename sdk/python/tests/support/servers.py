@@ -1,7 +1,8 @@
-"""A server that answers from a list and writes down what it saw: real sockets, and nothing said that is not in the list."""
+"""A server that says what it is told to and writes down what it saw, on real sockets."""
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 from collections.abc import Callable
@@ -46,7 +47,7 @@ class Server:
         self._lock = threading.Lock()
         self._connections: list[socket.socket] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self.url = "http://127.0.0.1:{}".format(self._listener.getsockname()[1])
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         threading.Thread(target=self._accept, daemon=True).start()
 
     def close(self) -> None:
@@ -137,7 +138,7 @@ class _Reader:
 def nowhere() -> str:
     """The URL of a port where nothing listens."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        return "http://127.0.0.1:{}".format(listener.getsockname()[1])
+        return f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
 def _say(connection: socket.socket, status: int, headers: Headers, body: bytes) -> bool:
@@ -149,8 +150,6 @@ def _say(connection: socket.socket, status: int, headers: Headers, body: bytes) 
 
 
 def _cut(connection: socket.socket) -> None:
-    try:
+    with contextlib.suppress(OSError):
         connection.shutdown(socket.SHUT_RDWR)
-    except OSError:
-        pass
     connection.close()

@@ -23,8 +23,9 @@ async def test_a_case(case: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in case.get("environment", {}).items():
         monkeypatch.setenv(name, value)
     play = Play(case)
-    transport = AsyncDirectTransport(play.control.url, routes=play.routes, direct=case.get("direct"),
-                                     retries=case.get("retries", 2))
+    transport = AsyncDirectTransport(
+        play.control.url, routes=play.routes, direct=case.get("direct"), retries=case.get("retries", 2)
+    )
     headers = {"Authorization": f"Bearer {API_KEY}"}
     async with httpx.AsyncClient(transport=transport, headers=headers, timeout=0.5) as client:
         for call in case["call"]:
@@ -36,8 +37,13 @@ async def test_a_case(case: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 async def _outcome(client: httpx.AsyncClient, url: str, call: Any) -> dict[str, object]:
     content = _stream(call["body"].encode()) if call.get("streams") else call.get("body", "").encode()
     try:
-        response = await client.request(call["method"], url, content=content or None, headers=call.get("headers"),
-                                        follow_redirects=call.get("follows", False))
+        response = await client.request(
+            call["method"],
+            url,
+            content=content or None,
+            headers=call.get("headers"),
+            follow_redirects=call.get("follows", False),
+        )
     except landfast.LandfastError as failure:
         return {"error": failure.code}
     return {"status": response.status_code, "answer": response.text}

@@ -23,8 +23,9 @@ def test_a_case(case: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in case.get("environment", {}).items():
         monkeypatch.setenv(name, value)
     play = Play(case)
-    transport = DirectTransport(play.control.url, routes=play.routes, direct=case.get("direct"),
-                                     retries=case.get("retries", 2))
+    transport = DirectTransport(
+        play.control.url, routes=play.routes, direct=case.get("direct"), retries=case.get("retries", 2)
+    )
     headers = {"Authorization": f"Bearer {API_KEY}"}
     with httpx.Client(transport=transport, headers=headers, timeout=0.5) as client:
         for call in case["call"]:
@@ -36,8 +37,13 @@ def test_a_case(case: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 def _outcome(client: httpx.Client, url: str, call: Any) -> dict[str, object]:
     content = _stream(call["body"].encode()) if call.get("streams") else call.get("body", "").encode()
     try:
-        response = client.request(call["method"], url, content=content or None, headers=call.get("headers"),
-                                        follow_redirects=call.get("follows", False))
+        response = client.request(
+            call["method"],
+            url,
+            content=content or None,
+            headers=call.get("headers"),
+            follow_redirects=call.get("follows", False),
+        )
     except landfast.LandfastError as failure:
         return {"error": failure.code}
     return {"status": response.status_code, "answer": response.text}

@@ -33,11 +33,21 @@ class WebSocket:
         """Whether the caller was told that input of this connection may be lost."""
 
     @classmethod
-    async def open(cls, url: str, *, subprotocols: Sequence[Subprotocol], headers: dict[str, str], timeout: float,
-                   max_size: int) -> WebSocket:
+    async def open(
+        cls, url: str, *, subprotocols: Sequence[Subprotocol], headers: dict[str, str], timeout: float, max_size: int
+    ) -> WebSocket:
         """Connects. Raises what `websockets` raises, and `OSError`."""
-        return cls(await connect(url, subprotocols=subprotocols, additional_headers=headers, open_timeout=timeout,
-                                 max_size=max_size, compression=None, proxy=None))
+        return cls(
+            await connect(
+                url,
+                subprotocols=subprotocols,
+                additional_headers=headers,
+                open_timeout=timeout,
+                max_size=max_size,
+                compression=None,
+                proxy=None,
+            )
+        )
 
     async def recv(self) -> str | bytes:
         """The next message."""
@@ -78,7 +88,9 @@ class Program:
         # A file, because nobody reads while the program runs, and a full pipe would hold it up.
         errors = tempfile.TemporaryFile()
         pipe = asyncio.subprocess.PIPE
-        return cls(await asyncio.create_subprocess_exec(*arguments, env=environment, stdout=pipe, stderr=errors), errors)
+        return cls(
+            await asyncio.create_subprocess_exec(*arguments, env=environment, stdout=pipe, stderr=errors), errors
+        )
 
     async def read_line(self, timeout: float) -> str:
         """Its next line; empty at its end, or if none comes within so many seconds."""

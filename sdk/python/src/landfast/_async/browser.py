@@ -28,20 +28,29 @@ class AsyncBrowser:
     async def restart(self) -> BrowserRecord:
         """Starts it anew, and returns once it is up; its pages are lost. Who asks meanwhile shares the restart."""
         return BrowserRecord.read(
-            await self._caller.json("POST", f"{self._path}/restart", direct=True, seconds=START_SECONDS))
+            await self._caller.json("POST", f"{self._path}/restart", direct=True, seconds=START_SECONDS)
+        )
 
     async def set_flags(self, flags: Sequence[str]) -> BrowserRecord:
         """Sets the flags of Chromium's command line, and returns once it is up with them. Safe to repeat."""
         body = {"flags": list(flags)}
         return BrowserRecord.read(
-            await self._caller.json("PATCH", f"{self._path}/flags", body=body, direct=True, seconds=START_SECONDS))
+            await self._caller.json("PATCH", f"{self._path}/flags", body=body, direct=True, seconds=START_SECONDS)
+        )
 
-    async def screenshot(self, *, format: Literal["png", "jpeg", "webp"] = "png", quality: int | None = None,
-                         full_page: bool = False, target: str | None = None) -> bytes:
+    async def screenshot(
+        self,
+        *,
+        format: Literal["png", "jpeg", "webp"] = "png",
+        quality: int | None = None,
+        full_page: bool = False,
+        target: str | None = None,
+    ) -> bytes:
         """Takes a picture of the page that was opened last, or of the target. Safe to repeat."""
         params = {"format": format, "quality": quality, "full_page": "true" if full_page else None, "target": target}
-        response = await self._caller.call("GET", f"{self._path}/screenshot", params=params, direct=True,
-                                           seconds=START_SECONDS + CONNECT_SECONDS)
+        response = await self._caller.call(
+            "GET", f"{self._path}/screenshot", params=params, direct=True, seconds=START_SECONDS + CONNECT_SECONDS
+        )
         return response.content
 
     async def cdp_url(self) -> str:

@@ -36,20 +36,38 @@ class AsyncCaller:
         self.api_key = api_key
         self.transport = transport
         headers = {"Authorization": f"Bearer {api_key}", "User-Agent": "landfast-python"}
-        self.http = httpx.AsyncClient(base_url=url, headers=headers, transport=transport, timeout=_timeout(DEADLINE_SECONDS))
+        self.http = httpx.AsyncClient(
+            base_url=url, headers=headers, transport=transport, timeout=_timeout(DEADLINE_SECONDS)
+        )
 
     @property
     def routes(self) -> RouteCache:
         """The routes that are known."""
         return self.transport.routes
 
-    async def call(self, method: str, path: str, *, body: object = None, content: bytes | None = None,
-                   params: Mapping[str, Any] | None = None, headers: Mapping[str, str] | None = None,
-                   direct: bool = False, seconds: float = DEADLINE_SECONDS) -> httpx.Response:
+    async def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: object = None,
+        content: bytes | None = None,
+        params: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+        direct: bool = False,
+        seconds: float = DEADLINE_SECONDS,
+    ) -> httpx.Response:
         """Makes a call below `/v1` and returns its answer. Raises `LandfastError` if that is a no, or none comes."""
         response = await self.http.request(
-            method, f"/v1{path}", json=body, content=content, params=_said(params), headers=headers,
-            timeout=_timeout(seconds), extensions={WHOLE: True, FORCED: direct})
+            method,
+            f"/v1{path}",
+            json=body,
+            content=content,
+            params=_said(params),
+            headers=headers,
+            timeout=_timeout(seconds),
+            extensions={WHOLE: True, FORCED: direct},
+        )
         if not response.is_success:
             raise errors.from_answer(response.status_code, response.headers, response.content)
         return response
@@ -59,11 +77,18 @@ class AsyncCaller:
         return json_of(await self.call(method, path, **more))
 
     @contextlib.asynccontextmanager
-    async def stream(self, path: str, *, params: Mapping[str, Any], headers: Mapping[str, str],
-                     silence: float) -> AsyncIterator[httpx.Response]:
+    async def stream(
+        self, path: str, *, params: Mapping[str, Any], headers: Mapping[str, str], silence: float
+    ) -> AsyncIterator[httpx.Response]:
         """Opens an answer that lasts; it is broken when nothing comes for `silence` seconds."""
-        opened = self.http.stream("GET", f"/v1{path}", params=_said(params), headers=headers,
-                                  timeout=_timeout(silence), extensions={FORCED: True})
+        opened = self.http.stream(
+            "GET",
+            f"/v1{path}",
+            params=_said(params),
+            headers=headers,
+            timeout=_timeout(silence),
+            extensions={FORCED: True},
+        )
         async with opened as response:
             if not response.is_success:
                 body = await response.aread()

@@ -30,11 +30,17 @@ class AsyncEvents:
         self._caller = caller
         self._path = f"/instances/{instance}/telemetry"
 
-    async def stream(self, *, types: Sequence[str] = (), after: str | None = None, replay: bool = False,
-                     patience: float = PATIENCE_SECONDS) -> AsyncGenerator[Event | EventGap]:
+    async def stream(
+        self,
+        *,
+        types: Sequence[str] = (),
+        after: str | None = None,
+        replay: bool = False,
+        patience: float = PATIENCE_SECONDS,
+    ) -> AsyncGenerator[Event | EventGap]:
         """Goes through events as they happen: from now on, `after` an id, or with `replay` from the oldest remembered.
 
-        Disconnects are hidden: the next connection goes on after the last event. What was lost is told as an `EventGap`.
+        Disconnects are hidden: the next connection goes on after the last event; what was lost is an `EventGap`.
         Raises how the instance ended, or what kept it from being reached for `patience` seconds.
         """
         last, attempt, deadline = after, 0, time.monotonic() + patience
@@ -67,15 +73,30 @@ class AsyncEvents:
                 for frame in decoder.feed(part):
                     yield frame
 
-    async def page(self, *, since: str | int | None = None, until: str | int | None = None, limit: int | None = None,
-                   offset: int | None = None, order: Literal["asc", "desc"] | None = None, types: Sequence[str] = (),
-                   categories: Sequence[str] = ()) -> EventPage:
+    async def page(
+        self,
+        *,
+        since: str | int | None = None,
+        until: str | int | None = None,
+        limit: int | None = None,
+        offset: int | None = None,
+        order: Literal["asc", "desc"] | None = None,
+        types: Sequence[str] = (),
+        categories: Sequence[str] = (),
+    ) -> EventPage:
         """Reads events that were stored; of an instance that is gone, for 30 days. Safe to repeat.
 
         `since` and `until` are microseconds since 1970, RFC 3339, or how long ago, such as `"5m"`.
         """
-        params = {"since": since, "until": until, "limit": limit, "offset": offset, "order": order,
-                  "type": ",".join(types) or None, "category": ",".join(categories) or None}
+        params = {
+            "since": since,
+            "until": until,
+            "limit": limit,
+            "offset": offset,
+            "order": order,
+            "type": ",".join(types) or None,
+            "category": ",".join(categories) or None,
+        }
         response = await self._caller.call("GET", f"{self._path}/events", params=params)
         items = [read_event(item) for item in items_of({"events": json_of(response)}, "events")]
         next_offset = int(response.headers.get("x-next-offset", 0))
@@ -89,8 +110,9 @@ class AsyncEvents:
             raise ProtocolFailure("An event was expected.")
         return event
 
-    async def watch(self, *, console: bool | None = None, network: bool | None = None,
-                    page: bool | None = None) -> dict[str, bool]:
+    async def watch(
+        self, *, console: bool | None = None, network: bool | None = None, page: bool | None = None
+    ) -> dict[str, bool]:
         """Says which events of the browser's pages are wanted; what is not said stays as it is. Safe to repeat."""
         said = {"console": console, "network": network, "page": page}
         body = {name: value for name, value in said.items() if value is not None}

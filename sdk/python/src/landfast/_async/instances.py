@@ -57,7 +57,7 @@ class AsyncInstance:
         return await self._told("POST", "/stop")
 
     async def move(self, node: str | None = None, *, wait: int = 30) -> AsyncInstance:
-        """Moves it to the node of this name or id, or to the best other one, and waits so many seconds until it is there.
+        """Moves it to the node of this name or id, or to the best other one, and waits so many seconds for that.
 
         Raises `MoveRefused`, or `MoveFailed` if it stays where it was.
         """
@@ -72,14 +72,15 @@ class AsyncInstance:
         return await self._told("POST", "/wake", wait=wait)
 
     async def create_token(self, *, scopes: Sequence[str] = ("all",), seconds: int = 3600) -> Token:
-        """Makes an access token for it, to be given to others: `all`, `process` or `browser`, good for a day at most."""
+        """Makes an access token for it, for others: `all`, `process` or `browser`, good for a day at most."""
         body = {"scopes": list(scopes), "ttl_seconds": seconds}
         return Token.read(await self._caller.json("POST", f"/instances/{self.id}/tokens", body=body))
 
     async def _told(self, method: str, verb: str, *, body: object = None, wait: int = 0) -> AsyncInstance:
         params = {"wait": wait} if wait else None
-        answer = await self._caller.json(method, f"/instances/{self.id}{verb}", body=body, params=params,
-                                         seconds=DEADLINE_SECONDS + wait)
+        answer = await self._caller.json(
+            method, f"/instances/{self.id}{verb}", body=body, params=params, seconds=DEADLINE_SECONDS + wait
+        )
         self.record = InstanceRecord.read(answer)
         return self
 
@@ -90,17 +91,26 @@ class AsyncInstances:
     def __init__(self, caller: AsyncCaller) -> None:
         self._caller = caller
 
-    async def create(self, kind: str = "sandbox", *, labels: Mapping[str, str] | None = None, wait: int = 60,
-                     idempotency_key: str | None = None, **spec: Any) -> AsyncInstance:
+    async def create(
+        self,
+        kind: str = "sandbox",
+        *,
+        labels: Mapping[str, str] | None = None,
+        wait: int = 60,
+        idempotency_key: str | None = None,
+        **spec: Any,
+    ) -> AsyncInstance:
         """Creates an instance and waits so many seconds, 60 at most, until it runs or has ended; look at its `phase`.
 
-        `spec` is how it is to be: `env`, `services`, `restart`, `network`, `idle_timeout` (seconds), `limits`, `browser`,
-        … as in the API reference. With the same `idempotency_key` within 24 hours the same instance is answered.
+        `spec` is how it is to be, as in the API reference: `env`, `services`, `restart`, `network`, `limits`,
+        `idle_timeout` (seconds), `browser`, … With the same `idempotency_key` within 24 hours the same instance is
+        answered.
         """
         body = {"kind": kind, "labels": dict(labels or {}), "spec": spec}
         headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
-        answer = await self._caller.json("POST", "/instances", body=body, params={"wait": wait}, headers=headers,
-                                         seconds=DEADLINE_SECONDS + wait)
+        answer = await self._caller.json(
+            "POST", "/instances", body=body, params={"wait": wait}, headers=headers, seconds=DEADLINE_SECONDS + wait
+        )
         return AsyncInstance(self._caller, InstanceRecord.read(answer))
 
     async def get(self, instance: str) -> AsyncInstance:
@@ -108,9 +118,10 @@ class AsyncInstances:
         answer = await self._caller.json("GET", f"/instances/{plain(instance)}")
         return AsyncInstance(self._caller, InstanceRecord.read(answer))
 
-    async def list(self, *, labels: Mapping[str, str] | None = None,
-                   phase: str | None = None) -> AsyncGenerator[AsyncInstance]:
-        """Goes through all instances with these labels and in this phase, however many pages that takes, oldest first."""
+    async def list(
+        self, *, labels: Mapping[str, str] | None = None, phase: str | None = None
+    ) -> AsyncGenerator[AsyncInstance]:
+        """Goes through all instances with these labels and in this phase, oldest first, over all pages."""
         label = [f"{name}={value}" for name, value in (labels or {}).items()]
         cursor: str | None = None
         while True:

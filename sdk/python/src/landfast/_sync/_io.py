@@ -40,11 +40,22 @@ class WebSocket:
         """Whether the caller was told that input of this connection may be lost."""
 
     @classmethod
-    def open(cls, url: str, *, subprotocols: Sequence[Subprotocol], headers: dict[str, str], timeout: float,
-                   max_size: int) -> WebSocket:
+    def open(
+        cls, url: str, *, subprotocols: Sequence[Subprotocol], headers: dict[str, str], timeout: float, max_size: int
+    ) -> WebSocket:
         """Connects. Raises what `websockets` raises, and `OSError`."""
-        return cls(connect(url, subprotocols=subprotocols, additional_headers=headers, open_timeout=timeout,
-                                 max_size=max_size, compression=None, proxy=None, **CONNECTS_AT_ONCE))
+        return cls(
+            connect(
+                url,
+                subprotocols=subprotocols,
+                additional_headers=headers,
+                open_timeout=timeout,
+                max_size=max_size,
+                compression=None,
+                proxy=None,
+                **CONNECTS_AT_ONCE,
+            )
+        )
 
     def recv(self) -> str | bytes:
         """The next message."""

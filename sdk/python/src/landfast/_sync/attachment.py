@@ -1,6 +1,6 @@
 """Staying attached to a process while connections come and go.
 
-Reading and writing may be done by two threads. Whoever of them finds the connection gone makes the next one, under a lock;
+Reading and writing may be done by two threads. Who finds the connection gone makes the next one, under a lock;
 what the old one still held is dropped, because the new one begins at the first byte that was not told.
 """
 
@@ -18,7 +18,17 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 from websockets.typing import Subprotocol
 
 from .. import errors
-from .._conversation import FRAME_MAX, STDIN, SUBPROTOCOL, Conversation, Exited, InputUnsure, Output, ProcessEvent, Start
+from .._conversation import (
+    FRAME_MAX,
+    STDIN,
+    SUBPROTOCOL,
+    Conversation,
+    Exited,
+    InputUnsure,
+    Output,
+    ProcessEvent,
+    Start,
+)
 from .._endings import ending_of, may_pass
 from .._failure import LandfastError, Misused, Unreachable
 from .._retry import pause_before
@@ -33,14 +43,15 @@ PATIENCE_SECONDS = 600.0
 class Attachment:
     """A process that is followed: iterate over it for what it says, until its exit, which is told once and last.
 
-    Disconnects are hidden: the next connection goes on at the very byte, and only what the process's log no longer keeps
+    Disconnects are hidden: the next connection goes on at the very byte; only what the process's log no longer keeps
     is told, as a `Gap`. Input that was under way at a disconnect is never sent twice; that it may not have arrived is
     told as `InputUnsure`. Raises `LandfastError` when it cannot go on: the instance is gone, or nothing was reached for
     `patience` seconds.
     """
 
-    def __init__(self, caller: Caller, instance: str, process: str, start: Start, takes_input: bool,
-                 patience: float) -> None:
+    def __init__(
+        self, caller: Caller, instance: str, process: str, start: Start, takes_input: bool, patience: float
+    ) -> None:
         self._caller = caller
         self._instance = instance
         self.process_id = process
@@ -98,8 +109,9 @@ class Attachment:
         self._connected()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                        trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def __iter__(self) -> Attachment:
@@ -182,9 +194,13 @@ class Attachment:
 
     def _dial(self, route: Route) -> WebSocket:
         try:
-            return WebSocket.open(self._address(route), subprotocols=[Subprotocol(SUBPROTOCOL)],
-                                        headers={"Authorization": f"Bearer {route.token}"}, timeout=CONNECT_SECONDS,
-                                        max_size=FRAME_MAX)
+            return WebSocket.open(
+                self._address(route),
+                subprotocols=[Subprotocol(SUBPROTOCOL)],
+                headers={"Authorization": f"Bearer {route.token}"},
+                timeout=CONNECT_SECONDS,
+                max_size=FRAME_MAX,
+            )
         except InvalidStatus as refused:
             answer = refused.response
             headers = httpx.Headers(list(answer.headers.raw_items()))

@@ -28,9 +28,16 @@ class Landfast:
     that, and so are those that may run twice.
     """
 
-    def __init__(self, url: str | None = None, api_key: str | None = None, *, direct: Iterable[str] | None = None,
-                 retries: int = RETRIES, transport: httpx.BaseTransport | None = None,
-                 routes: RouteCache | None = None) -> None:
+    def __init__(
+        self,
+        url: str | None = None,
+        api_key: str | None = None,
+        *,
+        direct: Iterable[str] | None = None,
+        retries: int = RETRIES,
+        transport: httpx.BaseTransport | None = None,
+        routes: RouteCache | None = None,
+    ) -> None:
         where, key = _settings.url(url), _settings.api_key(api_key)
         self._options = (None if direct is None else tuple(direct), retries)
         routed = DirectTransport(where, transport=transport, routes=routes, direct=direct, retries=retries)
@@ -56,15 +63,21 @@ class Landfast:
     def copy(self, *, retries: int | None = None) -> Landfast:
         """Makes a client with connections of its own that shares the known routes."""
         direct, before = self._options
-        return Landfast(self.url, self._caller.api_key, direct=direct,
-                             retries=before if retries is None else retries, routes=self.routes)
+        return Landfast(
+            self.url,
+            self._caller.api_key,
+            direct=direct,
+            retries=before if retries is None else retries,
+            routes=self.routes,
+        )
 
     def revoke_token(self, token: str) -> None:
         """Takes the access token of this id back; what uses it ends. Safe to repeat."""
         self._caller.call("DELETE", f"/tokens/{plain(token)}")
 
-    def forward(self, instance: str | Instance, place: str, listen: str = "127.0.0.1:0", *,
-                binary: str | None = None) -> Forward:
+    def forward(
+        self, instance: str | Instance, place: str, listen: str = "127.0.0.1:0", *, binary: str | None = None
+    ) -> Forward:
         """A port of this machine that leads to a service, a port or `cdp` in an instance, over everything in between.
 
         Use it as a context manager. It runs the `landfast` program: `binary`, `LANDFAST_BINARY`, or the one in `PATH`.
@@ -79,6 +92,7 @@ class Landfast:
     def __enter__(self) -> Landfast:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                        trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()

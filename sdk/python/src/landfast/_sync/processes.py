@@ -63,15 +63,17 @@ class Process:
         self._caller.call("POST", f"{self._path}/eof", direct=True)
 
     def output(self, start: int = 0) -> LogPart:
-        """Reads what it has said, from this offset to the newest byte. Safe to repeat; `attach` waits for what comes."""
+        """Reads what it has said, from this offset to the newest byte. Safe to repeat. `attach` waits for more."""
         response = self._caller.call("GET", f"{self._path}/output", params={"from": start}, direct=True)
         return LogPart(int(response.headers.get("landfast-offset", start)), response.content)
 
-    def attach(self, start: Start = "start", *, input: bool = True,
-               patience: float = PATIENCE_SECONDS) -> Attachment:
+    def attach(
+        self, start: Start = "start", *, input: bool = True, patience: float = PATIENCE_SECONDS
+    ) -> Attachment:
         """Follows it: everything it says from `start` on, once and in order, over any number of connections.
 
-        `start` is `"start"` (the oldest output that is kept), `"now"`, `"screen"` (a redraw of its terminal) or an offset.
+        `start` is `"start"` (the oldest output that is kept), `"now"`, `"screen"` (a redraw of its terminal) or an
+        offset.
         Use it as a context manager and iterate over it.
         """
         return Attachment(self._caller, self._instance, self.id, start, input, patience)
@@ -89,10 +91,18 @@ class Processes:
         self._instance = instance
         self._path = f"/instances/{instance}/processes"
 
-    def start(self, command: Command, *, env: Mapping[str, str] | None = None, cwd: str | None = None,
-                    tty: tuple[int, int] | None = None, stdin: Literal["open", "closed"] | None = None,
-                    timeout: int | None = None, max_run_after_detach: int | None = None,
-                    lossless: bool = False) -> Process:
+    def start(
+        self,
+        command: Command,
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        tty: tuple[int, int] | None = None,
+        stdin: Literal["open", "closed"] | None = None,
+        timeout: int | None = None,
+        max_run_after_detach: int | None = None,
+        lossless: bool = False,
+    ) -> Process:
         """Starts a process; `tty` is the rows and columns of its terminal, times are in seconds.
 
         With `lossless` it is held back, as by a full pipe, rather than that its first viewer misses a byte.
@@ -106,8 +116,15 @@ class Processes:
         answer = self._caller.json("POST", self._path, body=body, direct=True)
         return Process(self._caller, self._instance, ProcessRecord.read(answer))
 
-    def run(self, command: Command, *, input: str = "", env: Mapping[str, str] | None = None,
-                  cwd: str | None = None, timeout: int | None = None) -> Completed:
+    def run(
+        self,
+        command: Command,
+        *,
+        input: str = "",
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        timeout: int | None = None,
+    ) -> Completed:
         """Runs a command to its end, within `timeout` seconds, and returns its exit and what it said.
 
         A command that fails is no exception: look at `exit`. Raises `ProcessSpawn`. After `Broken` it may have run, or
@@ -129,9 +146,16 @@ class Processes:
         answer = self._caller.json("GET", f"{self._path}/{plain(process)}", direct=True)
         return Process(self._caller, self._instance, ProcessRecord.read(answer))
 
-    def terminal(self, command: Command = ("bash",), *, rows: int = 24, cols: int = 80,
-                       env: Mapping[str, str] | None = None, cwd: str | None = None,
-                       patience: float = PATIENCE_SECONDS) -> Attachment:
+    def terminal(
+        self,
+        command: Command = ("bash",),
+        *,
+        rows: int = 24,
+        cols: int = 80,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        patience: float = PATIENCE_SECONDS,
+    ) -> Attachment:
         """Starts a command on a terminal and follows it. Raises `ProcessSpawn`."""
         process = self.start(command, env=env, cwd=cwd, tty=(rows, cols))
         return process.attach(patience=patience)

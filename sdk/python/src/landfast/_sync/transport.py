@@ -52,8 +52,15 @@ class DirectTransport(httpx.BaseTransport):
     `landfast.Broken` and `landfast.TimedOut`, which are `httpx.TransportError` too.
     """
 
-    def __init__(self, url: str, *, transport: httpx.BaseTransport | None = None,
-                 routes: RouteCache | None = None, direct: Iterable[str] | None = None, retries: int = RETRIES) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        transport: httpx.BaseTransport | None = None,
+        routes: RouteCache | None = None,
+        direct: Iterable[str] | None = None,
+        retries: int = RETRIES,
+    ) -> None:
         self.routes = RouteCache() if routes is None else routes
         self._control = ControlPlane(url)
         self._inner = httpx.HTTPTransport() if transport is None else transport
@@ -87,8 +94,9 @@ class DirectTransport(httpx.BaseTransport):
 
     def _ask_control(self, request: httpx.Request, target: Target, body: _Body, retries: int) -> httpx.Response:
         self._remember_key(request)
-        wire = httpx.Request(request.method, request.url, headers=request.headers, stream=body.stream,
-                             extensions=request.extensions)
+        wire = httpx.Request(
+            request.method, request.url, headers=request.headers, stream=body.stream, extensions=request.extensions
+        )
         if target.takes_idempotency_key(request.method) and "idempotency-key" not in wire.headers:
             wire.headers["idempotency-key"] = str(uuid.uuid4())
         has_routes = target.has_routes(request.method)
@@ -100,8 +108,9 @@ class DirectTransport(httpx.BaseTransport):
         response.extensions[CAME_BY] = "control"
         return response
 
-    def _ask_instance(self, request: httpx.Request, target: Target, instance: str, route: Route,
-                            body: _Body) -> httpx.Response:
+    def _ask_instance(
+        self, request: httpx.Request, target: Target, instance: str, route: Route, body: _Body
+    ) -> httpx.Response:
         response = self._attempt_direct(request, target, route, body)
         if _is_stale(response):
             self.routes.forget(instance, route)
@@ -126,8 +135,9 @@ class DirectTransport(httpx.BaseTransport):
         response.close()
         return self._ask_control(request, target, body, retries=0)
 
-    def _attempt_direct(self, request: httpx.Request, target: Target, route: Route,
-                              body: _Body) -> httpx.Response:
+    def _attempt_direct(
+        self, request: httpx.Request, target: Target, route: Route, body: _Body
+    ) -> httpx.Response:
         self._remember_key(request)
         wire = self._copy(request, direct_url(route.base_url, target), route)
         wire.stream = body.stream
@@ -186,13 +196,15 @@ class DirectTransport(httpx.BaseTransport):
         keys = [*self._keys]
         if route is not None or REDIRECTED in request.extensions:
             keys.append(_credential(request))
-        kept = [(name, value) for name, value in request.headers.multi_items()
-                if name != "host" and not any(key in value for key in keys if key)]
+        kept = [
+            (name, value)
+            for name, value in request.headers.multi_items()
+            if name != "host" and not any(key in value for key in keys if key)
+        ]
         headers = httpx.Headers([("Host", url.netloc.decode("ascii")), *kept])
         if route is not None:
             headers["Authorization"] = f"Bearer {route.token}"
-        return httpx.Request(request.method, url, headers=headers, stream=request.stream,
-                             extensions=request.extensions)
+        return httpx.Request(request.method, url, headers=headers, stream=request.stream, extensions=request.extensions)
 
 
 class _Body:
@@ -292,8 +304,7 @@ def _read_whole(response: httpx.Response) -> httpx.Response:
         body = b"".join([part for part in response.stream])
     finally:
         response.close()
-    return httpx.Response(response.status_code, headers=response.headers, content=body,
-                          extensions=response.extensions)
+    return httpx.Response(response.status_code, headers=response.headers, content=body, extensions=response.extensions)
 
 
 def _look_into(response: httpx.Response) -> tuple[httpx.Response, object]:
