@@ -8,6 +8,7 @@ from __future__ import annotations
 from ._failure import CallerError, InstanceError, OrdinaryEnd, PlatformError, Refused, Retry
 
 __all__ = [
+    "ArchiveUnavailable",
     "AuthExpired",
     "AuthForbidden",
     "AuthInvalid",
@@ -723,6 +724,17 @@ class RegistryUnavailable(PlatformError):
     advice = "Try again shortly."
 
 
+class ArchiveUnavailable(PlatformError):
+    """The archive of events does not answer at present. Try again shortly; live events are not affected."""
+
+    code = "archive.unavailable"
+    status = 503
+    close_code = None
+    retry = Retry.SAFE
+    sentence = "The archive of events does not answer at present."
+    advice = "Try again shortly; live events are not affected."
+
+
 class StoreCorrupt(PlatformError):
     """The store's file is damaged. Restore it from a backup, or move it away to begin an empty cell."""
 
@@ -958,6 +970,7 @@ TABLE: dict[str, type[Refused]] = {
     "node.unknown": NodeUnknown,
     "node.none_fits": NodeNoneFits,
     "registry.unavailable": RegistryUnavailable,
+    "archive.unavailable": ArchiveUnavailable,
     "store.corrupt": StoreCorrupt,
     "store.full": StoreFull,
     "store.version": StoreVersion,
