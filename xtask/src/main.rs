@@ -3,6 +3,7 @@
 //! It starts in the time cargo needs to find that nothing changed, so it links nothing of the product: what needs the
 //! product's tables or its protocols is a program of `crates/scenarios`, which is built and run from here.
 
+mod clients;
 mod conformance;
 mod steps;
 mod system;
@@ -66,6 +67,8 @@ enum Bench {
     Session,
     /// A thousand random faults over two hundred sessions, every byte checked
     Faults,
+    /// A client of CDP straight to its browser, and through gateway, node and agent, in one run
+    Cdp,
     /// The HTTP and WebSocket path beside HAProxy and nginx, in one run
     Http,
     /// Fifty moves of a service under load, which its clients must not notice
@@ -85,6 +88,8 @@ fn main() -> ExitCode {
 }
 
 fn run(task: Task) -> Result<ExitCode> {
+    // Nothing of the product compiles without it.
+    system::provide(&[system::PROTOC])?;
     match task {
         Task::Up { arguments } => up(&arguments),
         Task::Test { area } => test::run(area),
@@ -110,8 +115,13 @@ fn docs(check: bool) -> Result<ExitCode> {
 }
 
 fn bench(what: Bench, arguments: &[String]) -> Result<ExitCode> {
-    if matches!(what, Bench::Http) {
-        system::provide(&system::PEERS)?;
+    match what {
+        Bench::Http => system::provide(&system::PEERS)?,
+        Bench::Cdp => {
+            system::provide(&[system::CHROMIUM])?;
+            clients::provide()?;
+        }
+        Bench::Session | Bench::Faults | Bench::Moves | Bench::Routes => {}
     }
     build_programs(&[
         "landfast-bench",
@@ -122,6 +132,7 @@ fn bench(what: Bench, arguments: &[String]) -> Result<ExitCode> {
     ])?;
     let what = match what {
         Bench::Session => "session",
+        Bench::Cdp => "cdp",
         Bench::Faults => "faults",
         Bench::Http => "http",
         Bench::Moves => "moves",

@@ -34,6 +34,16 @@ pub(crate) const FOR_TESTS: [Package; 6] = [
 pub(crate) const PEERS: [Package; 2] =
     [Package { name: "haproxy", program: "haproxy" }, Package { name: "nginx-light", program: "nginx" }];
 
+/// Compiles what etcd speaks, for its client.
+pub(crate) const PROTOC: Package = Package { name: "protobuf-compiler", program: "protoc" };
+
+/// The store of many machines.
+pub(crate) const ETCD: Package = Package { name: "etcd-server", program: "etcd" };
+
+/// Runs the clients of CDP.
+pub(crate) const NODE: [Package; 2] =
+    [Package { name: "nodejs", program: "node" }, Package { name: "npm", program: "npm" }];
+
 /// Loads the gateway over HTTP/2.
 pub(crate) const H2LOAD: Package = Package { name: "nghttp2-client", program: "h2load" };
 

@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::ValueEnum;
 
 use crate::steps::{self, Step, cargo};
-use crate::system;
+use crate::{clients, system};
 
 /// How many seeds the simulator runs in a whole test: half a minute; a night's run takes what it likes.
 const SIM_SEEDS: &str = "10000";
@@ -51,11 +51,15 @@ impl Area {
 /// Runs all steps, or those of one area.
 pub(crate) fn run(area: Option<Area>) -> Result<ExitCode> {
     system::provide_components()?;
-    if area.is_none_or(|area| area == Area::Scenarios || area == Area::Node || area == Area::Cli) {
+    if area.is_none_or(|area| matches!(area, Area::Scenarios | Area::Node | Area::Agent | Area::Cli)) {
         system::provide(&system::FOR_TESTS)?;
+    }
+    if area.is_none_or(|area| matches!(area, Area::Registry | Area::Scenarios)) {
+        system::provide(&[system::ETCD])?;
     }
     if area.is_none_or(|area| area == Area::Scenarios) {
         system::provide(&system::PEERS)?;
+        clients::provide()?;
     }
     Ok(steps::run(match area {
         None => everything(),

@@ -62,6 +62,9 @@ use table::Processes;
 /// How long the last answers may take once everything has ended.
 const GOODBYE: Duration = Duration::from_millis(500);
 
+/// How long the last events may take to be stored. The node kills the agent a few seconds after it asked it to end.
+const LAST_EVENTS: Duration = Duration::from_secs(1);
+
 /// What every part of an agent reaches.
 struct Agent {
     config: Arc<Config>,
@@ -93,6 +96,8 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Problem>
     let unusable =
         |error| Problem::new(ErrorCode::ConfigInvalid, format!("{} cannot be used: {error}.", config.state.display()));
     let events = Events::open(&config.state).map_err(unusable)?;
+    let stored = CancellationToken::new();
+    let writer = events.writer(stored.clone()).map_err(unusable)?;
     let processes = Processes::load(&config, &events).map(Arc::new).map_err(unusable)?;
     let config = Arc::new(config);
     let (services, keepers) = Services::new(&config, &processes, &events)?;
@@ -128,8 +133,12 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Problem>
     if let Some((listener, key)) = outside {
         agent.until_stopped(network::serve(agent.clone(), listener, key));
     }
+    let writer = tokio::spawn(writer);
     for keeper in keepers {
         agent.tasks.spawn(keeper.run());
+    }
+    if let Ok(browser) = agent.services.browser() {
+        agent.until_stopped(browser::monitor::run(browser.clone(), agent.events.clone()));
     }
     let generation = agent.fence.generation();
     agent.events.instance_started(generation);
@@ -142,6 +151,11 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Problem>
     agent.tasks.close();
     if timeout(GOODBYE, agent.tasks.wait()).await.is_err() {
         tracing::debug!("a connection did not end in time");
+    }
+    // After everything that may be told.
+    stored.cancel();
+    if timeout(LAST_EVENTS, writer).await.is_err() {
+        tracing::warn!("the last events were not stored in time");
     }
     tracing::info!(instance = %agent.config.instance, "agent ended");
     Ok(())

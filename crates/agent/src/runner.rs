@@ -3,7 +3,7 @@
 //! The end is told after the last byte. Everything the process itself wrote lies in its pipes or terminal when it exits
 //! and is read at once. What a background child still writes is waited for until it is silent for [`SILENCE`], for at
 //! most [`PATIENCE`], so that no child can withhold its parent's exit; what comes later is read and dropped, so that
-//! nobody blocks on it.
+//! nobody blocks on it. A service's exit waits for nobody.
 
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, OwnedFd};
@@ -130,7 +130,12 @@ impl Runner {
         self.told.reaped.notify_one();
         self.input = None;
         self.read_what_is_left();
-        self.wait_for_silence().await;
+        match self.process.role {
+            Role::Task => self.wait_for_silence().await,
+            // What it has started was killed with it, but for what has left its session, as crash handlers do: the next
+            // start waits for nobody's last words.
+            Role::Service(_) => {}
+        }
         self.finish(exit);
         self.swallow_rest().await;
     }

@@ -33,7 +33,11 @@ pub(crate) fn open(processes: &Arc<Processes>, head: &RequestHead) -> Result<(Re
 }
 
 /// The 101 that answers a WebSocket upgrade.
-fn handshake(head: &RequestHead) -> Result<ResponseHead, Problem> {
+///
+/// # Errors
+///
+/// What is wrong with the request.
+pub(crate) fn handshake(head: &RequestHead) -> Result<ResponseHead, Problem> {
     let headers = &head.headers;
     if head.method != "GET" {
         return Err(ErrorCode::RequestMethod.into());

@@ -1,5 +1,9 @@
 //! An agent that has its process to itself. It is started as one: this test runs its own executable again.
 
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -24,19 +28,23 @@ struct Alone {
 
 impl Alone {
     fn start() -> Self {
+        let once = r#"{"shell":"sleep 0.2; exit 5","port":1,"restart":"never"}"#;
+        Self::start_with(&format!(r#"{{"env":{{"A":"b c"}},"services":{{"once":{once}}}}}"#), None)
+    }
+
+    /// An agent with this spec, as this user if not as ours.
+    fn start_with(spec_text: &str, user: Option<u32>) -> Self {
         let dir = tempfile::Builder::new().prefix("lf").tempdir().unwrap();
         let path = |name: &str| {
             let path = dir.path().join(name);
             std::fs::create_dir(&path).unwrap();
+            std::os::unix::fs::chown(&path, user, user).unwrap();
             path.to_str().unwrap().to_owned()
         };
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
         let id = landfast_net::random::instance_id().to_string();
         let spec = dir.path().join("spec.json").to_str().unwrap().to_owned();
-        std::fs::write(
-            &spec,
-            r#"{"env":{"A":"b c"},"services":{"once":{"shell":"sleep 0.2; exit 5","port":1,"restart":"never"}}}"#,
-        )
-        .unwrap();
+        std::fs::write(&spec, spec_text).unwrap();
         let arguments = [
             ["--instance", &id],
             ["--generation", "1"],
@@ -45,13 +53,12 @@ impl Alone {
             ["--home", &path("home")],
             ["--spec", &spec],
         ];
-        let child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "agent", "--nocapture"])
-            .env(ARGUMENTS, arguments.as_flattened().join("\n"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "agent", "--nocapture"]).env(ARGUMENTS, arguments.as_flattened().join("\n"));
+        if let Some(user) = user {
+            command.uid(user).gid(user).env("HOME", dir.path().join("home"));
+        }
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
         let alone = Self { dir, child };
         eventually("it listens", || alone.ask("GET", "/processes", "").map(drop));
         alone
@@ -59,8 +66,7 @@ impl Alone {
 
     /// Asks with one connection, and returns the answer's body.
     fn ask(&self, method: &str, path: &str, body: &str) -> Option<String> {
-        use std::io::{Read as _, Write as _};
-        let mut socket = std::os::unix::net::UnixStream::connect(self.dir.path().join("run/agent.sock")).ok()?;
+        let mut socket = UnixStream::connect(self.dir.path().join("run/agent.sock")).ok()?;
         let len = body.len();
         write!(
             socket,
@@ -89,6 +95,21 @@ impl Alone {
             (fields.next()? == agent).then_some((pid, state))
         };
         pids.filter_map(child).collect()
+    }
+
+    /// A number of kilobytes, or of what else the kernel counts of the agent.
+    fn field(&self, name: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        line.trim_start_matches(':').split_whitespace().next().unwrap().parse().unwrap()
+    }
+
+    /// The browser, once this start of it is up.
+    fn browser(&self, start: u64) -> serde_json::Value {
+        eventually("the browser is up", || {
+            let browser: serde_json::Value = serde_json::from_str(&self.ask("GET", "/browser", "")?).unwrap();
+            (browser["state"] == "up" && browser["start"] == start).then_some(browser)
+        })
     }
 
     fn signal(&self, signal: nix::sys::signal::Signal) {
@@ -172,18 +193,92 @@ fn a_termination_is_an_orderly_end() {
 #[test]
 fn an_agent_is_small() {
     let alone = Alone::start();
-    let rss = |alone: &Alone| {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", alone.child.id())).unwrap();
-        let field = |name: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
-            line.trim_start_matches(':').split_whitespace().next().unwrap().parse::<u64>().unwrap()
-        };
-        (field("VmRSS"), field("Threads"))
-    };
     for _ in 0..50 {
         alone.ask("POST", "/processes", r#"{"argv":["sleep","1000"]}"#).unwrap();
     }
-    let (kib, threads) = rss(&alone);
-    // The test harness itself has a thread; a debug build is some megabytes.
-    assert!(kib < 40_000 && threads <= 2, "{kib} KiB, {threads} threads");
+    let (kib, threads) = (alone.field("VmRSS"), alone.field("Threads"));
+    // The test harness itself has a thread, and one brings events to disk; a debug build is some megabytes.
+    assert!(kib < 40_000 && threads <= 3, "{kib} KiB, {threads} threads");
+}
+
+/// A user that is not root, and that nobody is.
+const NOBODY: u32 = 54_321;
+
+#[test]
+fn a_browser_of_somebody_who_is_not_root_has_its_own_sandbox_wherever_the_kernel_lets_it() {
+    let is_root = nix::unistd::geteuid().is_root();
+    let alone = Alone::start_with(r#"{"browser":{}}"#, is_root.then_some(NOBODY));
+    let browser = alone.browser(1);
+    let may =
+        Command::new("unshare").args(["--user", "--pid", "--net", "true"]).uid(alone.field("Uid") as u32).status();
+    assert_eq!(browser["sandbox"]["enabled"], may.unwrap().success(), "{browser}");
+    let line = std::fs::read(format!("/proc/{}/cmdline", browser["pid"])).unwrap();
+    let is_off = line.split(|&byte| byte == 0).any(|word| word == b"--no-sandbox");
+    assert_eq!(is_off, browser["sandbox"]["reason"].is_string());
+}
+
+#[test]
+fn browsers_that_die_leave_no_zombies() {
+    let alone = Alone::start_with(r#"{"browser":{}}"#, None);
+    for start in 1..=3 {
+        let browser = alone.browser(start);
+        let pid = nix::unistd::Pid::from_raw(browser["pid"].as_i64().unwrap() as i32);
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+    }
+    let last = alone.browser(4)["pid"].as_i64().unwrap() as i32;
+    // Its crash handlers detach themselves, and become the agent's.
+    eventually("no zombie is left", || {
+        let children = alone.children();
+        assert!(children.iter().any(|(pid, _)| *pid == last), "{children:?}");
+        children.iter().all(|(_, state)| *state != 'Z').then_some(())
+    });
+}
+
+#[test]
+fn a_long_message_to_a_slow_client_passes_in_little_memory() {
+    const LEN: usize = 100 << 20;
+    let alone = Alone::start_with(r#"{"browser":{}}"#, None);
+    alone.browser(1);
+    let list: serde_json::Value = serde_json::from_str(&alone.ask("GET", "/json/list", "").unwrap()).unwrap();
+    let page = list.as_array().unwrap().iter().find(|target| target["type"] == "page").unwrap();
+    let mut socket = UnixStream::connect(alone.dir.path().join("run/agent.sock")).unwrap();
+    let wish = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==";
+    write!(socket, "GET /devtools/page/{} HTTP/1.1\r\nHost: a\r\n{wish}\r\n\r\n", page["id"].as_str().unwrap())
+        .unwrap();
+    let expression = format!("'x'.repeat({LEN})");
+    let call =
+        serde_json::json!({"id": 1, "method": "Runtime.evaluate", "params": {"expression": expression}}).to_string();
+    // Masked with zeros: the text stands as it is.
+    let frame = [&[0x81, 0x80 | call.len() as u8, 0, 0, 0, 0], call.as_bytes()].concat();
+    assert!(call.len() < 126);
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        socket.read_exact(&mut byte).unwrap();
+        head.push(byte[0]);
+    }
+    assert!(head.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&head));
+    let before = alone.field("VmRSS");
+    socket.write_all(&frame).unwrap();
+    let (mut header, mut read) = ([0; 10], 0);
+    socket.read_exact(&mut header).unwrap();
+    assert_eq!(header[..2], [0x81, 127], "one frame of more than 64 KiB");
+    let len = u64::from_be_bytes(header[2..].try_into().unwrap()) as usize;
+    assert!(len > LEN);
+    // The client stands still until the agent does.
+    let mut last = 0;
+    let held = eventually("the agent stands still", || {
+        std::thread::sleep(Duration::from_millis(50));
+        let present = alone.field("VmRSS");
+        (std::mem::replace(&mut last, present) == present).then_some(present)
+    });
+    let mut piece = vec![0; 1 << 20];
+    while read < len {
+        let n = socket.read(&mut piece).unwrap();
+        assert!(n > 0, "it was cut");
+        read += n;
+    }
+    let peak = alone.field("VmHWM");
+    eprintln!("{before} KiB before, {held} KiB while the client stood still, {peak} KiB at most");
+    assert!(held < before + 4_096 && peak < before + 8_192);
 }

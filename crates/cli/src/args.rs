@@ -10,7 +10,7 @@ use std::time::Duration;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use landfast_client::From;
 use landfast_core::id::KeyId;
-use landfast_core::{InstanceId, ProcessId, TokenId};
+use landfast_core::{InstanceId, ProcessId, ServiceName, TokenId};
 
 pub use create::{Create, Kind, Limit, Listed, Network, Outside, Restart};
 
@@ -39,6 +39,16 @@ pub struct Global {
         help_heading = "Global options"
     )]
     pub data: Option<OsString>,
+    /// The store of a cell on many machines, for its roles: etcd://host:port,host:port [default: in the data directory]
+    #[arg(
+        long,
+        global = true,
+        env = "LANDFAST_STORE",
+        hide_env_values = true,
+        value_name = "URL",
+        help_heading = "Global options"
+    )]
+    pub store: Option<String>,
     /// Where the cell is [default: where `landfast up` listens]
     #[arg(
         long,
@@ -89,6 +99,10 @@ pub enum Command {
     Exec(Exec),
     /// Attach to a process that runs
     Attach(AttachArgs),
+    /// Show what happens in an instance, or has happened
+    Events(Events),
+    /// Show what a service of an instance says
+    Logs(Logs),
     /// Show the services of an instance
     Services(Services),
     /// Bring a server inside an instance to a port of this machine
@@ -360,6 +374,44 @@ pub struct Move {
     pub output: Output,
 }
 
+/// `landfast events`.
+#[derive(Debug, Args)]
+pub struct Events {
+    /// The instance's id
+    pub id: InstanceId,
+    /// Show what happens from now on, or after --from; without either, everything that was stored, also after the
+    /// instance's end
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Only these types
+    #[arg(long = "type", value_name = "TYPE,…", value_delimiter = ',')]
+    pub kinds: Vec<String>,
+    /// Follow from after this event's id; `start` is the oldest that is remembered
+    #[arg(long, value_name = "ID")]
+    pub from: Option<String>,
+    /// How to print.
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// `landfast logs`.
+#[derive(Debug, Args)]
+pub struct Logs {
+    /// The instance's id
+    pub id: InstanceId,
+    /// The service [default: the only one, or the browser]
+    pub service: Option<ServiceName>,
+    /// Go on with what it says from now on
+    #[arg(short, long)]
+    pub follow: bool,
+    /// The offset to begin at
+    #[arg(long, value_name = "OFFSET", default_value_t = 0)]
+    pub from: u64,
+    /// How to print.
+    #[command(flatten)]
+    pub output: Output,
+}
+
 /// `landfast services`.
 #[derive(Debug, Args)]
 pub struct Services {
@@ -511,6 +563,8 @@ pub enum Scope {
     Process,
     /// Its browser.
     Browser,
+    /// Its events.
+    Telemetry,
 }
 
 /// `landfast status`.
@@ -653,7 +707,7 @@ mod tests {
             ("landfast create --ready-path /up", "--service"),
             ("landfast key rm ID", "key_"),
             ("landfast attach ID --from end", "an offset"),
-            ("landfast create browser", "sandbox"),
+            ("landfast create bowser", "browser"),
             ("landfast lst", "ls"),
         ] {
             let error = parse(line).unwrap_err();

@@ -9,6 +9,7 @@ pub mod config;
 mod console;
 mod demo;
 mod escape;
+mod events;
 mod failure;
 mod forward;
 mod logging;
@@ -98,6 +99,8 @@ async fn dispatch(global: &Global, command: Command) -> Result<u8, Failure> {
         Command::Get(args) => verbs::get(&client()?, &args).await?,
         Command::Exec(args) => return attach::exec(&client()?, args, hints).await,
         Command::Attach(args) => return attach::attach(&client()?, &args, hints).await,
+        Command::Events(args) => events::events(&client()?, &args, paint).await?,
+        Command::Logs(args) => events::logs(&client()?, &args, hints).await?,
         Command::Services(args) => operate::services(&client()?, &args, paint).await?,
         Command::Forward(args) => forward::forward(&client()?, args, hints).await?,
         Command::Sleep(args) => operate::sleep(&client()?, &args).await?,

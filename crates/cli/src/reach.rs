@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     fn global(dir: &Path) -> Global {
-        Global { data: Some(dir.into()), url: None, api_key: None, no_color: true }
+        Global { data: Some(dir.into()), store: None, url: None, api_key: None, no_color: true }
     }
 
     #[test]

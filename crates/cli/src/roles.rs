@@ -38,7 +38,7 @@ impl Ground {
     pub(crate) fn open(global: &Global, config: Option<&Path>) -> Result<Self, Failure> {
         let layers = Layers::read(config, std::env::vars())?;
         let cell = Cell::open(&data_dir(global))?;
-        let store = cell.store().map_err(Problem::from)?;
+        let store = cell.store_at(global.store.as_deref().filter(|address| !address.is_empty()))?;
         Ok(Self { cell: Arc::new(cell), store, layers })
     }
 

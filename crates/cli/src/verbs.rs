@@ -199,6 +199,7 @@ const fn scope_name(scope: Scope) -> &'static str {
         Scope::All => "all",
         Scope::Process => "process",
         Scope::Browser => "browser",
+        Scope::Telemetry => "telemetry",
     }
 }
 

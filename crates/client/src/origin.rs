@@ -6,16 +6,23 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, Uri, header};
-use http_body_util::Full;
+use http_body_util::{BodyExt as _, Collected, Full, Limited};
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
 use landfast_net::http::CallError;
 use landfast_net::socket::Socket;
 use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::error::{Error, Refusal};
 
 /// How long a connection may take to stand: a far machine answers in a tenth of it, and one that drops packets never.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
+
+/// The most bytes of a refusal that are read.
+const REFUSAL_MAX: usize = 64 * 1024;
 
 /// Where a cell is reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,8 +42,26 @@ pub(crate) struct Call {
     pub(crate) body: Bytes,
     pub(crate) content_type: Option<&'static str>,
     pub(crate) idempotency_key: Option<String>,
+    /// Where a stream of server-sent events goes on.
+    pub(crate) last_event_id: Option<String>,
     /// How long the answer may take.
     pub(crate) deadline: Duration,
+}
+
+/// An answer that goes on. Its connection ends with it.
+#[derive(Debug)]
+pub(crate) struct Open {
+    pub(crate) body: Incoming,
+    _connection: AbortOnDrop,
+}
+
+#[derive(Debug)]
+struct AbortOnDrop(JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl Origin {
@@ -87,22 +112,35 @@ impl Origin {
 
     /// Makes one call with one credential, and no second one.
     pub(crate) async fn call(&self, call: &Call, bearer: &str) -> Result<Response<Bytes>, Error> {
-        let request = self.request(call, bearer)?;
+        let request = self.request(call, bearer, "application/json")?;
         let socket = self.connect().await?;
         let response = landfast_net::http::call(socket, request, call.deadline).await.map_err(|error| match error {
             CallError::Timeout | CallError::Connection(_) | CallError::Body(_) => {
                 Error::Broken { address: self.to_string(), why: error.to_string() }
             }
         })?;
-        if response.status().is_success() {
-            return Ok(response);
-        }
-        let text = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
-        let refusal = Refusal::read(response.status().as_u16(), text, response.body());
-        Err(Error::Refused(Box::new(refusal)))
+        if response.status().is_success() { Ok(response) } else { Err(refused(&response)) }
     }
 
-    fn request(&self, call: &Call, bearer: &str) -> Result<Request<Full<Bytes>>, Error> {
+    /// Makes one call whose answer goes on for as long as either side likes.
+    pub(crate) async fn open(&self, call: &Call, bearer: &str) -> Result<Open, Error> {
+        let request = self.request(call, bearer, "text/event-stream")?;
+        let socket = self.connect().await?;
+        let broken = |why: &dyn fmt::Display| Error::Broken { address: self.to_string(), why: why.to_string() };
+        let (mut sender, connection) = http1::handshake(TokioIo::new(socket)).await.map_err(|error| broken(&error))?;
+        let connection = AbortOnDrop(tokio::spawn(async move { drop(connection.await) }));
+        let answer = timeout(call.deadline, sender.send_request(request)).await;
+        let answer = answer.map_err(|_| broken(&"no answer in time"))?.map_err(|error| broken(&error))?;
+        if answer.status().is_success() {
+            return Ok(Open { body: answer.into_body(), _connection: connection });
+        }
+        let (head, body) = answer.into_parts();
+        let body = timeout(call.deadline, Limited::new(body, REFUSAL_MAX).collect()).await;
+        let body = body.ok().and_then(Result::ok).map(Collected::to_bytes).unwrap_or_default();
+        Err(refused(&Response::from_parts(head, body)))
+    }
+
+    fn request(&self, call: &Call, bearer: &str, accept: &str) -> Result<Request<Full<Bytes>>, Error> {
         let mut credential = HeaderValue::try_from(format!("Bearer {bearer}"))
             .map_err(|_| Error::invalid("The API key holds characters that no key has."))?;
         credential.set_sensitive(true);
@@ -110,7 +148,7 @@ impl Origin {
             .method(&call.method)
             .uri(self.path(&call.target))
             .header(header::HOST, self.authority())
-            .header(header::ACCEPT, "application/json")
+            .header(header::ACCEPT, accept)
             .header(header::AUTHORIZATION, credential);
         if let Some(content_type) = call.content_type {
             request = request.header(header::CONTENT_TYPE, content_type);
@@ -118,10 +156,18 @@ impl Origin {
         if let Some(key) = &call.idempotency_key {
             request = request.header("idempotency-key", key);
         }
+        if let Some(id) = &call.last_event_id {
+            request = request.header("last-event-id", id);
+        }
         request
             .body(Full::new(call.body.clone()))
             .map_err(|error| Error::invalid(format!("{} cannot be sent: {error}.", call.target)))
     }
+}
+
+fn refused(response: &Response<Bytes>) -> Error {
+    let text = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
+    Error::Refused(Box::new(Refusal::read(response.status().as_u16(), text, response.body())))
 }
 
 impl fmt::Display for Origin {
@@ -134,7 +180,15 @@ impl Call {
     /// A call without a body.
     pub(crate) fn new(method: Method, target: impl Into<String>, deadline: Duration) -> Self {
         let target = target.into();
-        Self { method, target, body: Bytes::new(), content_type: None, idempotency_key: None, deadline }
+        Self {
+            method,
+            target,
+            body: Bytes::new(),
+            content_type: None,
+            idempotency_key: None,
+            last_event_id: None,
+            deadline,
+        }
     }
 
     /// Gives it a JSON body.

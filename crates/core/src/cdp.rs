@@ -20,14 +20,21 @@ use std::time::Duration;
 use crate::ErrorCode;
 use crate::time::{Instant, earliest};
 
+mod news;
 #[cfg(test)]
 mod tests;
+
+pub use news::{Latest, News, Why};
 
 /// How long a client is kept waiting for a browser that is starting: as long as a start may take.
 pub const START_BUDGET: Duration = Duration::from_secs(90);
 
 /// How long the reason waits for the next start: ten times what a start takes where nothing is wrong.
 pub const RESTART_CONFIRM: Duration = Duration::from_secs(10);
+
+/// How long a client whose connection has ended is not told why, while its browser seems to live: one that ends in good order
+/// closes its connections some 100 ms before it is gone.
+pub const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// The most bytes of one message in either direction: what Chromium itself sends at most. They are streamed, so this bounds
 /// how long one message may hold up the next, and no memory.
@@ -39,79 +46,10 @@ const FIRST_PAUSE: Duration = Duration::from_millis(10);
 /// The longest of them: a browser that accepts again is noticed within this.
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 
-/// How the browser is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum News {
-    /// This start is under way.
-    Starting {
-        /// Its number.
-        start: u64,
-    },
-    /// This start answers.
-    Up {
-        /// Its number.
-        start: u64,
-        /// Where its DevTools listen.
-        url: String,
-    },
-    /// This start is over.
-    Down {
-        /// Its number.
-        start: u64,
-        /// What follows.
-        why: Why,
-    },
-}
-
-/// What follows a start that is over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Why {
-    /// Another one.
-    Returns,
-    /// Nothing: it was asked to end.
-    Stopped,
-    /// Nothing: it has failed too often.
-    GaveUp,
-}
-
-impl News {
-    /// Grows along a browser's life: a start's news never stands behind an older start's.
-    const fn order(&self) -> (u64, u8) {
-        match self {
-            Self::Starting { start } => (*start, 0),
-            Self::Up { start, .. } => (*start, 1),
-            Self::Down { start, why: Why::Returns } => (*start, 2),
-            Self::Down { start, why: Why::Stopped | Why::GaveUp } => (*start, 3),
-        }
-    }
-}
-
-/// The newest of the news.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Latest(Option<News>);
-
-impl Latest {
-    /// Takes news in, and tells whether it was any: what is older, equal or without a URL is none.
-    pub fn handle_news(&mut self, news: News) -> bool {
-        let is_empty = matches!(&news, News::Up { url, .. } if url.is_empty());
-        let is_old = self.0.as_ref().is_some_and(|known| *known == news || known.order() > news.order());
-        if is_empty || is_old {
-            return false;
-        }
-        self.0 = Some(news);
-        true
-    }
-
-    /// How the browser is, if that was ever said.
-    pub const fn get(&self) -> Option<&News> {
-        self.0.as_ref()
-    }
-}
-
 /// What is known of the browser when its side of a connection ends, without waiting for news.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
-    /// It lives: only the connection was lost.
+    /// It lives, as far as can be seen: only the connection was lost, or it has just begun to end.
     Lives,
     /// It is ending, and will be started again.
     Returns,
@@ -228,7 +166,7 @@ impl Connection {
     /// A connection that a client asks for now.
     pub const fn new(now: Instant) -> Self {
         Self {
-            browser: Latest(None),
+            browser: Latest::new(),
             phase: Phase::Parked,
             facts: Facts { cancelled: None, client: None, upstream: None, dialled: None, failed: None },
             until: Instant::from_nanos(now.as_nanos() + START_BUDGET.as_nanos() as u64),
@@ -309,8 +247,9 @@ impl Connection {
         match self.phase {
             Phase::Parked => Some(self.until),
             Phase::Dialling { due, .. } => earliest(due, Some(self.until)),
+            Phase::Carrying { .. } => self.facts.upstream.map(|(_, at)| at + LAST_WORDS),
             Phase::Ended { at, .. } => Some(at + RESTART_CONFIRM),
-            Phase::Carrying { .. } | Phase::Over => None,
+            Phase::Over => None,
         }
     }
 
@@ -394,26 +333,37 @@ impl Connection {
 
     fn weigh_carrying(&mut self, now: Instant) {
         let Phase::Carrying { start, url } = &self.phase else { return };
-        let (at, fate) = self.facts.upstream.map_or((now, None), |(fate, at)| (at, Some(fate)));
-        let code = match (self.browser.get(), fate) {
-            (Some(News::Up { .. }), _) if !self.is_another(*start, url) => match fate {
-                None => None,
-                Some(Fate::Returns) => Some(ErrorCode::UpstreamChanged),
-                Some(Fate::Lives | Fate::Ends) => Some(ErrorCode::UpstreamLost),
+        let Facts { cancelled, client, upstream, .. } = self.facts;
+        let at = upstream.map_or(now, |(_, at)| at);
+        match (cancelled, client) {
+            (Some(at), _) => return self.end_carrying(Reason::ContextCancelled, at),
+            (None, Some(left)) if upstream.is_none() || left <= at => {
+                return self.end_carrying(Reason::ClientClose, left);
+            }
+            (None, _) => {}
+        }
+        if let Some(code) = self.code(*start, url, now) {
+            self.phase = Phase::Ended { start: *start, url: url.clone(), at };
+            self.effects.extend([Effect::CloseClient(code), Effect::CloseUpstream]);
+        }
+    }
+
+    /// What the client of this start must be told, if it is over.
+    fn code(&self, start: u64, url: &str, now: Instant) -> Option<ErrorCode> {
+        match self.browser.get() {
+            Some(News::Down { why: Why::Stopped | Why::GaveUp, .. }) => Some(ErrorCode::UpstreamLost),
+            Some(News::Up { .. }) if !self.is_another(start, url) => match self.facts.upstream? {
+                (Fate::Returns, _) => Some(ErrorCode::UpstreamChanged),
+                (Fate::Ends, _) => Some(ErrorCode::UpstreamLost),
+                // Nobody waits any more, or it has been long enough.
+                (Fate::Lives, at) if self.facts.client.is_some() || now >= at + LAST_WORDS => {
+                    Some(ErrorCode::UpstreamLost)
+                }
+                (Fate::Lives, _) => None,
             },
-            (Some(News::Down { why: Why::Stopped | Why::GaveUp, .. }), _) => Some(ErrorCode::UpstreamLost),
-            (Some(News::Up { .. } | News::Starting { .. } | News::Down { why: Why::Returns, .. }) | None, _) => {
+            Some(News::Up { .. } | News::Starting { .. } | News::Down { why: Why::Returns, .. }) | None => {
                 Some(ErrorCode::UpstreamChanged)
             }
-        };
-        match (self.facts.cancelled, self.facts.client, code) {
-            (Some(at), _, _) => self.end_carrying(Reason::ContextCancelled, at),
-            (None, Some(at), _) => self.end_carrying(Reason::ClientClose, at),
-            (None, None, Some(code)) => {
-                self.phase = Phase::Ended { start: *start, url: url.clone(), at };
-                self.effects.extend([Effect::CloseClient(code), Effect::CloseUpstream]);
-            }
-            (None, None, None) => {}
         }
     }
 

@@ -230,6 +230,8 @@ error_table! {
         "No live node can take the instance." "Start a node, free capacity, or relax the labels.";
     RegistryUnavailable "registry.unavailable" 503 1013 Safe Platform
         "The registry cannot be reached." "Try again shortly.";
+    ArchiveUnavailable "archive.unavailable" 503 - Safe Platform
+        "The archive of events does not answer at present." "Try again shortly; live events are not affected.";
     StoreCorrupt "store.corrupt" 500 - Never Platform
         "The store's file is damaged." "Restore it from a backup, or move it away to begin an empty cell.";
     StoreFull "store.full" 507 - Safe Platform

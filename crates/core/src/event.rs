@@ -4,6 +4,7 @@
 //! with an old, high number would wait in silence until it was reached. So an event's id names the agent's start too, and
 //! whoever comes with an id of another start is told that there is a gap, and goes on.
 
+mod history;
 mod id;
 mod reader;
 mod ring;
@@ -16,6 +17,7 @@ use std::io;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub use history::{Page, Query, Segment};
 pub use id::{Cursor, CursorError, EventId};
 pub use reader::{Filter, Item, Reader};
 pub use ring::{Gap, Record, Ring};

@@ -285,6 +285,7 @@ fn scope_of(path: &str) -> (Scope, &'static str) {
     match first_segment(path) {
         "processes" | "exec" => (Scope::Process, "process"),
         "" | "browser" | "cdp" | "devtools" | "json" => (Scope::Browser, "browser"),
+        "telemetry" => (Scope::Telemetry, "telemetry"),
         _ => (Scope::All, "all"),
     }
 }

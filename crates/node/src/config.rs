@@ -30,6 +30,9 @@ pub struct Config {
     pub isolation: Isolation,
     /// How an agent is started, before the agent's own arguments. Default: this executable and `agent`.
     pub agent_command: Vec<String>,
+    /// Where events are kept: `s3://bucket/prefix`, with endpoint, region and credentials from the usual variables
+    /// (`AWS_…`), or `file:///directory`; the API servers' must be the same. Default: `archive` in the data directory.
+    pub archive: Option<String>,
     /// The most connections that the relay lets in at once; those that an agent has do not count. Default: 20,000.
     pub connections: u32,
     /// The most processes and threads of one instance; needs isolation. Default: 4,096.
@@ -67,6 +70,7 @@ impl Default for Config {
             draining: false,
             isolation: Isolation::default(),
             agent_command: Vec::new(),
+            archive: None,
             connections: 20_000,
             processes: 4_096,
         }

@@ -70,6 +70,11 @@ impl InstanceDir {
         Self { path }
     }
 
+    /// All of it.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// What the instance's user sees as home.
     pub(crate) fn home(&self) -> PathBuf {
         self.path.join("home")

@@ -4,6 +4,7 @@
 //! agent's death, or the deadline of a move. Whatever fails is tried again, with the record read anew in between, so
 //! two nodes that want the same thing never fight for longer than a compare-and-swap.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ use tokio::time::sleep;
 use tracing::{debug, error, info, warn};
 
 use crate::agent::{Agent, AgentError, Death, GRACE};
+use crate::archiver::Archiver;
 use crate::driver::{Driver, StartError};
 use crate::fence::{Fence, Place};
 use crate::identity::Claims;
@@ -46,6 +48,7 @@ pub(crate) struct Context {
     pub(crate) fence: Arc<Fence>,
     pub(crate) driver: Driver,
     pub(crate) claims: Claims,
+    pub(crate) archiver: Arc<Archiver>,
 }
 
 /// A record as the store last told it.
@@ -340,7 +343,7 @@ impl Task {
     /// that whoever waits hears the true reason from the record.
     async fn fail(&mut self, why: String) -> Next {
         self.shut(ErrorCode::InstanceStarting).await;
-        let next = match self.kill().await {
+        let next = match self.kill_and_archive().await {
             Ok(()) => {
                 let (me, generation, now) = (self.ctx.me, self.record().generation, clock::unix_millis());
                 self.write(|instance| lifecycle::failed(instance, me, generation, &why, now)).await
@@ -371,7 +374,7 @@ impl Task {
             error!(instance = %self.record().id, %error, "an instance does not end");
             return Next::Retry;
         }
-        match self.kill().await {
+        match self.kill_and_archive().await {
             Ok(()) => {
                 let (me, generation, now) = (self.ctx.me, self.record().generation, clock::unix_millis());
                 self.write(|instance| lifecycle::ended(instance, me, generation, now)).await
@@ -381,13 +384,24 @@ impl Task {
     }
 
     async fn clear(&mut self, files: bool) -> Next {
-        match self.ctx.driver.clear(self.record(), files).await {
+        match self.clear_away(files).await {
             Ok(()) => Next::Done,
             Err(error) => {
                 error!(instance = %self.record().id, %error, "an ended instance cannot be cleared away");
                 Next::Retry
             }
         }
+    }
+
+    async fn clear_away(&self, files: bool) -> io::Result<()> {
+        let Context { driver, archiver, .. } = &*self.ctx;
+        driver.clear(self.record(), false).await?;
+        if !files {
+            archiver.finish(self.record().id).await;
+            return Ok(());
+        }
+        archiver.rescue(self.record().id).await?;
+        driver.clear(self.record(), true).await
     }
 
     /// The record is gone from the store. If it was a tombstone its day was over; if not, somebody removed it by hand, and
@@ -410,6 +424,14 @@ impl Task {
             error!(instance = %self.record().id, %error, "an instance cannot be killed");
             Next::Retry
         })
+    }
+
+    /// Kills whatever of the instance runs here, and copies what it has told to the archive, so that it can be read there once
+    /// the record says that the instance runs no more.
+    pub(crate) async fn kill_and_archive(&mut self) -> Result<(), Next> {
+        self.kill().await?;
+        self.ctx.archiver.finish(self.record().id).await;
+        Ok(())
     }
 
     /// The lease is over: whoever is given the instance next must find nothing of it running.

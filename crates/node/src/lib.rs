@@ -11,6 +11,7 @@
 //! daemon that comes back with the same name adopts what it finds.
 
 mod agent;
+mod archiver;
 mod board;
 mod config;
 mod dir;
@@ -24,6 +25,7 @@ mod lease;
 mod life;
 mod moves;
 mod node;
+mod outbox;
 mod private_network;
 mod process;
 mod relay;

@@ -11,6 +11,7 @@ use landfast_core::{ErrorCode, NodeId, Problem};
 use landfast_net::clock;
 use landfast_net::relay::CellKey;
 use landfast_net::role::{CancellationToken, listen};
+use landfast_registry::archive::Archive;
 use landfast_registry::store::Store;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -18,6 +19,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tracing::{error, info, warn};
 
+use crate::archiver::Archiver;
 use crate::config::{Config, check_length};
 use crate::driver::{Driver, agent_command};
 use crate::fence::Fence;
@@ -94,6 +96,7 @@ pub async fn start(
     })?;
     let identity = Identity::take(&data, &config.name).await?;
     let driver = make_driver(&config, &data, &identity).await?;
+    let archiver = Arc::new(Archiver::new(&data, Archive::open(&data, config.archive.as_deref())?));
     let listener = listen_again(&config, &identity)?;
     let local = listener.local_addr().map_err(|error| Problem::new(ErrorCode::Internal, error.to_string()))?;
     if let Err(error) = identity.remember_port(local.port()) {
@@ -111,6 +114,7 @@ pub async fn start(
         fence: fence.clone(),
         driver,
         claims: identity.claims(),
+        archiver: archiver.clone(),
     });
     let (records, questions) = Records::channel();
     let (adopted, adoption) = oneshot::channel();
@@ -126,13 +130,16 @@ pub async fn start(
     let connections = relay.carried.available_permits();
     let counts = Counts { fence, relay, connections };
     let id = identity.id;
+    let archiving = stop.clone().run_until_cancelled_owned(async move { archiver.run().await });
     let done = tokio::spawn(async move {
         let _name = identity;
+        let archiving = tokio::spawn(archiving);
         if let Err(error) = keeping.await {
             error!(%error, "the node ended badly");
             stop.cancel();
         }
         workers.join_all().await;
+        drop(archiving.await);
     });
     Ok(Running { id, address: local, counts, done })
 }

@@ -77,7 +77,7 @@ impl Task {
             error!(instance = %id, %error, "an instance that is to sleep does not end");
             return Next::Retry;
         }
-        if let Err(next) = self.kill().await {
+        if let Err(next) = self.kill_and_archive().await {
             return next;
         }
         let (me, generation) = (self.ctx.me, self.record().generation);

@@ -17,6 +17,7 @@ use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::archive::Archive;
 use crate::cell::Cell;
 use crate::keeper;
 use crate::store::Store;
@@ -37,6 +38,7 @@ mod registration;
 mod serve;
 mod sleep;
 mod spec;
+mod telemetry;
 #[cfg(test)]
 mod tests;
 mod tokens;
@@ -53,13 +55,16 @@ pub struct Config {
     pub listen: SocketAddr,
     /// The `host:port` it tells gateways, where that is not what it listens on.
     pub advertise: Option<String>,
+    /// Where events are kept: `s3://bucket/prefix`, with endpoint, region and credentials from the usual variables
+    /// (`AWS_…`), or `file:///directory`; the nodes' must be the same. Default: `archive` in the data directory.
+    pub archive: Option<String>,
     /// The URL under which clients reach the cell, such as `https://cell.example`; without it, what the request says.
     pub public_url: Option<String>,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { listen: (Ipv4Addr::LOCALHOST, 0).into(), advertise: None, public_url: None }
+        Self { listen: (Ipv4Addr::LOCALHOST, 0).into(), advertise: None, archive: None, public_url: None }
     }
 }
 
@@ -67,6 +72,7 @@ impl Default for Config {
 struct Api {
     cell: Arc<Cell>,
     store: Arc<dyn Store>,
+    archive: Archive,
     public_url: Option<String>,
     stop: CancellationToken,
 }
@@ -82,6 +88,7 @@ pub async fn start(
     store: Arc<dyn Store>,
     stop: CancellationToken,
 ) -> Result<Running, Problem> {
+    let archive = Archive::open(&cell.dir, config.archive.as_deref())?;
     let listener = role::listen(config.listen, false)?;
     let address = listener.local_addr().map_err(|_| landfast_core::ErrorCode::Internal)?;
     cell.signer().publish(&*store).await?;
@@ -90,11 +97,12 @@ pub async fn start(
     let lease = registration::register(&*store, &advertised).await?;
 
     let public_url = config.public_url.map(|url| url.trim_end_matches('/').to_owned());
-    let api = Arc::new(Api { cell, store: store.clone(), public_url, stop: stop.clone() });
+    let api = Arc::new(Api { cell, store: store.clone(), archive: archive.clone(), public_url, stop: stop.clone() });
     let mut tasks = JoinSet::new();
     tasks.spawn(serve::serve(listener, router(api), stop.clone()));
     tasks.spawn(registration::keep(store.clone(), advertised, lease, stop.clone()));
     tasks.spawn(keeper::run(store, stop.clone()));
+    tasks.spawn(telemetry::sweep(archive, stop.clone()));
     let done = tokio::spawn(wait_for(tasks, stop));
     Ok(Running { address, done })
 }
@@ -162,4 +170,7 @@ fn protected() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(forward::processes))
         .routes(routes!(forward::process))
         .routes(routes!(forward::exec))
+        .routes(routes!(telemetry::config))
+        .routes(routes!(telemetry::stream))
+        .routes(routes!(telemetry::read, telemetry::say))
 }

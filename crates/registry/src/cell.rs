@@ -16,6 +16,7 @@ use rustix::fs::Access;
 
 use crate::api_key::ApiKey;
 use crate::store::embedded::EmbeddedStore;
+use crate::store::etcd::EtcdStore;
 use crate::store::{Store, StoreError};
 use crate::token::Signer;
 
@@ -65,13 +66,25 @@ impl Cell {
         &self.api_key
     }
 
-    /// Opens the cell's store. Blocks for the disk, at most some seconds.
+    /// Opens the cell's store in the data directory. Blocks for the disk, at most some seconds.
     ///
     /// # Errors
     ///
     /// [`StoreError`].
     pub fn store(&self) -> Result<Arc<dyn Store>, StoreError> {
         Ok(Arc::new(EmbeddedStore::open(&self.dir.join(STORE_FILE))?))
+    }
+
+    /// Opens the cell's store at an address; in the data directory if there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorCode::ConfigInvalid`] for an address that is none, or [`StoreError`]'s rows.
+    pub fn store_at(&self, address: Option<&str>) -> Result<Arc<dyn Store>, Problem> {
+        match address {
+            Some(address) => Ok(Arc::new(EtcdStore::new(address.parse()?))),
+            None => Ok(self.store()?),
+        }
     }
 }
 

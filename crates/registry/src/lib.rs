@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod api_key;
+pub mod archive;
 pub mod cell;
 mod keeper;
 pub mod records;

@@ -24,6 +24,7 @@ use landfast_core::{ErrorCode, Problem};
 #[macro_use]
 pub(crate) mod conformance;
 pub mod embedded;
+pub mod etcd;
 
 /// The longest key: our own are under 64 bytes, and short keys keep an index page full of them.
 pub const KEY_MAX: usize = 256;

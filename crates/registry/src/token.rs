@@ -34,6 +34,8 @@ pub enum Scope {
     Process,
     /// Its browser: CDP, restart, flags, pictures of it.
     Browser,
+    /// Its events: to read them, to say some, and what the browser is watched for.
+    Telemetry,
 }
 
 /// What a token says.

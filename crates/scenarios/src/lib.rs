@@ -6,6 +6,7 @@
 //! never hang.
 
 pub mod attached;
+pub mod browser;
 pub mod cell;
 pub mod conversation;
 pub mod corpus;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use landfast_scenarios::attached::Said;
-use landfast_scenarios::cell::{Cell, Plan, eventually};
+use landfast_scenarios::cell::{Cell, Plan};
 use landfast_scenarios::leaks::{Footprint, returns_to};
 use landfast_scenarios::plain::{Event, PlainClient};
 use nix::sys::signal::Signal;
@@ -229,15 +229,16 @@ async fn an_end_in_the_middle_of_a_frame_puts_nothing_inside_it() {
     instance.is_deleted().await;
     instance.comes_to("deleted").await;
     // The client's own parser is the judge: it takes no byte that is not of a whole, unmasked, known frame.
-    let last = eventually("the end", async || match stalled.next().await {
-        Event::Binary(bytes) => {
-            assert!(bytes[0] != 1 || bytes[1..].iter().all(|byte| *byte == 0), "something stands inside a frame");
-            None
+    let last = loop {
+        match stalled.next().await {
+            Event::Binary(bytes) => {
+                assert!(bytes[0] != 1 || bytes[1..].iter().all(|byte| *byte == 0), "something stands inside a frame");
+            }
+            Event::Text(_) | Event::Ping | Event::Pong(_) => {}
+            last @ (Event::Close(..) | Event::Ended(_)) => break last,
         }
-        Event::Text(_) | Event::Ping | Event::Pong(_) => None,
-        last @ (Event::Close(..) | Event::Ended(_)) => Some(last),
-    });
-    match last.await {
+    };
+    match last {
         Event::Close(code, reason) => assert_eq!((code, reason.as_str()), (4410, "instance.gone")),
         how => assert!(matches!(how, Event::Ended(Some(_))), "{how:?}"),
     }

@@ -18,7 +18,11 @@ use tokio::time::{Instant, timeout};
 
 use super::answer::{Body, Refused, json, read_json, whole};
 use crate::Agent;
+use crate::browser::picture::{self, Picture};
 use crate::browser::{Browser, DevTools, Public, late};
+
+/// The page of `/browser/view`.
+const VIEW: &str = include_str!("../browser/view.html");
 
 /// How long the browser may take to answer: it makes a page for some of these.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
@@ -51,6 +55,26 @@ pub(super) async fn set_flags(agent: &Agent, request: Request<Incoming>) -> Resu
     Ok(described(browser))
 }
 
+/// `GET /browser/screenshot`: what a page looks like now.
+pub(super) async fn screenshot(agent: &Agent, request: &Request<Incoming>) -> Result<Response<Body>, Refused> {
+    let wish = picture::Wish::read(request.uri().query().unwrap_or(""))?;
+    let devtools = agent.services.browser()?.up().await?;
+    let Picture { kind, bytes } = wish.take(&devtools).await?;
+    let mut response = Response::new(whole(bytes));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Ok(response)
+}
+
+/// `GET /browser/view`: a page that shows the screencast.
+pub(super) fn view() -> Response<Body> {
+    let mut response = Response::new(whole(VIEW));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+    // Its URL may hold a token.
+    response.headers_mut().insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    response
+}
+
 fn described(browser: &Browser) -> Response<Body> {
     json(StatusCode::OK, &browser.describe())
 }
@@ -72,17 +96,17 @@ pub(super) async fn forward(agent: &Agent, request: Request<Incoming>) -> Result
 /// Connects to the browser, waiting for it while it is starting.
 async fn dial(browser: &Arc<Browser>) -> Result<(Socket, Arc<DevTools>), Problem> {
     let (until, mut status) = (Instant::now() + START_BUDGET, browser.handle().watch());
-    while Instant::now() < until {
+    loop {
         status.mark_unchanged();
-        let Ok(devtools) = browser.up().await else { break };
+        let devtools = browser.up().await?;
         match TcpStream::connect(("127.0.0.1", devtools.port)).await {
             Ok(stream) => return Ok((Socket::tcp(stream), devtools)),
+            Err(_) if Instant::now() >= until => return Err(late()),
             // It has just ended, or will be found to have; then there are news.
             Err(error) => tracing::debug!(%error, "the browser was not reached"),
         }
         let _ = timeout(REDIAL_PAUSE, status.changed()).await;
     }
-    browser.up().await.and(Err(late()))
 }
 
 fn lost(error: &CallError) -> Problem {

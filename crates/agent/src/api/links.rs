@@ -22,6 +22,7 @@ use super::answer::{Body, Refused, cut, head, whole};
 use crate::Agent;
 use crate::activity::Observed;
 use crate::browser::cdp::{self, Endpoint};
+use crate::browser::screencast;
 use crate::service::{self, Answer, Refusal, Speech, Wanted};
 use crate::sessions::Place;
 use crate::upgrade;
@@ -64,6 +65,19 @@ pub(super) async fn connect(
     }
 }
 
+/// `GET /browser/screencast`.
+pub(super) async fn watch(
+    agent: &Arc<Agent>,
+    cut: &CancellationToken,
+    mut request: Request<Incoming>,
+) -> Result<Response<Body>, Refused> {
+    let (answer, shown) = screencast::open(agent, &request_head(&request)).await?;
+    let upgraded = hyper::upgrade::on(&mut request);
+    let over = shown.over();
+    agent.until(cut.clone(), carry(Observed::new(shown, &agent.activity), over, upgraded));
+    Ok(head(&answer))
+}
+
 /// `GET /links`.
 pub(super) async fn open(agent: &Arc<Agent>, mut request: Request<Incoming>) -> Result<Response<Body>, Refused> {
     let asked = OpenRequest::decode(|name| text(request.headers(), name))?;
@@ -99,7 +113,7 @@ struct Opening {
 }
 
 impl Opening {
-    /// Leads to the browser or to a process, as the head asks.
+    /// Leads to the browser, a picture of it, or a process, as the head asks.
     async fn attach(
         self,
         agent: &Arc<Agent>,
@@ -113,6 +127,10 @@ impl Opening {
                 }
                 Answer::Refused(refusal) => Ok(passed_on(refusal)),
             };
+        }
+        if wish.path() == screencast::PATH {
+            let (answer, shown) = screencast::open(agent, wish).await?;
+            return Ok(self.begin(agent, request, &wish.target, answer, Observed::new(shown, &agent.activity)));
         }
         let (answer, attachment) = upgrade::open(&agent.processes, wish)?;
         Ok(self.begin(agent, request, &wish.target, answer, Observed::new(attachment, &agent.activity)))

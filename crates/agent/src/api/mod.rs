@@ -6,6 +6,7 @@ mod browser;
 mod control;
 mod exec;
 pub(crate) mod handoff;
+mod history;
 mod links;
 pub(crate) mod network;
 mod output;
@@ -207,7 +208,7 @@ async fn route(
         (["exec"], &Method::POST) => exec::post(agent, request).await,
         (["exec"], _) => Err(Refused::method("POST")),
         (["services"], &Method::GET) => Ok(services::list(agent)),
-        (["services", name, "restart"], &Method::POST) => services::restart(agent.services.kept(name)?).await,
+        (["services", name, "restart"], &Method::POST) => services::restart(agent.services.kept(name)?),
         (["services", name, "output"], &Method::GET) => {
             output::get(agent.services.kept(name)?.status().process, &request)
         }
@@ -219,16 +220,22 @@ async fn route(
         (["telemetry"], _) => Err(Refused::method("GET, PUT, PATCH")),
         (["telemetry", "stream"], &Method::GET) => telemetry::stream(agent, &request),
         (["telemetry", "stream"], _) => Err(Refused::method("GET")),
+        (["telemetry", "events"], &Method::GET) => history::get(agent, &request).await,
         (["telemetry", "events"], &Method::POST) => telemetry::inject(agent, request).await,
-        (["telemetry", "events"], _) => Err(Refused::method("POST")),
+        (["telemetry", "events"], _) => Err(Refused::method("GET, POST")),
         (["browser"], &Method::GET) => browser::get(agent),
         (["browser", "restart"], &Method::POST) => browser::restart(agent).await,
         (["browser", "flags"], &Method::PATCH) => browser::set_flags(agent, request).await,
-        (["browser"], _) => Err(Refused::method("GET")),
+        (["browser", "screenshot"], &Method::GET) => browser::screenshot(agent, &request).await,
+        (["browser", "view"], &Method::GET) => Ok(browser::view()),
+        (["browser", "screencast"], &Method::GET) => links::watch(agent, cut, request).await,
+        (["browser"] | ["browser", "screenshot" | "view" | "screencast"], _) => Err(Refused::method("GET")),
         (["browser", "restart"], _) => Err(Refused::method("POST")),
         (["browser", "flags"], _) => Err(Refused::method("PATCH")),
         (["json", ..], _) => browser::forward(agent, request).await,
-        (["" | "cdp"] | ["cdp", ""] | ["devtools", "browser" | "page", ..], &Method::GET) => {
+        // Its clients know no path of ours.
+        ([""], &Method::GET) if agent.services.browser().is_ok() => links::connect(agent, cut, request).await,
+        (["cdp"] | ["cdp", ""] | ["devtools", "browser" | "page", ..], &Method::GET) => {
             links::connect(agent, cut, request).await
         }
         (["cdp"] | ["cdp", ""] | ["devtools", "browser" | "page", ..], _) => Err(Refused::method("GET")),

@@ -33,8 +33,8 @@ pub(super) fn list(agent: &Agent) -> Response<Body> {
 }
 
 /// `POST /services/{name}/restart`: 202, because what it was ends first.
-pub(super) async fn restart(service: &Handle) -> Result<Response<Body>, Refused> {
-    service.restart().await?;
+pub(super) fn restart(service: &Handle) -> Result<Response<Body>, Refused> {
+    service.restart()?;
     Ok(empty(StatusCode::ACCEPTED))
 }
 

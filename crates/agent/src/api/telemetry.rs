@@ -3,6 +3,9 @@
 //! A stream is made of frames that have an `id:`, and of comments. Readers exist that take every frame for an event, so
 //! there is none with only an `event:` or a `retry:`.
 
+#[cfg(test)]
+mod load;
+
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -54,9 +57,13 @@ struct Wish {
 
 /// `GET /telemetry/stream`.
 pub(super) fn stream(agent: &Agent, request: &Request<Incoming>) -> Result<Response<Body>, Refused> {
+    open(&agent.events, request)
+}
+
+fn open(events: &Arc<Events>, request: &Request<Incoming>) -> Result<Response<Body>, Refused> {
     let wish = Wish::read(request.uri().query().unwrap_or(""))?;
     let last = request.headers().get("last-event-id").map(|id| read_cursor(id.as_bytes())).transpose()?;
-    let events = agent.events.clone();
+    let events = events.clone();
     // Before the reader: what is said in between is not missed.
     let next = events.watch();
     let reader = wish.reader(&events, last)?;
@@ -247,7 +254,7 @@ fn invalid(detail: String) -> Problem {
 mod tests {
     use super::*;
 
-    fn open(events: &Arc<Events>, kinds: &str) -> Stream {
+    fn follow(events: &Arc<Events>, kinds: &str) -> Stream {
         let wish = Wish::read(&format!("type={kinds}")).unwrap();
         let reader = wish.reader(events, None).unwrap();
         Stream { events: events.clone(), reader, next: events.watch(), silent_since: Instant::now() }
@@ -257,8 +264,9 @@ mod tests {
     async fn a_stream_is_never_silent_for_longer_than_fifteen_seconds() {
         let dir = tempfile::tempdir().unwrap();
         let events = Events::open(dir.path()).unwrap();
-        let mut stream = open(&events, "wanted");
+        let mut stream = follow(&events, "wanted");
         let before = Instant::now();
+        assert!(stream.next().await.starts_with(b"id: "), "where it begins");
         assert_eq!(&stream.next().await[..], b":\n\n");
         assert_eq!(before.elapsed(), KEEPALIVE);
     }
@@ -267,7 +275,8 @@ mod tests {
     async fn a_reader_that_wants_nothing_of_what_happens_learns_how_far_it_is_instead() {
         let dir = tempfile::tempdir().unwrap();
         let events = Events::open(dir.path()).unwrap();
-        let mut stream = open(&events, "wanted");
+        let mut stream = follow(&events, "wanted");
+        stream.next().await;
         events.say("other", Value::Null);
         let before = Instant::now();
         let piece = stream.next().await;

@@ -91,6 +91,18 @@ impl fmt::Display for CallError {
 
 impl std::error::Error for CallError {}
 
+impl From<CallError> for Problem {
+    fn from(error: CallError) -> Self {
+        match error {
+            CallError::Ended => Self::new(ErrorCode::UpstreamLost, "The browser has ended."),
+            CallError::Timeout => Self::new(ErrorCode::UpstreamTimeout, "The browser did not answer in time."),
+            CallError::Refused { message, .. } => {
+                Self::new(ErrorCode::RequestInvalid, format!("The browser: {message}"))
+            }
+        }
+    }
+}
+
 /// A call on its way to the connection's task.
 #[derive(Debug)]
 struct Call {
@@ -266,6 +278,15 @@ impl Line {
         if event.is_none_or(|event| self.said.try_send(event).is_err()) {
             self.missed.fetch_add(1, Ordering::Relaxed);
         }
+    }
+}
+
+#[cfg(test)]
+impl Event {
+    /// An event as a browser would say it.
+    pub(crate) fn new(method: &str, params: Value, session: Option<&str>) -> Self {
+        let room = Arc::new(Semaphore::new(1)).try_acquire_owned().expect("nobody else takes it");
+        Self { method: method.to_owned(), params, session: session.map(str::to_owned), _room: room }
     }
 }
 

@@ -30,11 +30,10 @@ const OURS: [&str; 13] = [
 ];
 
 /// Flags that would make it another thing than the agent keeps, by their names; a dash at the end stands for whatever follows.
-const REFUSED: [(&str, &str); 20] = [
+const REFUSED: [(&str, &str); 18] = [
     ("remote-debugging-", "the agent chooses where DevTools listen"),
     ("user-data-dir", "the agent chooses the profile's place"),
     ("headless", "there is no screen"),
-    ("no-headless", "there is no screen"),
     ("no-sandbox", "the sandbox is on wherever it works; GET /browser says whether it is"),
     ("disable-namespace-sandbox", "the sandbox is on wherever it works"),
     ("disable-seccomp-filter-sandbox", "the sandbox is on wherever it works"),
@@ -50,7 +49,6 @@ const REFUSED: [(&str, &str); 20] = [
     ("print-to-pdf", "it ends at once; ask over CDP"),
     ("screenshot", "it ends at once; ask over CDP"),
     ("repl", "it waits for somebody to type"),
-    ("log-file", "its output is a service's output"),
 ];
 
 /// The most flags.

@@ -6,12 +6,16 @@
 
 pub(crate) mod cdp;
 mod chromium;
-#[allow(dead_code, reason = "events are the monitor's to read")]
-pub(crate) mod client;
+mod client;
 mod devtools;
 mod flags;
+pub(crate) mod monitor;
+mod pages;
+pub(crate) mod picture;
 mod public;
 mod sandbox;
+pub(crate) mod screencast;
+mod spoken;
 
 use std::sync::Arc;
 
@@ -89,7 +93,7 @@ impl Browser {
         let status = self.handle.status();
         let is_under_way = self.chromium.edition() > status.edition || status.state == State::Starting;
         if is_under_way {
-            return self.wait(self.chromium.edition()).await;
+            return self.wait(self.chromium.edition()).await.map(drop);
         }
         let edition = self.chromium.wish_anew();
         self.start_anew(edition).await
@@ -113,28 +117,27 @@ impl Browser {
     ///
     /// As [`Self::restart`].
     pub(crate) async fn up(&self) -> Result<Arc<DevTools>, Problem> {
-        self.wait(0).await?;
-        // It may have ended since.
-        self.handle.status().devtools.ok_or_else(|| ErrorCode::InstanceStarting.into())
+        self.wait(0).await
     }
 
     async fn start_anew(&self, edition: u64) -> Result<(), Problem> {
-        self.handle.restart().await?;
-        self.wait(edition).await
+        self.handle.restart()?;
+        self.wait(edition).await.map(drop)
     }
 
     /// Waits until a start is up that fulfils this wish or a newer one.
-    async fn wait(&self, edition: u64) -> Result<(), Problem> {
+    async fn wait(&self, edition: u64) -> Result<Arc<DevTools>, Problem> {
         let (until, mut status) = (Instant::now() + START_BUDGET, self.handle.watch());
         loop {
             {
                 let present = status.borrow_and_update();
-                match present.state {
-                    State::Up if present.edition >= edition => return Ok(()),
-                    State::Down | State::Failed | State::GaveUp if present.edition >= edition => {
+                match (present.state, &present.devtools) {
+                    (State::Up, Some(devtools)) if present.edition >= edition => return Ok(devtools.clone()),
+                    (State::Down | State::Failed | State::GaveUp, _) if present.edition >= edition => {
                         return Err(down(&present));
                     }
-                    State::Up | State::Down | State::Failed | State::GaveUp | State::Starting | State::Backoff => {}
+                    (State::Up | State::Down | State::Failed | State::GaveUp | State::Starting | State::Backoff, _) => {
+                    }
                 }
             }
             match timeout_at(until, status.changed()).await {

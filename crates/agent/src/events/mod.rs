@@ -3,19 +3,26 @@
 //! Whoever says an event is in the middle of something else, and never waits: not for a reader, not for a disk. What is
 //! said goes into a ring in memory (`core::event`); everybody who wants it, the disk too, reads from there.
 
+mod segments;
 mod told;
+mod writer;
 
 use std::fs;
+use std::future::Future;
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use landfast_core::event::{Event, EventId, Record, Ring, Telemetry};
+use landfast_core::event::{Event, EventId, Gap, Query, Record, Ring, Telemetry};
 use landfast_net::clock;
 use serde_json::Value;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::spawn_blocking;
+use tokio_util::sync::CancellationToken;
 
+use segments::{Segments, Tail};
 pub(crate) use told::{CdpDisconnect, Crash, CrashPhase};
 
 /// The file in which the agent's start outlives it, so that the next one's is higher whatever the clock says.
@@ -23,6 +30,9 @@ const START: &str = "start";
 
 /// The file in which what the browser is watched for outlives the agent.
 const TELEMETRY: &str = "telemetry.json";
+
+/// Pages that are put together at once: each reads up to 16 MiB, on a thread of its own.
+const PAGES: usize = 4;
 
 /// What has happened, as far as it is remembered.
 #[derive(Debug)]
@@ -32,6 +42,9 @@ pub(crate) struct Events {
     /// The number of the next event, to wait for.
     next: watch::Sender<u64>,
     telemetry: watch::Sender<Telemetry>,
+    /// The number of the first event that is not on disk.
+    written: AtomicU64,
+    pages: Semaphore,
 }
 
 impl Events {
@@ -46,7 +59,8 @@ impl Events {
         let start = begin(&dir)?;
         let ring = Mutex::new(Ring::new(start));
         let telemetry = watch::Sender::new(load(&dir)?);
-        Ok(Arc::new(Self { dir, ring, next: watch::Sender::new(1), telemetry }))
+        let (next, written, pages) = (watch::Sender::new(1), AtomicU64::new(1), Semaphore::new(PAGES));
+        Ok(Arc::new(Self { dir, ring, next, telemetry, written, pages }))
     }
 
     /// Says that something happened. Never waits.
@@ -68,6 +82,55 @@ impl Events {
     /// Tells of new events, by the number that comes next.
     pub(crate) fn watch(&self) -> watch::Receiver<u64> {
         self.next.subscribe()
+    }
+
+    /// The task that brings them to disk, until `end` is cancelled and everything is there.
+    ///
+    /// # Errors
+    ///
+    /// The file system's.
+    pub(crate) fn writer(
+        self: &Arc<Self>,
+        end: CancellationToken,
+    ) -> io::Result<impl Future<Output = ()> + Send + 'static> {
+        let segments = Segments::open(&self.dir, self.ring().start())?;
+        Ok(writer::run(self.clone(), segments, end))
+    }
+
+    /// A page of what was said, as a JSON array, and the offset of the next one.
+    ///
+    /// # Errors
+    ///
+    /// The file system's.
+    pub(crate) async fn page(&self, query: Query) -> io::Result<(String, u64)> {
+        let _permit = self.pages.acquire().await.map_err(io::Error::other)?;
+        let (dir, tail) = (self.dir.clone(), self.tail());
+        spawn_blocking(move || segments::page(&dir, query, &tail)).await.map_err(io::Error::other)?
+    }
+
+    /// What is not on disk yet. Taken before the disk is read, so that everything is in one of both.
+    fn tail(&self) -> Tail {
+        let ring = self.ring();
+        let (start, from) = (ring.start(), self.written.load(Ordering::Relaxed));
+        let gap = (from < ring.oldest()).then(|| Gap { from: ring.id(from), to: ring.id(ring.oldest()) });
+        let records: Vec<_> = ring.since(from).cloned().collect();
+        drop(ring);
+        let mut lines = gap.map(|gap| gap.json() + "\n").unwrap_or_default();
+        for record in records {
+            lines.push_str(record.json());
+            lines.push('\n');
+        }
+        Tail { start, from, lines }
+    }
+
+    /// Everything before this number is on disk.
+    fn written(&self, next: u64) {
+        self.written.store(next, Ordering::Relaxed);
+    }
+
+    /// Where they are stored.
+    fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// What the browser is to be watched for, now and from now on.

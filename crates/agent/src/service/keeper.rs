@@ -8,6 +8,7 @@ use landfast_core::supervise::{Effect, Policy, State, Supervisor};
 use landfast_core::time::Instant;
 use landfast_core::{ErrorCode, Problem, ServiceName};
 use landfast_net::clock;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
 
 use super::recipe::{Found, Recipe};
@@ -110,9 +111,12 @@ impl Handle {
     /// # Errors
     ///
     /// [`ErrorCode::UpstreamRefused`] if the agent is ending.
-    pub(crate) async fn restart(&self) -> Result<(), Problem> {
-        let sent = self.commands.send(Command::Restart).await;
-        sent.map_err(|_| Problem::new(ErrorCode::UpstreamRefused, "The instance is ending."))
+    pub(crate) fn restart(&self) -> Result<(), Problem> {
+        match self.commands.try_send(Command::Restart) {
+            // Where so many wait, one of them does the same.
+            Ok(()) | Err(TrySendError::Full(_)) => Ok(()),
+            Err(TrySendError::Closed(_)) => Err(Problem::new(ErrorCode::UpstreamRefused, "The instance is ending.")),
+        }
     }
 
     /// Ends the service and waits until nothing of it is left, however long that takes.
@@ -282,7 +286,9 @@ impl Keeper {
 
     fn tell(&mut self) {
         let (state, start, last_chance) = (self.machine.state(), self.machine.start(), self.machine.last_chance());
-        self.was_up |= state == State::Up;
+        if state == State::Up && !std::mem::replace(&mut self.was_up, true) {
+            tracing::info!(service = %self.name, start, "service up");
+        }
         self.status.send_if_modified(|status| {
             let is_new = (status.state, status.start) != (state, start);
             if is_new {

@@ -8,6 +8,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use crate::events::Stream;
 use crate::harness::{Agent, eventually};
 
 /// An agent with a browser, which may not be up yet.
@@ -166,8 +167,19 @@ async fn a_browser_that_cannot_start_is_given_up_and_says_why() {
         (&status["state"], &status["start"], &status["exit"]),
         (&json!("gave_up"), &json!(10), &json!({"code": 7}))
     );
+    let mut told = Stream::open(&agent, "type=service_crashed&replay=all", None).await;
+    for (start, phase) in (1..=10).map(|start| (start, "startup")).chain([(10, "gave_up")]) {
+        let crash = told.event_of("service_crashed").await["data"].clone();
+        assert_eq!(
+            (&crash["service"], &crash["phase"], &crash["start"]),
+            (&json!("chromium"), &json!(phase), &json!(start))
+        );
+    }
     std::fs::remove_file(&chromium).unwrap();
-    assert_eq!(agent.ask("POST", "/browser/restart", "").await.json()["state"], "up");
+    let status = agent.ask("POST", "/browser/restart", "").await.json();
+    assert_eq!(status["state"], "up");
+    kill_browser(&status);
+    assert_eq!(told.event_of("service_crashed").await["data"]["phase"], "running");
 }
 
 #[tokio::test]

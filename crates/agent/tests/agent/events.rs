@@ -12,12 +12,12 @@ use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::harness::{Agent, PATIENCE, attach_head};
+use crate::harness::{Agent, PATIENCE, attach_head, eventually};
 use crate::viewer::Viewer;
 use crate::way::Way;
 
 /// A reader of a stream.
-struct Stream {
+pub(crate) struct Stream {
     body: Incoming,
     text: String,
     frames: VecDeque<(String, Value)>,
@@ -25,7 +25,7 @@ struct Stream {
 }
 
 impl Stream {
-    async fn open(agent: &Agent, query: &str, last: Option<&str>) -> Self {
+    pub(crate) async fn open(agent: &Agent, query: &str, last: Option<&str>) -> Self {
         let socket = agent.connect("agent.sock").await.unwrap();
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(socket)).await.unwrap();
         let connection = tokio::spawn(async { drop(connection.await) });
@@ -41,8 +41,18 @@ impl Stream {
         Self { body: answer.into_body(), text: String::new(), frames: VecDeque::new(), connection }
     }
 
-    /// The next frame: its id and its data, null if it has none.
+    /// The next frame with data: its id and its data.
     async fn next(&mut self) -> (String, Value) {
+        loop {
+            let frame = self.frame().await;
+            if !frame.1.is_null() {
+                return frame;
+            }
+        }
+    }
+
+    /// The next frame: its id and its data, null if it has none.
+    async fn frame(&mut self) -> (String, Value) {
         loop {
             if let Some(frame) = self.frames.pop_front() {
                 return frame;
@@ -64,7 +74,7 @@ impl Stream {
     }
 
     /// The next event of a type.
-    async fn event_of(&mut self, kind: &str) -> Value {
+    pub(crate) async fn event_of(&mut self, kind: &str) -> Value {
         loop {
             let (id, data) = self.next().await;
             if data["event"]["type"] == kind {
@@ -103,6 +113,8 @@ async fn a_stream_begins_now_and_says_what_happens_then() {
     let agent = Agent::start().await;
     say(&agent, "before", 0).await;
     let mut stream = Stream::open(&agent, "", None).await;
+    let (here, nothing) = stream.frame().await;
+    assert!(here.contains('.') && nothing.is_null(), "where now is: {here}");
     let envelope = say(&agent, "mine", 1).await;
     let (id, said) = stream.next().await;
     assert_eq!(said, envelope);
@@ -356,4 +368,113 @@ async fn a_new_generation_is_told_of() {
         agent.control("PUT", "/generation", &json!({"generation": generation}).to_string()).await;
     }
     assert_eq!(stream.event_of("moved").await["data"], json!({"from": 3, "generation": 4}));
+}
+
+/// All pages of what was stored.
+async fn pages(agent: &Agent, query: &str) -> Vec<Value> {
+    let (mut all, mut offset) = (Vec::new(), "0".to_owned());
+    loop {
+        let answer = agent.ask("GET", &format!("/telemetry/events?{query}&offset={offset}"), "").await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        all.extend(answer.json().as_array().unwrap().iter().cloned());
+        offset = answer.headers["x-next-offset"].to_str().unwrap().to_owned();
+        assert_eq!(answer.headers["x-has-more"], if offset == "0" { "false" } else { "true" });
+        if offset == "0" {
+            return all;
+        }
+    }
+}
+
+/// The names of the segments.
+fn segments(agent: &Agent) -> Vec<String> {
+    let dir = std::fs::read_dir(agent.config().state.join("events")).unwrap();
+    let names = dir.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut segments: Vec<_> = names.filter(|name| name.contains(".jsonl")).collect();
+    segments.sort();
+    segments
+}
+
+#[tokio::test]
+async fn what_was_said_is_read_page_by_page_exactly_as_it_was_at_once_and_by_later_agents() {
+    let mut agent = Agent::start().await;
+    let mut said = Vec::new();
+    for n in 0..25 {
+        said.push(say(&agent, "mine", n).await);
+    }
+    assert_eq!(pages(&agent, "type=mine&limit=4").await, said);
+    said.reverse();
+    assert_eq!(pages(&agent, "type=mine&limit=7&order=desc").await, said);
+    said.reverse();
+    agent.stop().await;
+    assert!(segments(&agent).iter().all(|name| name.ends_with(".jsonl")), "all is sealed");
+    agent.start_again().await;
+    said.push(say(&agent, "mine", 99).await);
+    assert_eq!(pages(&agent, "type=mine&limit=10").await, said);
+    let kinds: Vec<_> =
+        pages(&agent, "category=lifecycle").await.iter().map(|said| said["event"]["type"].clone()).collect();
+    assert_eq!(kinds, ["instance_started", "instance_stopping", "instance_started"]);
+}
+
+#[tokio::test]
+async fn what_a_dead_agent_had_stored_is_sealed_and_read() {
+    let mut agent = Agent::start().await;
+    let said = say(&agent, "mine", 1).await;
+    eventually("it is on disk", async || {
+        let [name] = &segments(&agent)[..] else { return None };
+        let text = std::fs::read_to_string(agent.config().state.join("events").join(name)).ok()?;
+        text.contains("\"mine\"").then_some(())
+    })
+    .await;
+    agent.crash().await;
+    let [open] = &segments(&agent)[..] else { panic!("one grows") };
+    let path = agent.config().state.join("events").join(open);
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, format!("{text}{{\"seq\":3,\"ev")).unwrap();
+    agent.start_again().await;
+    assert_eq!(segments(&agent)[0], open.strip_suffix(".open").unwrap());
+    assert_eq!(pages(&agent, "type=mine").await, [said]);
+}
+
+#[tokio::test]
+async fn a_segment_is_sealed_when_it_is_large_and_the_next_goes_on() {
+    let agent = Agent::start().await;
+    let large = json!({"type": "large", "data": "x".repeat(300_000)}).to_string();
+    for _ in 0..8 {
+        agent.ask("POST", "/telemetry/events", large.clone()).await;
+    }
+    eventually("two are sealed", async || {
+        (segments(&agent).iter().filter(|name| name.ends_with(".jsonl")).count() >= 2).then_some(())
+    })
+    .await;
+    assert_eq!(pages(&agent, "type=large&limit=3").await.len(), 8);
+}
+
+#[tokio::test]
+async fn a_disk_that_refuses_makes_nobody_wait_and_everything_is_read_and_stored_later() {
+    let agent = Agent::start().await;
+    let dir = agent.config().state.join("events");
+    let aside = agent.config().state.join("aside");
+    std::fs::rename(&dir, &aside).unwrap();
+    let large = json!({"type": "large", "data": "x".repeat(600_000)}).to_string();
+    for _ in 0..4 {
+        agent.ask("POST", "/telemetry/events", large.clone()).await;
+    }
+    std::fs::rename(&aside, &dir).unwrap();
+    assert_eq!(pages(&agent, "type=large").await.len(), 4);
+    eventually("it is stored", async || {
+        (segments(&agent).iter().filter(|name| name.ends_with(".jsonl")).count() >= 2).then_some(())
+    })
+    .await;
+    assert_eq!(pages(&agent, "type=large").await.len(), 4);
+}
+
+#[tokio::test]
+async fn a_page_that_cannot_be_is_refused() {
+    let agent = Agent::start().await;
+    for query in ["limit=0", "since=x", "order=up", "offset=x", "category=none"] {
+        let answer = agent.ask("GET", &format!("/telemetry/events?{query}"), "").await;
+        assert_eq!(answer.refusal(), (400, "request.invalid".to_owned()), "{query}");
+    }
+    let answer = agent.ask("GET", "/telemetry/events?since=2000-01-01T00%3A00%3A00Z&until=5m", "").await;
+    assert_eq!(answer.json(), json!([]));
 }

@@ -2,6 +2,7 @@
 
 mod attachments;
 mod browser;
+mod cdp;
 mod control;
 mod events;
 mod exec;

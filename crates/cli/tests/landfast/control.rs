@@ -135,6 +135,32 @@ fn a_command_wakes_what_sleeps() {
     assert_eq!(get(&cell, &id)["generation"], 2);
 }
 
+#[test]
+fn what_happens_in_an_instance_is_shown_also_after_its_end_and_what_its_service_says() {
+    let cell = Cell::start();
+    let service = format!("web={}:echo started; echo trouble >&2; {COUNTS}", free_port());
+    let made = cell.run(&["create", "actor", "--service", &service, "-o", "json"]).json();
+    let id = made["id"].as_str().unwrap();
+    assert_eq!(started(&cell, id, 1), 0);
+    let said = cell.run(&["logs", id]);
+    assert!(said.code == 0 && said.out.starts_with("started\n") && said.err.starts_with("trouble\n"), "{said:?}");
+    let said = cell.run(&["logs", id, "web", "--from", "2", "-o", "json"]).out;
+    let first: Value = serde_json::from_str(said.lines().next().unwrap()).unwrap();
+    assert_eq!((&first["offset"], &first["text"]), (&2.into(), &"arted\n".into()));
+    let events = cell.run(&["events", id, "--type", "instance_started,api_call"]).out;
+    assert!(events.lines().next().unwrap().contains("instance_started") && events.contains("/exec"), "{events}");
+    assert_eq!(cell.run(&["rm", id]).code, 0);
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    loop {
+        let events = cell.run(&["events", id, "-o", "json"]);
+        let kinds = events.out.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["event"]["type"].clone());
+        if kinds.into_iter().any(|kind| kind == "instance_stopping") {
+            break;
+        }
+        assert!(std::time::Instant::now() < deadline, "{events:?}");
+    }
+}
+
 /// Waits until the service was started so often; fails if it was more often.
 fn started(cell: &Cell, id: &str, times: u32) -> i32 {
     let wait = "until [ $(wc -l < starts) -ge $0 ]; do sleep 0.05; done 2>/dev/null; [ $(wc -l < starts) -eq $0 ]";

@@ -131,8 +131,27 @@ fn row_4_a_browser_that_is_given_up_is_an_error_at_once() {
 fn row_4_a_connection_that_is_lost_while_its_browser_lives_was_an_error() {
     let mut connection = carrying();
     connection.handle_upstream_ended(Fate::Lives, at(5));
-    assert_eq!(drain(&mut connection, at(5)), closing(ErrorCode::UpstreamLost));
+    assert_eq!((drain(&mut connection, at(5)), connection.next_deadline()), (vec![], Some(at(1_005))));
+    assert_eq!(drain(&mut connection, at(1_005)), closing(ErrorCode::UpstreamLost));
     assert_eq!(drain(&mut connection, at(10_005)), [told(Reason::UpstreamError, 5)]);
+    // Who leaves meanwhile was not the first.
+    let mut connection = carrying();
+    connection.handle_upstream_ended(Fate::Lives, at(5));
+    drain(&mut connection, at(5));
+    connection.handle_client_ended(at(6));
+    assert_eq!(drain(&mut connection, at(6)), closing(ErrorCode::UpstreamLost));
+    assert_eq!(drain(&mut connection, at(10_005)), [told(Reason::UpstreamError, 5)]);
+}
+
+#[test]
+fn row_3_a_browser_that_ends_in_good_order_closes_its_connections_before_it_is_known_to() {
+    let mut connection = carrying();
+    connection.handle_upstream_ended(Fate::Lives, at(5));
+    drain(&mut connection, at(5));
+    connection.handle_news(down(1, Why::Returns));
+    assert_eq!(drain(&mut connection, at(120)), closing(ErrorCode::UpstreamChanged));
+    connection.handle_news(up(2));
+    assert_eq!(drain(&mut connection, at(700)), [told(Reason::UpstreamChanged, 5)]);
 }
 
 #[test]

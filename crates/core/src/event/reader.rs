@@ -50,9 +50,10 @@ impl Filter {
 }
 
 impl Reader {
-    /// A reader of what comes from now on.
+    /// A reader of what comes from now on. It is told at once where that is, so that it can go on from there although it
+    /// has seen nothing yet.
     pub const fn from_now(ring: &Ring, filter: Filter) -> Self {
-        Self { at: ring.next(), gap: None, filter, skipped: 0 }
+        Self { at: ring.next(), gap: None, filter, skipped: SKIPPED_MAX }
     }
 
     /// A reader of everything that is kept.
@@ -162,6 +163,7 @@ mod tests {
         let mut after = Reader::after(&ring, "4".parse().unwrap(), Filter::default()).unwrap();
         push(&mut ring, "x", 1);
         assert_eq!(read(&mut now, &ring), ["e7"]);
+        assert_eq!(read(&mut Reader::from_now(&ring, Filter::default()), &ring), ["s7"]);
         assert_eq!(read(&mut after, &ring), ["e5", "e6", "e7"]);
         assert_eq!(read(&mut oldest, &ring), ["g3-4", "e4", "e5", "e6", "e7"]);
         assert!(read(&mut now, &ring).is_empty());
@@ -182,6 +184,7 @@ mod tests {
         let mut ring = Ring::new(START);
         let filter = Filter { kinds: ["y".to_owned()].into(), ..Filter::default() };
         let mut reader = Reader::from_now(&ring, filter);
+        assert_eq!(read(&mut reader, &ring), ["s0"]);
         push(&mut ring, "x", 3);
         push(&mut ring, "y", 1);
         assert_eq!(read(&mut reader, &ring), ["e4"]);

@@ -52,9 +52,10 @@ const WITH_AGENT: &[ErrorCode] = &[
     ErrorCode::ProcessSpawn,
 ];
 
-const TAGS: [(&str, &str); 6] = [
+const TAGS: [(&str, &str); 7] = [
     ("instances", "The stateful things that clients want."),
     ("processes", "What runs inside an instance; forwarded to its agent."),
+    ("telemetry", "What happens in an instance; from its agent, and after its end from the archive."),
     ("tokens", "Access to one instance's data plane."),
     ("keys", "Who may use the control plane."),
     ("nodes", "The machines' daemons that run instances."),
@@ -76,8 +77,13 @@ pub(super) fn finish(mut api: OpenApi) -> OpenApi {
     for (path, mut item) in paths {
         // The router's sign for the rest of a path is not OpenAPI's.
         let path = path.replace("{*rest}", "{rest}");
-        let methods =
-            [("get", &mut item.get), ("post", &mut item.post), ("put", &mut item.put), ("delete", &mut item.delete)];
+        let methods = [
+            ("get", &mut item.get),
+            ("post", &mut item.post),
+            ("put", &mut item.put),
+            ("patch", &mut item.patch),
+            ("delete", &mut item.delete),
+        ];
         for (method, operation) in methods {
             operation.iter_mut().for_each(|operation| complete(method, operation));
         }
@@ -95,8 +101,10 @@ fn complete(method: &str, operation: &mut Operation) {
         codes.extend(WITH_STORE);
         operation.security = Some(vec![SecurityRequirement::new(KEY_SCHEME, [""; 0])]);
     }
-    if in_tag("processes") {
+    if in_tag("processes") || in_tag("telemetry") {
         codes.extend(WITH_AGENT);
+    }
+    if name.starts_with("forward_") {
         // One handler forwards several methods, and each needs a name of its own.
         operation.operation_id = Some(format!("{name}_{method}"));
     }
@@ -118,6 +126,7 @@ fn refusals(operation: &str) -> &'static [ErrorCode] {
             &[ErrorCode::RequestInvalid, ErrorCode::RequestConflict, ErrorCode::RequestKeyReused, ErrorCode::LimitBody]
         }
         "list_instances" => &[ErrorCode::RequestInvalid],
+        "read_events" => &[ErrorCode::ArchiveUnavailable],
         "read_instance" => &[ErrorCode::RequestInvalid, ErrorCode::InstanceUnknown],
         "delete_instance" | "stop_instance" => &[
             ErrorCode::RequestInvalid,

@@ -6,20 +6,24 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::body::Body;
 use axum::extract::{Request, State};
+use axum::http::HeaderName;
 use axum::http::header::{ACCEPT, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, TRANSFER_ENCODING, UPGRADE};
 use axum::http::request::Parts;
 use axum::http::uri::PathAndQuery;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http_body_util::Full;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
 use landfast_core::lifecycle::{end_code, is_dozing, will_restart};
 use landfast_core::record::{Desired, Instance, MoveStep, Phase};
 use landfast_core::{ErrorCode, InstanceId, Problem};
 use landfast_net::http::{CallError, call};
 use landfast_net::relay::{Route, Target, dial};
 use landfast_net::socket::Socket;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::input::{Id, invalid, read_body};
 use super::refusal::Refusal;
@@ -39,6 +43,9 @@ const DIAL_DEADLINE: Duration = Duration::from_secs(5);
 /// gone elsewhere.
 const DIALS: u32 = 4;
 const DIAL_AGAIN_AFTER: Duration = Duration::from_millis(100);
+
+/// How long the agent may take to begin an answer that does not end.
+const HEAD_DEADLINE: Duration = Duration::from_secs(10);
 
 /// How long the agent may take to answer. What takes longer is started as a process and followed on the data plane.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(300);
@@ -94,13 +101,42 @@ pub(super) async fn exec(
     forward(&api, id, request).await
 }
 
-async fn forward(api: &Api, id: InstanceId, request: Request) -> Result<Response, Refusal> {
+/// Forwards a whole call, wherever the instance is, and wakes it if it sleeps.
+pub(super) async fn forward(api: &Api, id: InstanceId, request: Request) -> Result<Response, Refusal> {
     let (parts, body) = request.into_parts();
     let target = agent_target(&parts, id)?;
     let body = read_body(body, BODY_MAX).await?;
+    exchange(reach(api, id).await?, &parts, &target, body).await
+}
+
+/// Forwards a call without a body to this place, and wakes nobody.
+pub(super) async fn forward_to(api: &Api, id: InstanceId, request: Request, route: Route) -> Result<Response, Refusal> {
+    let (parts, _) = request.into_parts();
+    let target = agent_target(&parts, id)?;
+    let socket = dial(&route, Target::Agent, api.cell.key(), DIAL_DEADLINE).await.map_err(|error| error.code())?;
+    exchange(socket, &parts, &target, Bytes::new()).await
+}
+
+/// Forwards a call whose answer ends when either side leaves, or this server stops.
+pub(super) async fn stream(api: &Api, id: InstanceId, request: Request) -> Result<Response, Refusal> {
+    let (parts, _) = request.into_parts();
+    let target = agent_target(&parts, id)?;
     let socket = reach(api, id).await?;
+    let broken = |error| Refusal(lost(&CallError::Connection(error)));
+    let (mut sender, connection) = http1::handshake(TokioIo::new(socket)).await.map_err(broken)?;
+    let stop = api.stop.clone();
+    tokio::spawn(async move { stop.run_until_cancelled(connection).await });
+    let answer = timeout(HEAD_DEADLINE, sender.send_request(agent_request(&parts, &target, Bytes::new()))).await;
+    let (mut head, body) = answer.map_err(|_| lost(&CallError::Timeout))?.map_err(broken)?.into_parts();
+    for name in [CONNECTION, TRANSFER_ENCODING, UPGRADE] {
+        head.headers.remove(name);
+    }
+    Ok(Response::from_parts(head, Body::new(body)))
+}
+
+async fn exchange(socket: Socket, parts: &Parts, target: &str, body: Bytes) -> Result<Response, Refusal> {
     let answer =
-        call(socket, agent_request(&parts, &target, body), ANSWER_DEADLINE).await.map_err(|error| lost(&error))?;
+        call(socket, agent_request(parts, target, body), ANSWER_DEADLINE).await.map_err(|error| lost(&error))?;
     let (mut head, body) = answer.into_parts();
     for name in [CONNECTION, TRANSFER_ENCODING, CONTENT_LENGTH, UPGRADE] {
         head.headers.remove(name);
@@ -128,7 +164,7 @@ fn agent_request(parts: &Parts, target: &str, body: Bytes) -> http::Request<Full
     let mut request = http::Request::new(Full::new(body));
     *request.method_mut() = parts.method.clone();
     *request.uri_mut() = target.parse().unwrap_or_default();
-    for name in [CONTENT_TYPE, ACCEPT] {
+    for name in [CONTENT_TYPE, ACCEPT, HeaderName::from_static("last-event-id")] {
         if let Some(value) = parts.headers.get(&name) {
             request.headers_mut().insert(name, value.clone());
         }
@@ -187,7 +223,7 @@ fn find(instance: &Instance) -> Option<Found> {
 }
 
 /// Why there is no place after all that time.
-fn still(phase: Phase) -> ErrorCode {
+pub(super) fn still(phase: Phase) -> ErrorCode {
     match phase {
         Phase::Moving => ErrorCode::InstanceMoving,
         Phase::Sleeping => ErrorCode::InstanceWaking,
@@ -197,7 +233,7 @@ fn still(phase: Phase) -> ErrorCode {
 }
 
 /// Where the instance serves, or why it never will; nothing while that may change by itself.
-fn place(instance: &Instance) -> Option<Result<Route, ErrorCode>> {
+pub(super) fn place(instance: &Instance) -> Option<Result<Route, ErrorCode>> {
     if let Some(code) = end_code(instance.phase) {
         return (!will_restart(instance)).then_some(Err(code));
     }

@@ -35,6 +35,7 @@ mod moves;
 mod nodes;
 mod server;
 mod sleep;
+mod telemetry;
 mod tokens;
 
 /// An API server on a fresh cell.

@@ -12,6 +12,7 @@ use landfast_core::ErrorCode;
 use landfast_core::cdp::MESSAGE_MAX;
 use landfast_core::link::Close;
 use landfast_core::ws::{Follower, encode_close};
+use landfast_net::alarm::Alarm;
 use landfast_net::far::Far;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::watch;
@@ -22,7 +23,10 @@ use crate::service::{Status, WebSocket};
 
 /// A client's connection with the browser, after the 101.
 pub(crate) struct CdpSocket {
-    browser: Box<WebSocket>,
+    /// Closed as soon as it has ended or nothing is carried any more, however long the client takes to hear of it.
+    browser: Option<Box<WebSocket>>,
+    /// When the machine wants to be asked again.
+    alarm: Alarm,
     /// Gone once nothing is carried any more.
     line: Option<Line>,
     /// Resolves when there are news of the browser.
@@ -42,7 +46,8 @@ impl CdpSocket {
     pub(super) fn new(browser: Box<WebSocket>, line: Line) -> Self {
         let news = ReusableBoxFuture::new(next_news(line.status.clone()));
         Self {
-            browser,
+            browser: Some(browser),
+            alarm: Alarm::default(),
             line: Some(line),
             news,
             up: Follower::new(),
@@ -87,15 +92,21 @@ impl CdpSocket {
 
     /// Carries nothing any more. The client is told this, unless it has left or the browser has said so itself.
     fn end(&mut self, close: Option<Close>) {
-        let is_told = close.is_some() && self.down.at_boundary() && !self.down.saw_close();
-        let close = close.unwrap_or_else(|| Close::new(ErrorCode::ClientClose, ""));
         let mut frame = Vec::new();
-        if is_told {
-            let separator = if close.reason.is_empty() { "" } else { " " };
-            let reason = format!("{}{separator}{}", close.code, close.reason);
-            encode_close(close.code.close_or_1011(), &reason, &mut frame);
-        }
+        let close = match close {
+            None => Close::new(ErrorCode::ClientClose, ""),
+            Some(_) if self.down.saw_close() => Close::new(ErrorCode::UpstreamEnded, ""),
+            Some(close) => {
+                if self.down.at_boundary() {
+                    let separator = if close.reason.is_empty() { "" } else { " " };
+                    let reason = format!("{}{separator}{}", close.code, close.reason);
+                    encode_close(close.code.close_or_1011(), &reason, &mut frame);
+                }
+                close
+            }
+        };
         self.ending.get_or_insert((close, frame));
+        self.browser = None;
         if let Some(line) = self.line.take() {
             line.let_go();
         }
@@ -113,7 +124,7 @@ impl CdpSocket {
 
     /// The browser's side has ended; if that is its answer to a client that closed, the client's did first.
     fn end_of_browser(&mut self) {
-        let Some(line) = &mut self.line else { return };
+        let (Some(line), Some(_)) = (&mut self.line, self.browser.take()) else { return };
         if self.up.saw_close() {
             line.handle_client_ended();
         } else {
@@ -127,11 +138,17 @@ impl CdpSocket {
         if let Some(line) = &mut self.line {
             if is_clients { line.handle_client_ended() } else { line.handle_upstream_ended() }
         }
-        self.end(Some(Close::new(ErrorCode::LimitMessage, "268435456 bytes are the most")));
+        self.end(Some(Close::new(ErrorCode::LimitMessage, format!("{MESSAGE_MAX} bytes are the most"))));
     }
 
-    /// Looks for news of the browser, and is woken when there are some.
+    /// Looks for news of the browser, and is woken when there are some, or when there were none for long enough.
     fn poll_news(&mut self, cx: &mut Context<'_>) {
+        while let Some(deadline) = self.line.as_ref().and_then(Line::next_deadline) {
+            if self.alarm.poll(cx, deadline).is_pending() {
+                break;
+            }
+            self.weigh();
+        }
         while self.line.is_some() {
             let Poll::Ready(status) = self.news.poll(cx) else { return };
             let is_carrying = self.weigh();
@@ -181,46 +198,43 @@ impl AsyncRead for CdpSocket {
             return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();
-        if Pin::new(&mut *self.browser).poll_read(cx, buf).is_pending() {
-            self.poll_news(cx);
-            return if self.poll_ending(buf) { Poll::Ready(Ok(())) } else { Poll::Pending };
-        }
-        let read = buf.filled().len() - before;
-        if read == 0 {
-            self.end_of_browser();
-            self.poll_ending(buf);
-            return Poll::Ready(Ok(()));
-        }
+        let read = self.browser.as_mut().map(|browser| Pin::new(browser).poll_read(cx, buf));
         let mut down = self.down.clone();
         down.advance(&buf.filled()[before..]);
-        if down.longest_message() > MESSAGE_MAX {
+        if buf.filled().len() == before {
+            if read.is_some_and(|read| read.is_ready()) {
+                self.end_of_browser();
+            }
+            self.poll_news(cx);
+        } else if down.longest_message() > MESSAGE_MAX {
             buf.set_filled(before);
             self.refuse(false);
-            self.poll_ending(buf);
+        } else {
+            self.down = down;
+            self.bytes_down += (buf.filled().len() - before) as u64;
             return Poll::Ready(Ok(()));
         }
-        self.down = down;
-        self.bytes_down += read as u64;
-        Poll::Ready(Ok(()))
+        if self.poll_ending(buf) { Poll::Ready(Ok(())) } else { Poll::Pending }
     }
 }
 
 impl AsyncWrite for CdpSocket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        if self.line.is_none() {
-            // What a client says after its end, or ours, means nothing any more.
-            return Poll::Ready(Ok(buf.len()));
-        }
         let mut up = self.up.clone();
         up.advance(buf);
         if up.longest_message() > MESSAGE_MAX {
             self.refuse(true);
             // Whoever reads must hear of it.
             cx.waker().wake_by_ref();
-            return Poll::Ready(Ok(buf.len()));
         }
-        let written = ready!(Pin::new(&mut *self.browser).poll_write(cx, buf))?;
-        self.up.advance(&buf[..written]);
+        // What a client says after its end, or ours, means nothing any more.
+        let Some(browser) = &mut self.browser else { return Poll::Ready(Ok(buf.len())) };
+        let written = ready!(Pin::new(browser).poll_write(cx, buf))?;
+        if written == buf.len() {
+            self.up = up;
+        } else {
+            self.up.advance(&buf[..written]);
+        }
         self.bytes_up += written as u64;
         Poll::Ready(Ok(written))
     }
@@ -235,7 +249,10 @@ impl AsyncWrite for CdpSocket {
         if !self.up.saw_close() {
             self.end_of_client();
         }
-        Pin::new(&mut *self.browser).poll_shutdown(cx)
+        match &mut self.browser {
+            Some(browser) => Pin::new(browser).poll_shutdown(cx),
+            None => Poll::Ready(Ok(())),
+        }
     }
 }
 

@@ -3,14 +3,14 @@
 use super::*;
 
 /// A relay that answers each connection as told: with a refusal, or as the agent.
-struct Peer {
+pub(super) struct Peer {
     listener: TcpListener,
     cell: Arc<Cell>,
 }
 
 impl Peer {
     /// Puts an instance where this peer is.
-    async fn with_instance(api: &Api) -> (Self, Instance) {
+    pub(super) async fn with_instance(api: &Api) -> (Self, Instance) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         api.add_node("a", "h", &listener.local_addr().unwrap().to_string()).await;
         let instance = api.create_running(json!({})).await;
@@ -27,7 +27,7 @@ impl Peer {
     }
 
     /// Answers the next call as an agent, and returns the call's head.
-    async fn answer(&self, instance: &Instance, answer: &str) -> head::RequestHead {
+    pub(super) async fn answer(&self, instance: &Instance, answer: &str) -> head::RequestHead {
         let mut socket = self.accept(instance).await;
         relay::accept(&mut socket).await.unwrap();
         let head = head::read_request(&mut socket, 65_536).await.unwrap();

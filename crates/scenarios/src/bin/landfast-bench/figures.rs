@@ -20,15 +20,20 @@ struct Figure {
 
 impl Figures {
     pub(crate) fn add(&mut self, name: &'static str, value: f64, unit: &'static str, about: &'static str) {
-        eprintln!("{name}: {value:.1} {unit}");
+        eprintln!("{name}: {} {unit}", written(value));
         self.0.push(Figure { name, unit, value, about });
     }
 
     pub(crate) fn text(&self) -> String {
         self.0.iter().fold(String::new(), |mut text, Figure { name, unit, value, about }| {
-            writeln!(text, "{name:<34} {value:>10.1} {unit:<6} {about}").expect("a string takes text");
+            writeln!(text, "{name:<34} {:>10} {unit:<6} {about}", written(*value)).expect("a string takes text");
             text
         })
+    }
+
+    /// The bare values by their names.
+    pub(crate) fn values(&self) -> Value {
+        self.0.iter().map(|figure| (figure.name.to_owned(), figure.value.into())).collect::<Map<_, _>>().into()
     }
 
     pub(crate) fn json(&self) -> Value {
@@ -38,6 +43,11 @@ impl Figures {
         });
         json!({"processors": processors(), "figures": figures.collect::<Map<_, _>>()})
     }
+}
+
+/// As many digits as say something.
+fn written(value: f64) -> String {
+    if value.abs() < 10.0 { format!("{value:.3}") } else { format!("{value:.1}") }
 }
 
 /// The longest time that is told from a longer one: an hour, in nanoseconds.

@@ -1,5 +1,6 @@
 //! What Landfast costs and how long it pauses, measured on this machine with the program that is in the tree.
 
+mod cdp;
 mod faults;
 mod figures;
 mod http;
@@ -28,6 +29,15 @@ enum Bench {
     },
     /// The HTTP and WebSocket path beside HAProxy and nginx, in one run
     Http {
+        /// Under a minute: for a look, not for a figure to quote
+        #[arg(long)]
+        quick: bool,
+        /// How the figures are written
+        #[arg(short, long, value_enum, default_value_t = Output::Text)]
+        output: Output,
+    },
+    /// A client of CDP straight to its browser, and through gateway, node and agent, in one run
+    Cdp {
         /// Under a minute: for a look, not for a figure to quote
         #[arg(long)]
         quick: bool,
@@ -85,6 +95,13 @@ fn main() -> Result<ExitCode> {
             Bench::Upstream => http::upstream::run()?,
             Bench::Session { quick, output } => {
                 show(&session::measure(quick).await, output);
+            }
+            Bench::Cdp { quick, output } => {
+                let figures = cdp::measure(quick).await;
+                match output {
+                    Output::Text => print!("{}", figures.text()),
+                    Output::Json => println!("{}", figures.values()),
+                }
             }
             Bench::Routes { quick, output } => {
                 let (figures, is_sound) = routes::measure(quick).await?;
