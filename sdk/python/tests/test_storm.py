@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import random
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -21,6 +22,9 @@ API_KEY = "the-api-key"
 THREADS = 50
 INSTANCES = 100
 CALLS = 40
+ALIVE = 10
+"""Instances of the real cell that live at a time: each is processes of its own."""
+ASKED = 5
 ROUTES = 60
 """Fewer than there are instances, so that routes are forgotten and learnt again all the time."""
 
@@ -110,23 +114,60 @@ def _live(client: Landfast, luck: random.Random) -> None:
 
 
 def test_instances_of_a_real_cell_come_and_go_under_fifty_threads(cell: Cell) -> None:
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
     recorder = Recorder()
     with (
-        Landfast(cell.url, cell.api_key, transport=recorder, routes=RouteCache(8)) as client,
+        Landfast(cell.url, cell.api_key, transport=recorder, routes=RouteCache(ALIVE // 2)) as client,
         ThreadPoolExecutor(THREADS) as pool,
     ):
-        for _ in range(3):
-            made = list(pool.map(lambda _: client.instances.create(), range(6)))
-            asked = [(made[number % 6], number) for number in range(THREADS * 2)]
-            said = list(pool.map(lambda one: _ask(*one), asked))
-            assert said == [f"{instance.id} {number}" for instance, number in asked]
-            list(pool.map(lambda instance: instance.delete(), made))
-        assert len(client.routes) <= 8
+        crowd = Crowd(client)
+        list(pool.map(lambda number: crowd.live(random.Random(seed + number)), range(THREADS)))
+        assert crowd.made == INSTANCES and crowd.answered > INSTANCES
+        assert len(client.routes) <= ALIVE // 2
+        for instance in crowd.alive:
+            instance.delete()
+    assert not crowd.faults, crowd.faults
     assert not recorder.leaks(cell.api_key)
 
 
-def _ask(instance: landfast.Instance, number: int) -> str:
-    return instance.processes.run(f"echo $LANDFAST_INSTANCE {number}").text.strip()
+class Crowd:
+    """A few living instances, of which one after another is replaced while everybody asks them who they are."""
+
+    def __init__(self, client: Landfast) -> None:
+        self._client = client
+        self._lock = threading.Lock()
+        self.alive = [client.instances.create() for _ in range(ALIVE)]
+        self.made = ALIVE
+        self.answered = 0
+        self.faults: list[str] = []
+
+    def live(self, luck: random.Random) -> None:
+        """What one thread does: replaces an instance as long as there are any to make, and asks some."""
+        while self._may_make():
+            instance = self._client.instances.create()
+            slot = luck.randrange(ALIVE)
+            with self._lock:
+                before, self.alive[slot] = self.alive[slot], instance
+            before.delete()
+            for _ in range(ASKED):
+                self._ask(luck.choice(self.alive))
+
+    def _may_make(self) -> bool:
+        with self._lock:
+            may = self.made < INSTANCES
+            self.made += may
+            return may
+
+    def _ask(self, instance: landfast.Instance) -> None:
+        try:
+            said = instance.processes.run("echo $LANDFAST_INSTANCE").text.strip()
+        except landfast.LandfastError:
+            # It was deleted meanwhile, or asked over a connection that ended; that nobody else answered is what counts.
+            return
+        self.answered += 1
+        if said != instance.id:
+            self.faults.append(f"{said} was asked what {instance.id} was meant to be")
 
 
 class Recorder(httpx.BaseTransport):

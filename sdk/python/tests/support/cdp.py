@@ -7,12 +7,14 @@ from typing import Any
 
 from websockets.sync.client import ClientConnection, connect
 
+from landfast._sync._io import CONNECTS_AT_ONCE
+
 MESSAGE_MAX = 16 * 1024 * 1024
 
 
 def evaluate(url: str, expression: str) -> Any:
     """What an expression is worth in a new page of the browser."""
-    connection = connect(url, max_size=MESSAGE_MAX, proxy=None, legacy=True)
+    connection = connect(url, max_size=MESSAGE_MAX, proxy=None, **CONNECTS_AT_ONCE)
     try:
         page = _call(connection, 1, "Target.createTarget", {"url": "about:blank"})["targetId"]
         session = _call(connection, 2, "Target.attachToTarget", {"targetId": page, "flatten": True})["sessionId"]
