@@ -287,7 +287,7 @@ mod tests {
                     .map(|(path, body)| {
                         let key = path.strip_prefix("/bucket/").unwrap();
                         format!(
-                            "<Contents><Key>{key}</Key><LastModified>2026-01-01T00:00:00.000Z</LastModified>\
+                            "<Contents><Key>{key}</Key><LastModified>2020-01-01T00:00:00.000Z</LastModified>\
                          <ETag>\"e\"</ETag><Size>{}</Size></Contents>",
                             body.len()
                         )
@@ -298,7 +298,7 @@ mod tests {
             }
             "GET" => {
                 let Some(body) = objects.get(&path) else { return answer.status(404).body(Full::default()) };
-                let answer = answer.header("last-modified", "Thu, 01 Jan 2026 00:00:00 GMT");
+                let answer = answer.header("last-modified", "Wed, 01 Jan 2020 00:00:00 GMT");
                 return answer.body(Full::new(body.clone()));
             }
             // Several objects are removed by one request that names them.
@@ -318,12 +318,9 @@ mod tests {
     #[tokio::test]
     async fn an_archive_in_s3_is_written_listed_read_and_swept_below_its_prefix() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        let archive = archive_in_s3(listener.local_addr().unwrap());
         let objects = Arc::new(Mutex::new(BTreeMap::new()));
         let server = tokio::spawn(scripted_s3(listener, objects.clone()));
-        let builder = AmazonS3Builder::new().with_endpoint(endpoint).with_allow_http(true).with_region("here");
-        let builder = builder.with_access_key_id("me").with_secret_access_key("secret");
-        let archive = Archive { store: s3(builder, "bucket/some/prefix").unwrap() };
         let (id, segment) = (InstanceId::new(1, 1), Segment { start: START, first: 1 });
         archive.put(id, segment, text(1..3)).await.unwrap();
         assert_eq!(
@@ -332,11 +329,25 @@ mod tests {
         );
         let (page, next) = archive.page(id, query("")).await.unwrap();
         assert_eq!((serde_json::from_str::<Vec<serde_json::Value>>(&page).unwrap().len(), next), (2, 0));
-        assert_eq!(archive.sweep().await.unwrap(), 1, "it says that it is of the first of January");
+        assert_eq!(archive.sweep().await.unwrap(), 1, "it says that it is of 2020");
         assert!(objects.lock().unwrap().is_empty());
         server.abort();
-        let refused = archive.put(id, segment, text(1..3)).await.unwrap_err();
+    }
+
+    #[tokio::test]
+    async fn a_store_that_cannot_be_reached_is_told_as_such() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let archive = archive_in_s3(listener.local_addr().unwrap());
+        drop(listener);
+        let segment = Segment { start: START, first: 1 };
+        let refused = archive.put(InstanceId::new(1, 1), segment, text(1..3)).await.unwrap_err();
         assert_eq!(refused.code, ErrorCode::ArchiveUnavailable);
+    }
+
+    fn archive_in_s3(address: std::net::SocketAddr) -> Archive {
+        let builder = AmazonS3Builder::new().with_endpoint(format!("http://{address}")).with_allow_http(true);
+        let builder = builder.with_region("here").with_access_key_id("me").with_secret_access_key("secret");
+        Archive { store: s3(builder, "bucket/some/prefix").unwrap() }
     }
 
     #[test]

@@ -163,18 +163,19 @@ async fn a_browser_that_cannot_start_is_given_up_and_says_why() {
         assert!(refused.json()["detail"].as_str().unwrap().contains("status 7"), "{refused:?}");
     }
     let status = status(&agent).await;
-    assert_eq!(
-        (&status["state"], &status["start"], &status["exit"]),
-        (&json!("gave_up"), &json!(10), &json!({"code": 7}))
-    );
+    assert_eq!((&status["state"], &status["exit"]), (&json!("gave_up"), &json!({"code": 7})));
     let mut told = Stream::open(&agent, "type=service_crashed&replay=all", None).await;
-    for (start, phase) in (1..=10).map(|start| (start, "startup")).chain([(10, "gave_up")]) {
+    // The wish for a restart may have come after the first of them, and made them begin anew.
+    let mut crashes = 0;
+    let last = loop {
         let crash = told.event_of("service_crashed").await["data"].clone();
-        assert_eq!(
-            (&crash["service"], &crash["phase"], &crash["start"]),
-            (&json!("chromium"), &json!(phase), &json!(start))
-        );
-    }
+        assert_eq!(crash["service"], "chromium");
+        if crash["phase"] != "startup" {
+            break crash;
+        }
+        crashes += 1;
+    };
+    assert!(crashes >= 10 && last["phase"] == "gave_up" && last["start"] == status["start"], "{crashes} {last}");
     std::fs::remove_file(&chromium).unwrap();
     let status = agent.ask("POST", "/browser/restart", "").await.json();
     assert_eq!(status["state"], "up");

@@ -148,7 +148,7 @@ fn what_happens_in_an_instance_is_shown_also_after_its_end_and_what_its_service_
     let first: Value = serde_json::from_str(said.lines().next().unwrap()).unwrap();
     assert_eq!((&first["offset"], &first["text"]), (&2.into(), &"arted\n".into()));
     let events = cell.run(&["events", id, "--type", "instance_started,api_call"]).out;
-    assert!(events.lines().next().unwrap().contains("instance_started") && events.contains("/exec"), "{events}");
+    assert!(events.lines().next().unwrap().contains("instance_started") && events.contains("/processes"), "{events}");
     assert_eq!(cell.run(&["rm", id]).code, 0);
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
     loop {
