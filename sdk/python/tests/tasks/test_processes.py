@@ -110,8 +110,8 @@ async def test_input_at_a_cut_is_told_and_never_typed_twice(cell: Cell, instance
 
 async def test_output_that_is_no_longer_kept_is_told_as_a_gap(instance: AsyncInstance) -> None:
     process = await instance.processes.start("head -c 30000000 /dev/zero; echo end")
-    while (await process.refresh()).record.state == "running":
-        pass
+    async with process.attach("now") as attachment:
+        await attachment.read()
     async with process.attach() as attachment:
         events = [event async for event in attachment]
     gap = next(event for event in events if isinstance(event, Gap))

@@ -110,8 +110,8 @@ def test_input_at_a_cut_is_told_and_never_typed_twice(cell: Cell, instance: Inst
 
 def test_output_that_is_no_longer_kept_is_told_as_a_gap(instance: Instance) -> None:
     process = instance.processes.start("head -c 30000000 /dev/zero; echo end")
-    while (process.refresh()).record.state == "running":
-        pass
+    with process.attach("now") as attachment:
+        attachment.read()
     with process.attach() as attachment:
         events = [event for event in attachment]
     gap = next(event for event in events if isinstance(event, Gap))
