@@ -5,6 +5,7 @@
 
 mod clients;
 mod conformance;
+mod python;
 mod steps;
 mod system;
 mod test;
@@ -172,9 +173,13 @@ fn succeed(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Where cargo puts a program of the release profile. This program lies in the same target directory.
+/// Where cargo puts a program of the release profile.
 fn release(program: &str) -> Result<PathBuf> {
+    Ok(target()?.join("release").join(program))
+}
+
+/// The target directory, in which this program lies.
+fn target() -> Result<PathBuf> {
     let here = std::env::current_exe().context("the path of this program is not known")?;
-    let target = here.parent().and_then(Path::parent).context("this program is not in a target directory")?;
-    Ok(target.join("release").join(program))
+    Ok(here.parent().and_then(Path::parent).context("this program is not in a target directory")?.to_owned())
 }

@@ -55,9 +55,15 @@ pub(crate) const H2LOAD: Package = Package { name: "nghttp2-client", program: "h
 pub(crate) fn provide(packages: &[Package]) -> Result<()> {
     let missing: Vec<&str> =
         packages.iter().filter(|package| !is_in_path(package.program)).map(|package| package.name).collect();
-    if missing.is_empty() {
-        return Ok(());
-    }
+    if missing.is_empty() { Ok(()) } else { install(&missing) }
+}
+
+/// Installs packages by their names.
+///
+/// # Errors
+///
+/// They could not be installed; the error says which command does.
+pub(crate) fn install(missing: &[&str]) -> Result<()> {
     let names = missing.join(" ");
     if !is_in_path("apt-get") {
         bail!("this machine lacks {names}: install them with its package manager (the names are Debian's)");
@@ -67,7 +73,7 @@ pub(crate) fn provide(packages: &[Package]) -> Result<()> {
     }
     println!("xtask: installing {names}");
     apt_get(&["update", "-q"])?;
-    apt_get(&[&["install", "-q", "-y", "--no-install-recommends"], missing.as_slice()].concat())
+    apt_get(&[&["install", "-q", "-y", "--no-install-recommends"], missing].concat())
 }
 
 /// Makes sure that the toolchain has what a minimal one lacks.

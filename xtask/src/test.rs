@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::ValueEnum;
 
 use crate::steps::{self, Step, cargo};
-use crate::{clients, system};
+use crate::{clients, python, system};
 
 /// How many seeds the simulator runs in a whole test: half a minute; a night's run takes what it likes.
 const SIM_SEEDS: &str = "10000";
@@ -25,6 +25,8 @@ pub(crate) enum Area {
     Sim,
     Scenarios,
     Xtask,
+    /// The Python SDK
+    Python,
     /// Format, lints, rustdoc and the generated references
     Docs,
 }
@@ -43,7 +45,7 @@ impl Area {
             Self::Sim => "landfast-sim",
             Self::Scenarios => "landfast-scenarios",
             Self::Xtask => "xtask",
-            Self::Docs => return None,
+            Self::Python | Self::Docs => return None,
         })
     }
 }
@@ -61,9 +63,15 @@ pub(crate) fn run(area: Option<Area>) -> Result<ExitCode> {
         system::provide(&system::PEERS)?;
         clients::provide()?;
     }
+    if area.is_none_or(|area| area == Area::Python) {
+        system::provide(&[system::BUBBLEWRAP, system::SLIRP4NETNS, system::CHROMIUM])?;
+        python::provide()?;
+    }
     Ok(steps::run(match area {
-        None => everything(),
-        Some(area) => area.package().map_or_else(documents, one_package),
+        None => everything()?,
+        Some(Area::Docs) => documents(),
+        Some(Area::Python) => python::steps()?,
+        Some(area) => area.package().map_or_else(Vec::new, one_package),
     }))
 }
 
@@ -93,17 +101,19 @@ pub(crate) fn sim() -> Command {
     command
 }
 
-fn everything() -> Vec<Step> {
+fn everything() -> Result<Vec<Step>> {
     let mut simulation = sim();
     simulation.args(["--seeds", SIM_SEEDS]);
-    vec![
+    let mut steps = vec![
         Step::new("format", with(&["fmt", "--all", "--check"])),
         Step::new("lints", with(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])),
         Step::new("tests", with(&["test", "--workspace", "--no-fail-fast"])),
         Step::new("simulation", simulation),
         Step::new("rustdoc", rustdoc()),
         Step::new("references", docs(true)),
-    ]
+    ];
+    steps.extend(python::steps()?);
+    Ok(steps)
 }
 
 fn documents() -> Vec<Step> {

@@ -111,10 +111,7 @@ enum Control {
 
 impl Drop for Attachment {
     fn drop(&mut self) {
-        if self.sets_pace {
-            let process = self.viewer.process();
-            process.set_pace(&mut process.state(), Pace::Process);
-        }
+        self.let_go();
     }
 }
 
@@ -330,6 +327,14 @@ impl Attachment {
         self.ending.get_or_insert(Ending { cause, frame: Some(frame) });
     }
 
+    /// Lets the process go at its own pace: a viewer that has ended may be kept for a while, until its client knows.
+    fn let_go(&mut self) {
+        if std::mem::take(&mut self.sets_pace) {
+            let process = self.viewer.process();
+            process.set_pace(&mut process.state(), Pace::Process);
+        }
+    }
+
     fn wake_reader(&mut self) {
         if let Some(reader) = self.reader.take() {
             reader.wake();
@@ -371,6 +376,9 @@ impl AsyncWrite for Attachment {
                 None => return Poll::Pending,
             }
         }
+        if self.ending.is_some() {
+            self.let_go();
+        }
         if self.pong.is_some() || self.ending.is_some() {
             self.wake_reader();
         }
@@ -385,6 +393,7 @@ impl AsyncWrite for Attachment {
     fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         let cause = Close::new(ErrorCode::ClientLost, "");
         self.ending.get_or_insert(Ending { cause, frame: None });
+        self.let_go();
         self.wake_reader();
         Poll::Ready(Ok(()))
     }

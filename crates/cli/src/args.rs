@@ -85,8 +85,8 @@ pub enum Command {
     Gateway(Gateway),
     /// Run a node
     Node(NodeArgs),
-    /// Run the process beside an instance; nodes do
-    #[command(hide = true)]
+    /// Run the process that stands beside an instance: nodes do for theirs, and you beside an external one
+    #[command(after_help = AGENT_HELP)]
     Agent(Agent),
 
     /// Create an instance and wait until it runs
@@ -243,12 +243,68 @@ pub struct Node {
     pub config: Option<PathBuf>,
 }
 
+/// What `landfast agent` is for, where no node runs the instance.
+const AGENT_HELP: &str = "\
+Beside an external instance, processes, terminals and services run under this agent, and their connections outlive links as \
+those of any other instance. Create the instance with --external-agent and the address under which gateways reach --listen.";
+
 /// `landfast agent`.
 #[derive(Debug, Args)]
 pub struct Agent {
-    /// What the node says.
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENT")]
-    pub arguments: Vec<String>,
+    /// The instance it stands beside
+    #[arg(long, value_name = "ID")]
+    pub instance: InstanceId,
+    /// A directory for its sockets, its records and the home of its processes; made if it is not there
+    #[arg(long, value_name = "DIR", required_unless_present_all = ["run", "state", "home"])]
+    pub dir: Option<String>,
+    /// Where gateways reach it, where no node runs the instance; whoever comes needs the cell's key
+    #[arg(long, value_name = "ADDRESS", requires = "cell_key")]
+    pub listen: Option<String>,
+    /// The cell's key: a copy of cell.key in the cell's data directory
+    #[arg(long, value_name = "FILE", requires = "listen")]
+    pub cell_key: Option<String>,
+    /// The instance's spec as JSON, for its environment and its services
+    #[arg(long, value_name = "FILE")]
+    pub spec: Option<String>,
+    /// What only a node says.
+    #[command(flatten)]
+    pub node: AgentOfNode,
+}
+
+/// What only a node tells its agent.
+#[derive(Debug, Args)]
+pub struct AgentOfNode {
+    /// The generation it is started for.
+    #[arg(long, hide = true)]
+    pub generation: Option<String>,
+    /// Where its sockets go.
+    #[arg(long, hide = true)]
+    pub run: Option<String>,
+    /// Where its records go.
+    #[arg(long, hide = true)]
+    pub state: Option<String>,
+    /// The home of its processes.
+    #[arg(long, hide = true)]
+    pub home: Option<String>,
+}
+
+impl Agent {
+    /// The arguments as the agent itself reads them.
+    pub fn arguments(self) -> impl Iterator<Item = String> {
+        let AgentOfNode { generation, run, state, home } = self.node;
+        let said = [
+            ("--instance", Some(self.instance.to_string())),
+            ("--dir", self.dir),
+            ("--listen", self.listen),
+            ("--cell-key", self.cell_key),
+            ("--spec", self.spec),
+            ("--generation", generation),
+            ("--run", run),
+            ("--state", state),
+            ("--home", home),
+        ];
+        said.into_iter().filter_map(|(name, value)| Some([name.to_owned(), value?])).flatten()
+    }
 }
 
 /// `landfast ls` and `landfast node ls`.
@@ -606,9 +662,19 @@ mod tests {
 
     #[test]
     fn what_a_node_tells_an_agent_reaches_it_as_it_is() {
-        let line = "landfast agent --instance ID --generation 3 --env A=--b";
-        let Ok(Command::Agent(agent)) = parse(line) else { panic!("{line}") };
-        assert_eq!(agent.arguments.len(), 6);
+        let arguments = format!("--instance {ID} --generation 3 --run /r --state /s --home /h");
+        let Ok(Command::Agent(agent)) = parse(&format!("landfast agent {arguments}")) else { panic!("{arguments}") };
+        assert_eq!(agent.arguments().collect::<Vec<_>>().join(" "), arguments);
+    }
+
+    #[test]
+    fn an_agent_that_no_node_runs_needs_an_address_with_a_key() {
+        let line = format!("landfast agent --instance {ID} --dir /d");
+        assert!(parse(&format!("{line} --listen 127.0.0.1:7 --cell-key /k")).is_ok());
+        for wrong in ["--listen 127.0.0.1:7", "--cell-key /k"] {
+            assert!(parse(&format!("{line} {wrong}")).is_err(), "{wrong}");
+        }
+        assert!(parse(&format!("landfast agent --instance {ID} --run /r")).is_err());
     }
 
     #[test]

@@ -92,6 +92,7 @@ async fn join(
 ) -> Result<Joined, Failure> {
     let mut how = Attach::from(from);
     how.input = wants.input || wants.forward_interrupt;
+    how.redraw = wants.tty;
     if wants.tty && io::stdin().is_terminal() {
         how.patience = PATIENCE_OF_A_PERSON;
     }

@@ -205,7 +205,7 @@ impl Console {
             Event::Gap { from, to } => {
                 self.evicted += to - from;
                 if let Some(screen) = &mut self.screen {
-                    // What was cut off in the middle must not swallow what comes now.
+                    // What was cut off in the middle must not swallow the redraw that comes now.
                     screen.process(AFRESH);
                     write(room, Stream::Stdout, Bytes::from_static(AFRESH));
                 }

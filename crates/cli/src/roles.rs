@@ -146,7 +146,7 @@ pub(crate) async fn node(global: &Global, args: Node) -> Result<(), Failure> {
 ///
 /// Why it did not start.
 pub(crate) async fn agent(args: Agent) -> Result<(), Failure> {
-    let config = landfast_agent::Config::from_arguments(args.arguments)?;
+    let config = landfast_agent::Config::from_arguments(args.arguments())?;
     Ok(landfast_agent::run(config, CancellationToken::new()).await?)
 }
 

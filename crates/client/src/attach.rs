@@ -39,6 +39,9 @@ pub struct Attach {
     pub input: bool,
     /// How long to go on dialling while nothing answers, before the attachment fails.
     pub patience: Duration,
+    /// Whether a gap in the output is followed by a redraw of the screen, from which output goes on: what was lost may
+    /// have drawn what is still to be seen. For a process on a terminal only.
+    pub redraw: bool,
 }
 
 /// A process as it is seen from here.
@@ -82,7 +85,7 @@ impl Attach {
     /// Attaches with input, and goes on dialling for ten minutes: a commuter's tunnel, and a laptop carried to another
     /// room.
     pub const fn from(from: From) -> Self {
-        Self { from, input: true, patience: Duration::from_secs(600) }
+        Self { from, input: true, patience: Duration::from_secs(600), redraw: false }
     }
 }
 

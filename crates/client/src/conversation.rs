@@ -104,18 +104,22 @@ pub(crate) struct Conversation {
     offset: Option<u64>,
     /// Whether this session still replays. A redraw is no part of the log and is not counted.
     redrawing: bool,
+    /// Whether a gap is to be followed by a redraw, and whether there was one.
+    redraws: bool,
+    is_torn: bool,
     replay_ended: bool,
     exit: Option<ExitStatus>,
 }
 
 impl Conversation {
-    pub(crate) fn new(from: From) -> Self {
+    pub(crate) fn new(from: From, redraws: bool) -> Self {
         let offset = match from {
             From::Offset(offset) => Some(offset),
             From::Start => Some(0),
             From::Screen | From::Now => None,
         };
-        Self { from, offset, redrawing: from == From::Screen, replay_ended: false, exit: None }
+        let redrawing = from == From::Screen;
+        Self { from, offset, redrawing, redraws, is_torn: false, replay_ended: false, exit: None }
     }
 
     /// Where the next session has to begin.
@@ -123,8 +127,16 @@ impl Conversation {
         self.offset.map_or(self.from, From::Offset)
     }
 
+    /// Whether output was lost, so that only a redraw in a new session shows the screen.
+    pub(crate) const fn is_torn(&self) -> bool {
+        self.is_torn
+    }
+
     /// A new session begins there.
     pub(crate) fn handle_session(&mut self) {
+        if std::mem::take(&mut self.is_torn) {
+            (self.from, self.offset) = (From::Screen, None);
+        }
         self.redrawing = self.resume_from() == From::Screen;
     }
 
@@ -220,6 +232,7 @@ impl Conversation {
         }
         self.agree(from)?;
         self.offset = Some(to);
+        self.is_torn = self.redraws;
         Ok(Event::Gap { from, to })
     }
 
@@ -262,13 +275,17 @@ mod tests {
         frame(4, &[&offset.to_be_bytes()])
     }
 
+    fn gap(from: u64, to: u64) -> Message {
+        frame(5, &[&from.to_be_bytes(), &to.to_be_bytes()])
+    }
+
     fn hear(conversation: &mut Conversation, message: Message) -> Heard {
         conversation.handle_message(message).unwrap()
     }
 
     #[test]
     fn every_output_byte_counts_on_either_stream() {
-        let mut conversation = Conversation::new(From::Start);
+        let mut conversation = Conversation::new(From::Start, false);
         hear(&mut conversation, frame(1, &[b"out"]));
         hear(&mut conversation, frame(2, &[b"err!"]));
         assert_eq!(conversation.resume_from(), From::Offset(7));
@@ -276,7 +293,7 @@ mod tests {
 
     #[test]
     fn a_redraw_does_not_count_but_what_follows_it_does() {
-        let mut conversation = Conversation::new(From::Screen);
+        let mut conversation = Conversation::new(From::Screen, false);
         hear(&mut conversation, frame(1, &[b"\x1b[2Jredraw"]));
         assert_eq!(conversation.resume_from(), From::Screen);
         hear(&mut conversation, replay_end(900));
@@ -286,7 +303,7 @@ mod tests {
 
     #[test]
     fn the_replay_ends_once_over_any_number_of_sessions() {
-        let mut conversation = Conversation::new(From::Now);
+        let mut conversation = Conversation::new(From::Now, false);
         assert_eq!(hear(&mut conversation, replay_end(5)), Heard::Event(Event::ReplayEnd { offset: 5 }));
         conversation.handle_session();
         hear(&mut conversation, frame(1, &[b"missed"]));
@@ -295,16 +312,29 @@ mod tests {
 
     #[test]
     fn a_gap_moves_the_count_past_what_was_lost() {
-        let mut conversation = Conversation::new(From::Offset(10));
-        let gap = frame(5, &[&10u64.to_be_bytes(), &25u64.to_be_bytes()]);
-        assert_eq!(hear(&mut conversation, gap), Heard::Event(Event::Gap { from: 10, to: 25 }));
+        let mut conversation = Conversation::new(From::Offset(10), false);
+        assert_eq!(hear(&mut conversation, gap(10, 25)), Heard::Event(Event::Gap { from: 10, to: 25 }));
         hear(&mut conversation, frame(1, &[b"rest"]));
         assert_eq!(conversation.resume_from(), From::Offset(29));
     }
 
     #[test]
+    fn a_gap_on_a_terminal_is_followed_by_a_redraw_from_which_it_counts() {
+        let mut conversation = Conversation::new(From::Offset(10), true);
+        assert_eq!(hear(&mut conversation, gap(10, 25)), Heard::Event(Event::Gap { from: 10, to: 25 }));
+        assert!(conversation.is_torn());
+        conversation.handle_session();
+        assert_eq!((conversation.resume_from(), conversation.is_torn()), (From::Screen, false));
+        hear(&mut conversation, frame(1, &[b"\x1b[2Jredraw"]));
+        hear(&mut conversation, replay_end(900));
+        hear(&mut conversation, frame(1, &[b"live"]));
+        conversation.handle_session();
+        assert_eq!(conversation.resume_from(), From::Offset(904));
+    }
+
+    #[test]
     fn an_agent_that_counts_differently_is_not_believed_silently() {
-        let mut conversation = Conversation::new(From::Start);
+        let mut conversation = Conversation::new(From::Start, false);
         hear(&mut conversation, frame(1, &[b"four"]));
         let note = Message::Text(r#"{"offset":5}"#.to_owned());
         assert!(conversation.handle_message(note).unwrap_err().contains("ours is 4"));
@@ -312,7 +342,7 @@ mod tests {
 
     #[test]
     fn a_second_exit_is_an_error() {
-        let mut conversation = Conversation::new(From::Start);
+        let mut conversation = Conversation::new(From::Start, false);
         let exit = || frame(3, &[&143i32.to_be_bytes()]);
         assert_eq!(hear(&mut conversation, exit()), Heard::Event(Event::Exit(ExitStatus(143))));
         assert!(conversation.handle_message(exit()).is_err());
@@ -320,7 +350,7 @@ mod tests {
 
     #[test]
     fn empty_frames_and_unknown_notes_mean_nothing() {
-        let mut conversation = Conversation::new(From::Start);
+        let mut conversation = Conversation::new(From::Start, false);
         assert_eq!(hear(&mut conversation, Message::Binary(Bytes::new())), Heard::Nothing);
         assert_eq!(hear(&mut conversation, Message::Text(r#"{"later":1}"#.to_owned())), Heard::Nothing);
     }

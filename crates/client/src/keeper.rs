@@ -33,7 +33,10 @@ pub(crate) struct Keeper {
 /// What follows a session.
 enum Next {
     Done,
+    /// A new session where the last one stood, which is gone.
     Reattach,
+    /// A new session for the redraw that it begins with.
+    Redraw,
 }
 
 impl Keeper {
@@ -45,7 +48,8 @@ impl Keeper {
         state: watch::Sender<State>,
     ) -> Self {
         let way = Way::new(client, instance);
-        Self { way, process, how, conversation: Conversation::new(how.from), memory: Memory::default(), state }
+        let conversation = Conversation::new(how.from, how.redraw);
+        Self { way, process, how, conversation, memory: Memory::default(), state }
     }
 
     /// Opens a session where the conversation stands, by the same policy as a redial.
@@ -67,10 +71,10 @@ impl Keeper {
         loop {
             match self.hold(opened, &events, &mut commands).await? {
                 Next::Done => return Ok(()),
-                Next::Reattach => {}
+                Next::Reattach => self.say_reconnecting(1, ErrorCode::SessionUnknown.sentence().to_owned()),
+                Next::Redraw => {}
             }
             self.conversation.handle_session();
-            self.say_reconnecting(1, ErrorCode::SessionUnknown.sentence().to_owned());
             opened = tokio::select! {
                 opened = self.open(self.how.patience) => opened?,
                 () = events.closed() => return Ok(()),
@@ -107,12 +111,13 @@ impl Keeper {
                 }
             }
         };
-        let unsure = holder.unacknowledged() > 0 || self.memory.is_sending();
-        if ending.is_none() {
-            holder.leave(Close::new(ErrorCode::ClientClose, "")).await;
-        }
+        // A far end that ended in answer to our close has heard everything before it.
+        let heard_all = matches!(ending, Some(Ending::Far(_)));
+        let unsure = !heard_all && (holder.unacknowledged() > 0 || self.memory.is_sending());
+        // Also to a far end that was the one to end: until it is answered it keeps the session for another link.
+        holder.leave(Close::new(ErrorCode::ClientClose, "")).await;
         let next = self.after(how, ending)?;
-        if matches!(next, Next::Reattach) && unsure {
+        if !matches!(next, Next::Done) && unsure {
             // A caller that has gone needs no news; the next session finds that out.
             let _ = events.send(Said { event: Event::InputUnsure, offset: self.conversation.offset() }).await;
         }
@@ -125,6 +130,7 @@ impl Keeper {
         }
         match (how, ending) {
             (How::Left, _) => Ok(Next::Done),
+            (How::Torn, _) => Ok(Next::Redraw),
             (How::Broken(sentence), _) => Err(Error::Protocol(sentence)),
             (How::Closed(close), _) => {
                 let reason = close.map_or_else(String::new, |(_, reason)| reason);

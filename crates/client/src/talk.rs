@@ -30,6 +30,8 @@ pub(crate) enum How {
     Eof,
     /// The caller has left.
     Left,
+    /// Output was lost that a redraw is to make up for.
+    Torn,
     /// The agent said what no agent says.
     Broken(String),
 }
@@ -106,7 +108,7 @@ pub(crate) async fn talk(
     };
     let close = match &how {
         How::Closed(close) => Some(close.as_ref().map_or(1000, |(code, _)| *code)),
-        How::Left => Some(1000),
+        How::Left | How::Torn => Some(1000),
         How::Broken(_) => Some(1002),
         How::Eof => None,
     };
@@ -165,7 +167,10 @@ async fn hear(
     match conversation.handle_message(message) {
         Ok(Heard::Event(event)) => {
             let said = Said { event, offset: conversation.offset() };
-            events.send(said).await.is_err().then_some(How::Left)
+            match events.send(said).await {
+                Err(_) => Some(How::Left),
+                Ok(()) => conversation.is_torn().then_some(How::Torn),
+            }
         }
         Ok(Heard::Ping(payload)) => {
             // One pong that waits answers every ping before it.

@@ -7,9 +7,9 @@ use landfast_core::link::Close;
 use landfast_core::record::Generation;
 use landfast_core::redial::Presence;
 use landfast_core::{ErrorCode, InstanceId};
+use landfast_net::carry::Local;
 use landfast_net::head::{Headers, RequestHead};
 use landfast_net::hold::{Ending, Holder};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 
 use crate::client::Client;
@@ -42,7 +42,7 @@ impl Client {
     /// local end should see a reset.
     pub async fn carry<S>(&self, tunnel: &Tunnel, local: &mut S) -> Result<(), Error>
     where
-        S: AsyncRead + AsyncWrite + Unpin,
+        S: Local,
     {
         let way = Way::new(self.clone(), tunnel.instance);
         let head = || RequestHead {
@@ -56,8 +56,14 @@ impl Client {
         let (_, mut presence) = watch::channel(Presence::Unknown);
         let mut redialler = Redialler::new(way, tunnel.state.clone());
         match holder.run(local, &mut redialler, &mut presence).await {
-            Ending::Far(Close { code: ErrorCode::UpstreamEnded, .. }) => Ok(()),
-            Ending::Far(Close { code, reason }) => Err(Error::Ended { code: Some(code), reason }),
+            Ending::Far(close) => {
+                // Until it is answered it keeps the session for another link. The local end need not wait for that.
+                tokio::spawn(holder.leave(close.clone()));
+                match close.code {
+                    ErrorCode::UpstreamEnded => Ok(()),
+                    code => Err(Error::Ended { code: Some(code), reason: close.reason }),
+                }
+            }
             Ending::Refused(code) => Err(Error::Ended { code: Some(code), reason: String::new() }),
             Ending::Local(failure) => {
                 let code = if failure.is_some() { ErrorCode::ClientLost } else { ErrorCode::ClientClose };

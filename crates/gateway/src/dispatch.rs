@@ -3,9 +3,9 @@
 use futures_util::future::BoxFuture;
 use landfast_core::route::Lookup;
 use landfast_core::{ErrorCode, Problem};
+use landfast_net::carry::Local;
 use landfast_net::head::{RequestHead, ResponseHead};
 use landfast_net::relay::Target;
-use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::access::Record;
 use crate::answer::{self, Answer};
@@ -65,7 +65,7 @@ impl Upgraded {
     /// of them would.
     pub(crate) fn run<S>(self, client: S) -> BoxFuture<'static, ()>
     where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        S: Local + Send + 'static,
     {
         match self.kind {
             Kind::Held(held) => Box::pin(held.run(client, self.record)),

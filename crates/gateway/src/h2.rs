@@ -20,6 +20,7 @@ use http::{Method, Response, StatusCode};
 use landfast_core::time::Instant;
 use landfast_core::{ErrorCode, Problem};
 use landfast_net::alarm::Alarm;
+use landfast_net::carry::Local;
 use landfast_net::head::{HEAD_MAX, Headers, ResponseHead};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{sleep, timeout};
@@ -373,6 +374,13 @@ struct Io {
     ahead: Bytes,
     to: SendStream<Bytes>,
     has_ended: bool,
+}
+
+impl Local for Io {
+    fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        // Who has reset the stream is not there; who has only said all cannot be told from who says nothing.
+        self.to.poll_reset(cx).map(drop)
+    }
 }
 
 impl AsyncRead for Io {

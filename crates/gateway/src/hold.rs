@@ -11,12 +11,12 @@ use landfast_core::reason::Cause;
 use landfast_core::record::Generation;
 use landfast_core::redial::Presence;
 use landfast_core::time::Instant;
+use landfast_net::carry::Local;
 use landfast_net::clock;
 use landfast_net::head::ResponseHead;
 use landfast_net::hold::{Attempt, Dialer, Ending, Holder, Resumed};
 use landfast_net::link::{self, LinkError, OpenRequest, ResumeRequest};
 use landfast_net::relay::Target;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -69,7 +69,7 @@ impl Held {
     /// Holds the session until it ends, and tells both its ends why.
     pub(crate) async fn run<S>(mut self: Box<Self>, client: S, mut record: Box<Record>)
     where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        S: Local + Send + 'static,
     {
         let mut tap = Box::new(Tap::new(client, self.gateway.config.slow_client_timeout()));
         let cause = self.wait(&mut tap).await;
@@ -89,7 +89,7 @@ impl Held {
     /// link.
     fn end<S>(self: Box<Self>, tap: Box<Tap<S>>, cause: &Cause) -> BoxFuture<'static, ()>
     where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        S: Local + Send + 'static,
     {
         let close = cause.close();
         match cause {
@@ -115,7 +115,7 @@ impl Held {
         Box::pin(self.holder.leave(close))
     }
 
-    async fn wait<S: AsyncRead + AsyncWrite + Unpin>(&mut self, tap: &mut Tap<S>) -> Cause {
+    async fn wait<S: Local>(&mut self, tap: &mut Tap<S>) -> Cause {
         let expiry_counts = self.gateway.config.end_sessions_at_expiry;
         tokio::select! {
             biased;

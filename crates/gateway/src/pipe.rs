@@ -94,6 +94,13 @@ impl Pipe {
     }
 }
 
+impl Drop for Pipe {
+    fn drop(&mut self) {
+        // The holder would see the stream's end only behind what it has no room to read.
+        self.state.spent.notify_one();
+    }
+}
+
 /// The other side of a pipe.
 struct Held {
     holder: Holder,

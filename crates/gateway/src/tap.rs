@@ -15,6 +15,7 @@ use std::time::Duration;
 use landfast_core::ErrorCode;
 use landfast_core::reason::Cause;
 use landfast_core::ws::{self, Follower, Opcode};
+use landfast_net::carry::Local;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep, timeout};
 
@@ -273,6 +274,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Tap<S> {
     /// How many of `bytes` may be written before a ping of ours must go in between: all, if none waits.
     fn until_ping(&self, bytes: &[u8]) -> usize {
         if self.ping_due && !self.down.saw_close() { self.down.clone().advance_to_boundary(bytes) } else { bytes.len() }
+    }
+}
+
+impl<S: Local> Local for Tap<S> {
+    fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        ready!(self.socket.poll_left(cx));
+        self.fate.get_or_insert(Fate::Lost);
+        Poll::Ready(())
     }
 }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 use landfast_core::link::ProtocolError;
 use landfast_core::session::{Effect, Session};
 use landfast_core::time::Instant;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
 
 use crate::alarm::Alarm;
 use crate::clock;
@@ -34,6 +34,18 @@ pub enum Event {
     /// Our CLOSE, and everything before it, is on the link.
     Finished,
 }
+
+/// The local side of a session at its client end.
+pub trait Local: AsyncRead + AsyncWrite + Unpin {
+    /// Ready once it has left, though what it said before is not read yet. Asked only while there is no link and no room
+    /// for more of what it says, so that nobody is waited for who is not there; by default nothing is known of that.
+    fn poll_left(&mut self, _cx: &mut Context<'_>) -> Poll<()> {
+        Poll::Pending
+    }
+}
+
+/// Whoever drops the other side of one tells its holder by other means.
+impl Local for DuplexStream {}
 
 /// How a link was lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +88,34 @@ impl Carrier {
     where
         L: AsyncRead + AsyncWrite + Unpin,
     {
+        self.carry_for(local, session, link, |_, _| Poll::Pending).await
+    }
+
+    /// The same for a local side that may leave while there is neither a link nor room: that is its end as well.
+    ///
+    /// Cancel safe.
+    pub async fn carry_while_there<L>(
+        &mut self,
+        local: &mut L,
+        session: &mut Session,
+        link: Option<&mut Socket>,
+    ) -> Event
+    where
+        L: Local,
+    {
+        self.carry_for(local, session, link, L::poll_left).await
+    }
+
+    async fn carry_for<L>(
+        &mut self,
+        local: &mut L,
+        session: &mut Session,
+        link: Option<&mut Socket>,
+        mut poll_left: impl FnMut(&mut L, &mut Context<'_>) -> Poll<()>,
+    ) -> Event
+    where
+        L: AsyncRead + AsyncWrite + Unpin,
+    {
         debug_assert_eq!(link.is_some(), session.has_link());
         let mut link = link;
         std::future::poll_fn(|cx| {
@@ -83,6 +123,10 @@ impl Carrier {
             let polled = round.poll(cx);
             if polled.is_ready() {
                 return polled;
+            }
+            let is_stuck = !session.has_link() && session.room() == 0 && session.peer_close().is_none();
+            if is_stuck && poll_left(local, cx).is_ready() {
+                return Poll::Ready(Event::LocalEnded(None));
             }
             self.poll_finished(session).or_else(|| self.poll_timer(cx, session)).map_or(Poll::Pending, Poll::Ready)
         })

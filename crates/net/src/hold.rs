@@ -14,10 +14,9 @@ use landfast_core::record::Generation;
 use landfast_core::redial::{Effect, Presence, Redial};
 use landfast_core::session::{Session, WINDOW};
 use landfast_core::{ErrorCode, SessionId};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 
-use crate::carry::{Carrier, Event, LinkLoss, say_goodbye};
+use crate::carry::{Carrier, Event, LinkLoss, Local, say_goodbye};
 use crate::clock;
 use crate::link::{OpenAnswer, ResumeRequest, Secret};
 use crate::random;
@@ -145,7 +144,7 @@ impl Holder {
     /// Cancel safe: call it again, or [`Self::leave`].
     pub async fn run<L, D>(&mut self, local: &mut L, dialer: &mut D, presence: &mut watch::Receiver<Presence>) -> Ending
     where
-        L: AsyncRead + AsyncWrite + Unpin,
+        L: Local,
         D: Dialer,
     {
         let known = *presence.borrow_and_update();
@@ -166,7 +165,7 @@ impl Holder {
                 }
                 result = attempt(&mut self.attempt) => self.handle_attempt(result, dialer),
                 () = clock::sleep_until(self.redial.next_deadline()) => {}
-                event = self.carrier.carry(local, &mut self.session, self.link.as_mut()) => match event {
+                event = self.carrier.carry_while_there(local, &mut self.session, self.link.as_mut()) => match event {
                     Event::PeerClosed => {
                         let close = self.session.peer_close().cloned().expect("the event says so");
                         return Ending::Far(close);

@@ -4,7 +4,7 @@
 //! socket and come out first.
 
 use std::io::{self, IoSlice};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
@@ -13,6 +13,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::server::TlsStream;
 
+use crate::carry::Local;
+use crate::departure::Departure;
 use crate::leash::{Hold, Leash};
 
 /// A connected stream.
@@ -23,6 +25,8 @@ pub struct Socket {
     stream: Stream,
     /// Read already; comes out before anything else.
     ahead: Vec<u8>,
+    /// Boxed: hardly any socket is ever watched.
+    departure: Option<Box<Departure>>,
 }
 
 #[derive(Debug)]
@@ -38,24 +42,28 @@ impl Socket {
     pub fn tcp(stream: TcpStream) -> Self {
         // A socket that was reset meanwhile refuses the option; the next read tells.
         let _ = stream.set_nodelay(true);
-        Self { leash: None, stream: Stream::Tcp(stream), ahead: Vec::new() }
+        Self::new(Stream::Tcp(stream))
     }
 
     /// Takes a TCP stream that inherited its options, no delay among them, from its listener.
     pub const fn accepted(stream: TcpStream) -> Self {
-        Self { leash: None, stream: Stream::Tcp(stream), ahead: Vec::new() }
+        Self::new(Stream::Tcp(stream))
     }
 
     /// Takes a Unix stream.
     pub const fn unix(stream: UnixStream) -> Self {
-        Self { leash: None, stream: Stream::Unix(stream), ahead: Vec::new() }
+        Self::new(Stream::Unix(stream))
     }
 
     /// Takes a TCP stream on which TLS is spoken.
     pub fn tls(stream: TlsStream<TcpStream>) -> Self {
         // As above.
         let _ = stream.get_ref().0.set_nodelay(true);
-        Self { leash: None, stream: Stream::Tls(Box::new(stream)), ahead: Vec::new() }
+        Self::new(Stream::Tls(Box::new(stream)))
+    }
+
+    const fn new(stream: Stream) -> Self {
+        Self { leash: None, stream, ahead: Vec::new(), departure: None }
     }
 
     /// Whether the peer agreed to speak HTTP/2 inside TLS.
@@ -82,13 +90,16 @@ impl Socket {
     /// Puts the connection on a leash, by which it can be ended wherever it is.
     #[must_use]
     pub fn on_leash(mut self, leash: &Leash) -> Self {
-        let fd = match &self.stream {
-            Stream::Tcp(stream) => stream.as_raw_fd(),
-            Stream::Unix(stream) => stream.as_raw_fd(),
-            Stream::Tls(stream) => stream.get_ref().0.as_raw_fd(),
-        };
-        self.leash = Some(leash.hold(fd));
+        self.leash = Some(leash.hold(self.fd().as_raw_fd()));
         self
+    }
+
+    fn fd(&self) -> BorrowedFd<'_> {
+        match &self.stream {
+            Stream::Tcp(stream) => stream.as_fd(),
+            Stream::Unix(stream) => stream.as_fd(),
+            Stream::Tls(stream) => stream.get_ref().0.as_fd(),
+        }
     }
 
     /// The descriptor of a TCP stream.
@@ -165,8 +176,20 @@ pub fn from_upgraded(upgraded: hyper::upgrade::Upgraded) -> io::Result<Socket> {
     }
 }
 
+impl Local for Socket {
+    fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.departure.is_none() {
+            // Without a descriptor for it, the end is seen where it stands.
+            self.departure = Departure::of(self.fd()).ok().map(Box::new);
+        }
+        self.departure.as_ref().map_or(Poll::Pending, |departure| departure.poll(cx))
+    }
+}
+
 impl AsyncRead for Socket {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        // Who reads sees the end by that.
+        self.departure = None;
         if !self.ahead.is_empty() {
             let taken = self.ahead.len().min(buf.remaining());
             buf.put_slice(&self.ahead[..taken]);

@@ -6,6 +6,7 @@ use std::time::Duration;
 use landfast_core::link::Close;
 use landfast_core::record::Generation;
 use landfast_core::redial::Presence;
+use landfast_core::session::WINDOW;
 use landfast_core::{ErrorCode, SessionId};
 use landfast_net::far::{self, Ended, Far, Handle};
 use landfast_net::head::{HEAD_MAX, Headers, RequestHead, ResponseHead, read_request, write_all};
@@ -19,6 +20,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 /// A far end that is one side of an in-memory pipe.
 struct Pipe(DuplexStream);
@@ -121,7 +123,7 @@ async fn accept(mut socket: Socket, state: State, task: Arc<Mutex<Option<JoinHan
     let answer = OpenAnswer {
         session: random::session_id(),
         secret: Secret::generate(),
-        window: landfast_core::session::WINDOW,
+        window: WINDOW,
         head: ResponseHead { status: 101, headers: Headers::new() },
     };
     let far = {
@@ -144,6 +146,21 @@ impl Dialer for Redials {
             let socket = Agent::dial(address).await;
             let resumed = link::resume(socket, "/links", &request, &[]).await.map_err(|error| error.code())?;
             Ok(Resumed { socket: resumed.0, received: resumed.1, generation: Generation(1) })
+        })
+    }
+}
+
+/// Dials where nobody listens.
+struct Nowhere {
+    address: std::net::SocketAddr,
+}
+
+impl Dialer for Nowhere {
+    fn resume(&mut self, _request: ResumeRequest) -> Attempt {
+        let address = self.address;
+        Box::pin(async move {
+            TcpStream::connect(address).await.map_err(|_| ErrorCode::NodeUnreachable)?;
+            unreachable!("somebody listens on a port that was free")
         })
     }
 }
@@ -259,6 +276,68 @@ async fn a_client_that_leaves_has_its_last_input_delivered_and_its_cause_told() 
     user.read_exact(&mut heard).await.unwrap();
     assert_eq!(heard, b"goodbye");
     assert_eq!(agent.ended().await, Ended::Client(Close::new(ErrorCode::ClientLost, "")));
+}
+
+/// A connection: the side that is held, and the client's.
+async fn connected(listener: &TcpListener) -> (Socket, TcpStream) {
+    let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    (Socket::tcp(listener.accept().await.unwrap().0), client)
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_unread_bytes_behind_is_missed_while_nobody_can_take_them() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    for is_reset in [false, true] {
+        let (far, _user) = duplex(50_000);
+        let agent = Agent::start(far, Duration::from_secs(30)).await;
+        let (mut holder, _) = hold(&agent).await;
+        let nowhere = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let mut dialer = Nowhere { address: nowhere };
+        let (mut local, mut client) = connected(&listener).await;
+        let (_presence, mut presence) = watch::channel(Presence::Here(Generation(1)));
+        agent.cut();
+        let leaves = async {
+            if is_reset {
+                // Until nothing is taken any more.
+                let piece = vec![7; 64 * 1024];
+                while timeout(Duration::from_millis(300), client.write_all(&piece)).await.is_ok() {}
+            } else {
+                // More than the window, and no more than the kernel takes: an end stands behind what is on its way.
+                client.write_all(&vec![7; WINDOW as usize + 20_000]).await.unwrap();
+            }
+            let left = clock::now();
+            match is_reset {
+                true => Socket::tcp(client).abort(),
+                false => drop(client),
+            }
+            left
+        };
+        let (ending, left) = tokio::join!(holder.run(&mut local, &mut dialer, &mut presence), leaves);
+        assert_eq!(ending, Ending::Local(None));
+        assert!(clock::now().since(left) < Duration::from_secs(1), "reset {is_reset}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_client_said_before_it_left_arrives_while_there_is_somebody_to_take_it() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (far, user) = duplex(50_000);
+    let agent = Agent::start(far, Duration::from_secs(30)).await;
+    let (mut holder, mut dialer) = hold(&agent).await;
+    let (mut local, mut client) = connected(&listener).await;
+    let (_presence, mut presence) = watch::channel(Presence::Here(Generation(1)));
+    let (len, heard) = (4_000_000, watch::Sender::new(0));
+    let leaves = async {
+        say(&mut client, len, 1).await;
+        drop(client);
+    };
+    let held = async {
+        let ending = holder.run(&mut local, &mut dialer, &mut presence).await;
+        holder.leave(Close::new(ErrorCode::ClientLost, "")).await;
+        ending
+    };
+    let (ending, (), ()) = tokio::join!(held, leaves, hear(user, len, 1, &heard));
+    assert_eq!(ending, Ending::Local(None));
 }
 
 #[tokio::test]

@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
+use landfast_core::link::{Header, Kind};
 use landfast_core::ws::Opcode;
 use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep};
 
 use crate::harness::{Agent, attach_head, eventually};
 use crate::viewer::{Said, Viewer, frame};
+use crate::way::Way;
 
 #[tokio::test]
 async fn input_goes_in_and_both_outputs_come_out_apart() {
@@ -69,6 +72,26 @@ async fn a_viewer_begins_where_it_asks_to() {
     viewer.types("\n").await;
     viewer.shows("89ab").await;
     assert_eq!(viewer.live, Some(10));
+}
+
+#[tokio::test]
+async fn a_first_viewer_that_has_closed_holds_nobody_back_though_its_session_is_kept_a_while() {
+    let agent = Agent::start().await;
+    let shell = "until [ -e go ]; do sleep 0.05; done; head -c 9000000 /dev/zero";
+    let id = agent.process(&json!({"shell": shell, "lossless": true})).await;
+    let (mut link, _) = Way::to(&agent, 0).open(attach_head(&id, "from=start")).await.unwrap();
+    let close = frame(true, Opcode::Close, &1000u16.to_be_bytes());
+    let header = Header { kind: Kind::Data, len: close.len() }.encode();
+    link.write_all(&[&header[..], &close].concat()).await.unwrap();
+    let mut heard = Vec::new();
+    while !heard.windows(4).any(|bytes| bytes == [0x88, 2, 3, 0xe8]) {
+        assert_ne!(link.read_buf(&mut heard).await.unwrap(), 0, "its close is echoed");
+    }
+    // Gone without a word on the link: the session waits for another one.
+    drop(link);
+    std::fs::write(agent.home().join("go"), "").unwrap();
+    agent.ends(&id).await;
+    assert_eq!(agent.sessions().await, 1);
 }
 
 #[tokio::test]

@@ -242,6 +242,28 @@ fn a_shell_that_was_left_is_found_again_with_its_screen() {
 }
 
 #[test]
+fn a_terminal_that_missed_what_is_on_the_screen_is_redrawn() {
+    let cell = Cell::start();
+    let id = cell.create();
+    // A head line stands while seven megabytes scroll below it; four are kept.
+    let script = "printf '\\033[2;24r\\033[1;1HHEAD LINE\\033[2;1H'; until [ -e go ]; do sleep 0.1; done
+        yes $(printf %070d 0) | head -n 100000; echo the end; touch done; read x";
+    let mut starter = Terminal::run(cell.command(&["exec", "-t", &id, "--", "sh", "-c", script]), 24, 80);
+    starter.wait_for("HEAD LINE");
+    let mut viewer = Terminal::run(cell.command(&["attach", &id]), 24, 80);
+    viewer.wait_for("HEAD LINE");
+    starter.type_in("~d");
+    assert_eq!(starter.finish(), 0);
+    viewer.signal(Signal::SIGSTOP);
+    cell.run(&["exec", &id, "--", "sh", "-c", "touch go; until [ -e done ]; do sleep 0.1; done"]);
+    viewer.signal(Signal::SIGCONT);
+    viewer.wait_for("HEAD LINE");
+    viewer.wait_for("the end");
+    viewer.type_in("\r");
+    assert_eq!(viewer.finish(), 0);
+}
+
+#[test]
 fn a_lost_cell_is_told_in_the_title_and_taken_back_when_it_returns() {
     let mut cell = Cell::start();
     let id = cell.create();

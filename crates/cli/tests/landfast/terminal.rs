@@ -53,12 +53,15 @@ impl Terminal {
     /// Waits until something new shows this.
     pub(crate) fn wait_for(&mut self, text: &str) {
         let deadline = Instant::now() + PATIENCE;
+        let mut from = self.looked;
         loop {
-            let new = &self.seen[self.looked..];
+            let new = &self.seen[from..];
             if let Some(at) = new.windows(text.len()).position(|bytes| bytes == text.as_bytes()) {
-                self.looked += at + text.len();
+                self.looked = from + at + text.len();
                 return;
             }
+            // The next piece may end what this one began.
+            from = from.max(self.seen.len().saturating_sub(text.len()));
             match self.pieces.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(piece) => self.seen.extend(piece),
                 Err(_) => panic!("{text:?} never came:\n{}", self.seen()),

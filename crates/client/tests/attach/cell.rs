@@ -200,17 +200,19 @@ async fn answer(socket: &mut Socket, status: u16, code: Option<ErrorCode>, body:
 async fn open(mut socket: Socket, head: &RequestHead, state: &Arc<watch::Sender<State>>) {
     let request = OpenRequest::decode(|name| head.headers.get(name)).unwrap();
     let query = request.head.target.split_once("from=").unwrap().1;
-    let at = match query.split('&').next().unwrap() {
+    let from = query.split('&').next().unwrap();
+    let at = match from {
         "start" => 0,
-        "now" => state.borrow().log.len() as u64,
+        "now" | "screen" => state.borrow().log.len() as u64,
         offset => offset.parse().unwrap(),
     };
+    let redraws = from == "screen";
     let far_head = ResponseHead { status: 101, headers: Headers::new() };
     let (id, secret) = (random::session_id(), Secret::generate());
     let opened = OpenAnswer { session: id, secret: secret.clone(), window: WINDOW, head: far_head };
     let _ = write_all(&mut socket, &opened.encode().encode()).await;
     let (near, far) = tokio::io::duplex(64 * 1024);
-    tokio::spawn(act(far, state.clone(), at));
+    tokio::spawn(act(far, state.clone(), at, redraws));
     let (handle, commands) = handle();
     let link = cuttable(socket, state.subscribe());
     let task = tokio::spawn(async move {
@@ -247,10 +249,10 @@ fn cuttable(mut socket: Socket, mut state: watch::Receiver<State>) -> Socket {
 }
 
 /// The process as one viewer sees it.
-async fn act(wire: DuplexStream, state: Arc<watch::Sender<State>>, from: u64) {
+async fn act(wire: DuplexStream, state: Arc<watch::Sender<State>>, from: u64, redraws: bool) {
     let mut news = state.subscribe();
     let (mut reader, mut writer) = tokio::io::split(wire);
-    let (mut view, mut heard, mut piece) = (View::new(from, &news.borrow()), Vec::new(), vec![0; 4096]);
+    let (mut view, mut heard, mut piece) = (View::new(from, redraws, &news.borrow()), Vec::new(), vec![0; 4096]);
     loop {
         loop {
             let frame = view.next_frame(&news.borrow_and_update());
@@ -280,16 +282,21 @@ async fn act(wire: DuplexStream, state: Arc<watch::Sender<State>>, from: u64) {
     }
 }
 
+/// What a screen is redrawn with.
+pub(crate) const REDRAW: &[u8] = b"the screen";
+
 /// How far a viewer has come.
 struct View {
     at: u64,
     live_from: Option<u64>,
+    /// It is still to get the redraw, which is no part of the log.
+    redraws: bool,
     exited: bool,
 }
 
 impl View {
-    fn new(from: u64, state: &State) -> Self {
-        Self { at: from, live_from: Some(state.log.len() as u64), exited: false }
+    fn new(from: u64, redraws: bool, state: &State) -> Self {
+        Self { at: from, live_from: Some(state.log.len() as u64), redraws, exited: false }
     }
 
     fn next_frame(&mut self, state: &State) -> Option<Vec<u8>> {
@@ -297,6 +304,8 @@ impl View {
         let mut say = |parts: &[&[u8]]| encode_server(Opcode::Binary, parts, &mut frame);
         if state.held || self.exited {
             return None;
+        } else if std::mem::take(&mut self.redraws) {
+            say(&[&[1], REDRAW]);
         } else if self.at < state.kept_from {
             say(&[&[5], &self.at.to_be_bytes(), &state.kept_from.to_be_bytes()]);
             self.at = state.kept_from;

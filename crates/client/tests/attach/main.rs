@@ -6,14 +6,18 @@ use landfast_client::{Attach, Attached, Client, Error, Event, ExitStatus, From, 
 use landfast_core::ErrorCode;
 use tokio::time::{Duration, timeout};
 
-use crate::cell::{Cell, INSTANCE, PROCESS};
+use crate::cell::{Cell, INSTANCE, PROCESS, REDRAW};
 
 /// Longer than anything here takes; a test that waits it out has failed.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 async fn attach(cell: &Cell, from: From) -> Result<Attached, Error> {
+    attach_with(cell, Attach::from(from)).await
+}
+
+async fn attach_with(cell: &Cell, how: Attach) -> Result<Attached, Error> {
     let client = Client::new(&cell.url(), "lf_key").unwrap();
-    timeout(PATIENCE, client.attach(*INSTANCE, *PROCESS, Attach::from(from))).await.expect("attaching takes too long")
+    timeout(PATIENCE, client.attach(*INSTANCE, *PROCESS, how)).await.expect("attaching takes too long")
 }
 
 /// The next event that is no state.
@@ -114,6 +118,29 @@ async fn only_what_was_evicted_meanwhile_is_a_gap() {
     cell.release();
     let events = until(&mut attached, &output(b"rest")).await;
     assert!(events.contains(&Event::Gap { from: 5, to: 13 }), "{events:?}");
+}
+
+#[tokio::test]
+async fn a_terminal_is_redrawn_after_a_gap_and_goes_on_live() {
+    let cell = Cell::start().await;
+    let mut attached = attach_with(&cell, Attach { redraw: true, ..Attach::from(From::Start) }).await.unwrap();
+    cell.say(b"kept ");
+    until(&mut attached, &output(b"kept ")).await;
+    attached.input().resize(40, 120).await.unwrap();
+    cell.until_told(r#"{"resize":{"rows":40,"cols":120}}"#, 1).await;
+    cell.hold();
+    cell.say(b"evicted rest");
+    cell.evict_before(13);
+    cell.forget_sessions();
+    cell.release();
+    let events = until(&mut attached, &output(REDRAW)).await;
+    assert!(events.ends_with(&[Event::Gap { from: 5, to: 13 }, output(REDRAW)]), "{events:?}");
+    cell.say(b"live");
+    until(&mut attached, &output(b"live")).await;
+    assert_eq!((attached.offset(), cell.sessions_opened()), (Some(21), 3));
+    attached.input().write("typed").await.unwrap();
+    cell.until_typed(b"typed").await;
+    cell.until_told(r#"{"resize":{"rows":40,"cols":120}}"#, 3).await;
 }
 
 #[tokio::test]

@@ -42,7 +42,7 @@ fn value(page: &str, name: &str) -> Option<f64> {
 }
 
 #[tokio::test]
-async fn the_page_tells_what_was_served_refused_parked_and_held() {
+async fn the_page_tells_what_was_served_refused_and_held() {
     let world = World::with(|config| {
         config.metrics_listen = Some(ANY);
         config.limits.instance.sessions = Some(1);
@@ -90,15 +90,29 @@ async fn the_page_tells_what_was_served_refused_parked_and_held() {
     assert!(text.ends_with("# EOF\n") && !text.contains(&id.to_string()), "no label is made by a client");
 
     drop(ws);
+    assert_eq!(send(at, head("GET", "/", &[]), b"").await.head.status, 404);
+    assert_eq!(send(world.gateway, head("GET", "/metrics", &[]), b"").await.head.status, 404, "not for clients");
+}
+
+#[tokio::test]
+async fn the_page_tells_who_waits_and_what_is_over() {
+    let world = World::with(|config| config.metrics_listen = Some(ANY)).await;
+    let at = world.metrics.unwrap();
+    let node = Node::start(world.cell.key()).await;
+    let id = world.instance_at(&node).await;
+    let token = bearer(&world.token(id));
+    let target = format!("/i/{id}/processes/x/attach");
+    drop(websocket(world.gateway, &target, &[("Authorization", &token)]).await.unwrap());
     world.phase(id, Phase::Starting).await;
+    let request = || head("GET", &format!("/i/{id}/80/x"), &[("Authorization", &token)]);
     soon("the gateway hears of it", async {
-        let mut impatient = request("GET");
+        let mut impatient = request();
         impatient.headers.push("landfast-wait", "0");
         while send(world.gateway, impatient.clone(), b"").await.cause().1 != Some(ErrorCode::InstanceStarting) {}
     })
     .await;
     let parked = tokio::spawn({
-        let (gateway, request) = (world.gateway, request("GET"));
+        let (gateway, request) = (world.gateway, request());
         async move { send(gateway, request, b"").await }
     });
     soon("a request is parked and a session over", async {
@@ -113,8 +127,6 @@ async fn the_page_tells_what_was_served_refused_parked_and_held() {
     })
     .await;
     parked.abort();
-    assert_eq!(send(at, head("GET", "/", &[]), b"").await.head.status, 404);
-    assert_eq!(send(world.gateway, head("GET", "/metrics", &[]), b"").await.head.status, 404, "not for clients");
 }
 
 #[tokio::test]

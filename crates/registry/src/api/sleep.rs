@@ -6,7 +6,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use landfast_core::InstanceId;
-use landfast_core::lifecycle::{desire_awake, desire_sleeping, end_code, will_restart};
+use landfast_core::lifecycle::{StepError, desire_awake, desire_sleeping, end_code, will_restart};
 use landfast_core::record::{Desired, Instance, Phase};
 use landfast_core::{ErrorCode, Problem};
 
@@ -34,20 +34,14 @@ use crate::records;
 pub(super) async fn sleep(
     State(api): State<Arc<Api>>,
     Id(id): Id<InstanceId>,
-    mut params: Params,
+    params: Params,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
-    let patience = params.wait()?;
-    params.end()?;
-    records::update_instance(&*api.store, id, |instance| Ok(desire_sleeping(instance)?)).await?;
-    let settled = |instance: &Instance| {
-        ended(instance).or_else(|| {
-            let is_over = instance.phase == Phase::Sleeping || instance.desired != Desired::Sleeping;
-            is_over.then_some(Ok(instance.phase == Phase::Sleeping))
-        })
+    let sleeps = |instance: &Instance| {
+        let is_over = instance.phase == Phase::Sleeping || instance.desired != Desired::Sleeping;
+        is_over.then_some(instance.phase == Phase::Sleeping)
     };
-    let (outcome, instance) = wait::until(&api, id, patience, settled).await?;
-    answer(&api, &headers, instance, outcome)
+    desire(&api, id, params, &headers, desire_sleeping, sleeps).await
 }
 
 /// Wakes an instance.
@@ -68,33 +62,34 @@ pub(super) async fn sleep(
 pub(super) async fn wake(
     State(api): State<Arc<Api>>,
     Id(id): Id<InstanceId>,
-    mut params: Params,
+    params: Params,
     headers: HeaderMap,
+) -> Result<Response, Refusal> {
+    let runs = |instance: &Instance| matches!(instance.phase, Phase::Running | Phase::Moving).then_some(true);
+    desire(&api, id, params, &headers, desire_awake, runs).await
+}
+
+/// Writes what should be of an instance, and waits as long as the caller wants until `settled` says whether it is so.
+async fn desire(
+    api: &Api,
+    id: InstanceId,
+    mut params: Params,
+    headers: &HeaderMap,
+    change: fn(&mut Instance) -> Result<(), StepError>,
+    settled: impl Fn(&Instance) -> Option<bool>,
 ) -> Result<Response, Refusal> {
     let patience = params.wait()?;
     params.end()?;
-    records::update_instance(&*api.store, id, |instance| Ok(desire_awake(instance)?)).await?;
-    let settled = |instance: &Instance| {
-        let runs = matches!(instance.phase, Phase::Running | Phase::Moving);
-        ended(instance).or_else(|| runs.then_some(Ok(true)))
-    };
-    let (outcome, instance) = wait::until(&api, id, patience, settled).await?;
-    answer(&api, &headers, instance, outcome)
+    records::update_instance(&*api.store, id, |instance| Ok(change(instance)?)).await?;
+    let settled = |instance: &Instance| ended(instance).or_else(|| settled(instance).map(Ok));
+    let (outcome, instance) = wait::until(api, id, patience, settled).await?;
+    let is_done = outcome.transpose()?.unwrap_or(false);
+    let status = if is_done { StatusCode::OK } else { StatusCode::ACCEPTED };
+    Ok((status, axum::Json(InstanceView::new(api, headers, instance))).into_response())
 }
 
 /// The refusal, if it has ended for good meanwhile.
 fn ended(instance: &Instance) -> Option<Result<bool, Problem>> {
     let code: ErrorCode = end_code(instance.phase).filter(|_| !will_restart(instance))?;
     Some(Err(Problem::new(code, instance.reason.clone().unwrap_or_default())))
-}
-
-fn answer(
-    api: &Api,
-    headers: &HeaderMap,
-    instance: Instance,
-    outcome: Option<Result<bool, Problem>>,
-) -> Result<Response, Refusal> {
-    let is_done = outcome.transpose()?.unwrap_or(false);
-    let status = if is_done { StatusCode::OK } else { StatusCode::ACCEPTED };
-    Ok((status, axum::Json(InstanceView::new(api, headers, instance))).into_response())
 }

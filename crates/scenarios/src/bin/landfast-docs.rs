@@ -1,4 +1,4 @@
-//! Writes the reference documents from the code, or says which of them are out of date.
+//! Writes the reference documents and the SDKs' tables from the code, or says which of them are out of date.
 //!
 //! `landfast-docs DIRECTORY [--check]`
 
@@ -9,6 +9,8 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Command, CommandFactory, Parser};
 use landfast_core::ErrorCode;
+use landfast_core::error::{Blame, Retry};
+use serde_json::{Value, json};
 
 #[derive(Parser)]
 #[command(name = "landfast-docs", about = "Writes the reference documents from the code")]
@@ -53,6 +55,8 @@ fn documents() -> Vec<Document> {
         Document { name: "openapi.json", text: landfast_registry::api::openapi() },
         Document { name: "cli.md", text: commands() },
         Document { name: "config.md", text: settings() },
+        Document { name: "../../sdk/errors.json", text: errors_for_programs() },
+        Document { name: "../../sdk/python/src/landfast/_errors.py", text: errors_in_python() },
     ]
 }
 
@@ -87,6 +91,71 @@ fn errors() -> String {
         )
         .expect("a string takes text");
     }
+    text
+}
+
+/// Every row of the error table, for whoever makes something of it in another language.
+fn errors_for_programs() -> String {
+    let row = |code: &ErrorCode| {
+        json!({
+            "code": code.as_str(),
+            "name": format!("{code:?}"),
+            "status": code.status(),
+            "close": code.close(),
+            "retry": code.retry().as_str(),
+            "blame": code.blame().as_str(),
+            "sentence": code.sentence(),
+            "advice": code.advice(),
+        })
+    };
+    let rows: Vec<Value> = ErrorCode::ALL.iter().map(row).collect();
+    serde_json::to_string_pretty(&rows).expect("texts and numbers are JSON") + "\n"
+}
+
+/// Every row of the error table as an exception of the Python SDK.
+fn errors_in_python() -> String {
+    let mut text = String::from(
+        "\"\"\"Every way in which Landfast says no, an exception each.\n\nMade from crates/core/src/error.rs by `cargo xtask \
+         docs`.\n\"\"\"\n\nfrom __future__ import annotations\n\nfrom ._failure import CallerError, InstanceError, OrdinaryEnd, \
+         PlatformError, Refused, Retry\n",
+    );
+    text.push_str("\n__all__ = [\n");
+    let mut names: Vec<String> = ErrorCode::ALL.iter().map(|code| format!("{code:?}")).collect();
+    names.sort();
+    for name in names {
+        writeln!(text, "    \"{name}\",").expect("a string takes text");
+    }
+    text.push_str("]\n");
+    for &code in ErrorCode::ALL {
+        let base = match code.blame() {
+            Blame::Client => "CallerError",
+            Blame::Instance => "InstanceError",
+            Blame::Platform => "PlatformError",
+            Blame::Nobody => "OrdinaryEnd",
+        };
+        let retry = match code.retry() {
+            Retry::Never => "NEVER",
+            Retry::Safe => "SAFE",
+            Retry::IfIdempotent => "IF_IDEMPOTENT",
+        };
+        let number = |number: Option<u16>| number.map_or_else(|| "None".to_owned(), |number| number.to_string());
+        let (sentence, advice) = (json!(code.sentence()), json!(code.advice()));
+        write!(
+            text,
+            "\n\nclass {code:?}({base}):\n    \"\"\"{} {}\"\"\"\n\n    code = \"{code}\"\n    status = {}\n    close_code = {}\n    \
+             retry = Retry.{retry}\n    sentence = {sentence}\n    advice = {advice}\n",
+            code.sentence(),
+            code.advice(),
+            number(code.status()),
+            number(code.close()),
+        )
+        .expect("a string takes text");
+    }
+    text.push_str("\n\nTABLE: dict[str, type[Refused]] = {\n");
+    for code in ErrorCode::ALL {
+        writeln!(text, "    \"{code}\": {code:?},").expect("a string takes text");
+    }
+    text.push_str("}\n");
     text
 }
 

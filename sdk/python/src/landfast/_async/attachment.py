@@ -1,0 +1,219 @@
+"""Staying attached to a process while connections come and go.
+
+Reading and writing may be done by two tasks. Who finds the connection gone makes the next one, under a lock;
+what the old one still held is dropped, because the new one begins at the first byte that was not told.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import deque
+from types import TracebackType
+from typing import Any
+from urllib.parse import urlencode
+
+import httpx
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.typing import Subprotocol
+
+from .. import errors
+from .._conversation import (
+    FRAME_MAX,
+    STDIN,
+    SUBPROTOCOL,
+    Conversation,
+    Exited,
+    InputUnsure,
+    Output,
+    ProcessEvent,
+    Start,
+)
+from .._endings import ending_of, may_pass
+from .._failure import LandfastError, Misused, Unreachable
+from .._retry import pause_before
+from .._routes import Route
+from ._io import WebSocket, new_lock, sleep
+from .caller import CONNECT_SECONDS, AsyncCaller
+
+PATIENCE_SECONDS = 600.0
+"""For how long a connection is tried to be made anew: as long as somebody who restarts a cell may take."""
+
+
+class AsyncAttachment:
+    """A process that is followed: iterate over it for what it says, until its exit, which is told once and last.
+
+    Disconnects are hidden: the next connection goes on at the very byte; only what the process's log no longer keeps
+    is told, as a `Gap`. Input that was under way at a disconnect is never sent twice; that it may not have arrived is
+    told as `InputUnsure`. Raises `LandfastError` when it cannot go on: the instance is gone, or nothing was reached for
+    `patience` seconds.
+    """
+
+    def __init__(
+        self, caller: AsyncCaller, instance: str, process: str, start: Start, takes_input: bool, patience: float
+    ) -> None:
+        self._caller = caller
+        self._instance = instance
+        self.process_id = process
+        self._takes_input = takes_input
+        self._patience = patience
+        self._conversation = Conversation(start)
+        self._told: deque[ProcessEvent] = deque()
+        self._lock = new_lock()
+        self._socket: WebSocket | None = None
+        self._attempt = 0
+        self._is_over = False
+        self.connections = 0
+        """How many connections it has taken so far."""
+
+    @property
+    def offset(self) -> int | None:
+        """The offset of the next output byte; None until it is known."""
+        return self._conversation.offset
+
+    @property
+    def exit(self) -> Exited | None:
+        """How the process ended, once that was told."""
+        return self._conversation.exit
+
+    async def send(self, data: bytes) -> None:
+        """Types this. Returns once it was handed to the connection; see `InputUnsure`."""
+        self._check_input()
+        await self._say(STDIN + data)
+
+    async def resize(self, rows: int, cols: int) -> None:
+        """Sets the size of the terminal."""
+        await self._say(json.dumps({"resize": {"rows": rows, "cols": cols}}))
+
+    async def signal(self, name: str) -> None:
+        """Sends a signal, by its name without SIG."""
+        await self._say(json.dumps({"signal": name}))
+
+    async def end_input(self) -> None:
+        """Ends the input; on a terminal this is the key that means it."""
+        self._check_input()
+        await self._say(json.dumps({"eof": True}))
+
+    async def read(self) -> bytes:
+        """Everything it says until its exit, both streams in the order of the log. Iterate to be told of gaps."""
+        return b"".join([event.data async for event in self if isinstance(event, Output)])
+
+    async def close(self) -> None:
+        """Leaves. The process goes on."""
+        self._is_over = True
+        socket, self._socket = self._socket, None
+        if socket is not None:
+            await socket.close()
+
+    async def __aenter__(self) -> AsyncAttachment:
+        await self._connected()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def __aiter__(self) -> AsyncAttachment:
+        return self
+
+    async def __anext__(self) -> ProcessEvent:
+        while True:
+            if self._told:
+                return self._told.popleft()
+            if self._is_over:
+                raise StopAsyncIteration
+            socket = await self._connected()
+            try:
+                message = await socket.recv()
+            except ConnectionClosed as closed:
+                await self._lost(socket, closed)
+                continue
+            event = await self._take(socket, message)
+            if isinstance(event, Exited):
+                await self.close()
+            if event is not None:
+                return event
+
+    async def _take(self, socket: WebSocket, message: str | bytes) -> ProcessEvent | None:
+        async with self._lock:
+            if socket is not self._socket:
+                return None
+            self._attempt = 0
+            return self._conversation.take(message)
+
+    async def _say(self, message: str | bytes) -> None:
+        socket = await self._connected()
+        try:
+            await socket.send(message)
+        except ConnectionClosed as closed:
+            await self._lost(socket, closed)
+
+    async def _lost(self, socket: WebSocket, closed: ConnectionClosed) -> None:
+        async with self._lock:
+            if self._is_over:
+                return
+            if socket.is_sending() and not socket.is_doubt_told:
+                socket.is_doubt_told = True
+                self._told.append(InputUnsure())
+            if socket is not self._socket:
+                return
+            self._socket = None
+            failure = ending_of(closed.rcvd.code if closed.rcvd else None, closed.rcvd.reason if closed.rcvd else "")
+            if failure is not None:
+                self._is_over = True
+                raise failure from closed
+
+    async def _connected(self) -> WebSocket:
+        async with self._lock:
+            if self._socket is None:
+                self._socket = await self._connect()
+                self._conversation.connected()
+                self.connections += 1
+            return self._socket
+
+    async def _connect(self) -> WebSocket:
+        deadline = time.monotonic() + self._patience
+        turned_down: Route | None = None
+        while not self._is_over:
+            if self._attempt > 0 and turned_down is None:
+                await sleep(pause_before(self._attempt - 1))
+            self._attempt += 1
+            try:
+                route = await self._caller.route(self._instance, turned_down)
+                return await self._dial(route)
+            except (errors.TABLE["auth.expired"], errors.TABLE["auth.invalid"]):
+                if turned_down is not None:
+                    raise
+                turned_down = route
+            except LandfastError as failure:
+                if not may_pass(failure) or time.monotonic() >= deadline:
+                    raise
+                turned_down = None
+        raise Misused("The attachment has ended.")
+
+    async def _dial(self, route: Route) -> WebSocket:
+        try:
+            return await WebSocket.open(
+                self._address(route),
+                subprotocols=[Subprotocol(SUBPROTOCOL)],
+                headers={"Authorization": f"Bearer {route.token}"},
+                timeout=CONNECT_SECONDS,
+                max_size=FRAME_MAX,
+            )
+        except InvalidStatus as refused:
+            answer = refused.response
+            headers = httpx.Headers(list(answer.headers.raw_items()))
+            raise errors.from_answer(answer.status_code, headers, bytes(answer.body or b"")) from refused
+        except (InvalidHandshake, ConnectionClosed, OSError, EOFError, TimeoutError) as failure:
+            raise Unreachable(str(failure) or type(failure).__name__) from failure
+
+    def _address(self, route: Route) -> str:
+        base = httpx.URL(route.base_url)
+        base = base.copy_with(scheme="wss" if base.scheme == "https" else "ws")
+        said: dict[str, Any] = {"from": self._conversation.resume_from, "input": str(self._takes_input).lower()}
+        return f"{base}/processes/{self.process_id}/attach?{urlencode(said)}"
+
+    def _check_input(self) -> None:
+        if not self._takes_input:
+            raise Misused("The attachment was made without input.")
