@@ -200,3 +200,17 @@ async fn what_pages_say_and_fetch_is_told_while_somebody_wants_to_know() {
     }
     assert_eq!(browser.told("console_log").await[0]["event"]["data"]["args"], json!(["said", 7]));
 }
+
+#[tokio::test]
+async fn an_operator_reaches_a_browser_through_the_control_plane() {
+    let cell = Cell::start().await;
+    let browser = Browser::start(&cell).await;
+    let path = format!("/v1/instances/{}/browser", browser.instance.id);
+    assert_eq!(cell.operator.demand("GET", &path, None).await["state"], "up");
+    let wanted = json!({"flags": ["--lang=de"]});
+    let changed = cell.operator.demand("PATCH", &format!("{path}/flags"), Some(&wanted)).await;
+    assert_eq!((&changed["flags"], &changed["state"]), (&wanted["flags"], &json!("up")));
+    let sandbox = cell.create().await;
+    let none = cell.operator.ask("GET", &format!("/v1/instances/{}/browser", sandbox.id), None).await;
+    assert_eq!(none.refusal(), (404, "service.unknown".to_owned()));
+}
