@@ -45,7 +45,8 @@ class DirectTransport(httpx.BaseTransport):
 
     Whatever asks the control plane for an instance teaches it the way there; from then on calls to the instance's
     sub-resources go to the instance itself, with the instance's token in the place of the API key. Requests to any
-    other place pass unchanged, except that the API key is taken from what leads to an instance.
+    other place pass unchanged, except that the API key is taken from what leads to an instance. Cookies of instances
+    are not set: the client would take them for the control plane's, and send them to all.
 
     `routes` may be shared between transports; `direct` names the sub-resources (`LANDFAST_DIRECT` by default);
     `retries` is the number of further attempts, which only the error table allows. Raises `landfast.Unreachable`,
@@ -145,6 +146,7 @@ class DirectTransport(httpx.BaseTransport):
         if response.status_code in REDIRECTS and "location" in response.headers:
             response.headers["location"] = str(wire.url.join(response.headers["location"]))
             request.extensions[REDIRECTED] = route
+        response.headers.pop("set-cookie", None)
         response.extensions[CAME_BY] = "instance"
         return response
 
@@ -184,7 +186,9 @@ class DirectTransport(httpx.BaseTransport):
         """Goes where an instance has pointed to: with its own token if that is in the instance, with none if not."""
         is_inside = is_below(request.url, route.base_url)
         wire = self._copy(request, request.url, route if is_inside else None)
-        return _send(self._inner, wire, whole=False)
+        response = _send(self._inner, wire, whole=False)
+        response.headers.pop("set-cookie", None)
+        return response
 
     def _remember_key(self, request: httpx.Request) -> None:
         key = _credential(request)
