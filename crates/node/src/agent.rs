@@ -120,9 +120,19 @@ impl fmt::Display for Death {
 }
 
 impl Death {
-    /// Nobody saw it.
-    pub(crate) const fn unknown() -> Self {
-        Self(None)
+    /// How a child of this daemon ended, which has ended or is about to.
+    pub(crate) async fn of(child: &mut Child, instance: InstanceId) -> Self {
+        Self(match timeout(STATUS_DEADLINE, child.wait()).await {
+            Ok(Ok(status)) => Some(status),
+            Ok(Err(error)) => {
+                tracing::warn!(%instance, %error, "how the agent ended was not told");
+                None
+            }
+            Err(_) => {
+                tracing::warn!(%instance, "how the agent ended was not told in time");
+                None
+            }
+        })
     }
 }
 
@@ -284,20 +294,10 @@ impl Agent {
     }
 
     async fn status(&mut self) -> Death {
-        Death(match &mut self.child {
-            Some(child) => match timeout(STATUS_DEADLINE, child.wait()).await {
-                Ok(Ok(status)) => Some(status),
-                Ok(Err(error)) => {
-                    tracing::warn!(instance = %self.note.instance, %error, "how the agent ended was not told");
-                    None
-                }
-                Err(_) => {
-                    tracing::warn!(instance = %self.note.instance, "how the agent ended was not told in time");
-                    None
-                }
-            },
-            None => None,
-        })
+        match &mut self.child {
+            Some(child) => Death::of(child, self.note.instance).await,
+            None => Death(None),
+        }
     }
 
     async fn call(&self, method: Method, path: &str, body: Bytes) -> Result<Bytes, AgentError> {

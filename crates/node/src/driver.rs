@@ -119,11 +119,14 @@ impl Driver {
         program.extend(arguments(record, &view));
         let environment = environment(record.id, &view);
         let launch = Launch { id: record.id, dir, program: &program, environment };
-        let Launched { child, process, network } = self.start_program(record, launch).await?;
+        let Launched { mut child, process, network } = self.start_program(record, launch).await?;
         note.leader = id_of(&child);
         (note.process, note.network) = (Some(process), network);
         note.write(dir)?;
-        let process = Process::find(process)?.ok_or_else(|| no_agent(Death::unknown()))?;
+        let Some(process) = Process::find(process)? else {
+            // It ended before it could be looked at.
+            return Err(no_agent(Death::of(&mut child, instance).await));
+        };
         let mut agent = Agent::started(dir.clone(), note, process, child);
         come_up(&mut agent, record).await?;
         Ok(agent)

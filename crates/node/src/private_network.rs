@@ -13,7 +13,7 @@ use std::time::Duration;
 use rustix::pipe::{PipeFlags, pipe_with};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::dir::InstanceDir;
 use crate::isolation::find_program;
@@ -22,6 +22,12 @@ use crate::process::ProcessId;
 
 /// How long the interface may take: some ten milliseconds on an idle machine.
 const DEADLINE: Duration = Duration::from_secs(10);
+
+/// What the kernel's table of routes has once a loopback is up.
+const LOOPBACK: &str = "127.0.0.1";
+
+/// Between looks for it: making it takes less than a millisecond.
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
 /// Of the interface: as large as a loopback's, because no wire is involved until the host sends on.
 const MTU: &str = "--mtu=65520";
@@ -64,6 +70,7 @@ impl PrivateNetwork {
         dir: &InstanceDir,
         environment: Environment,
     ) -> io::Result<ProcessId> {
+        timeout(DEADLINE, loopback(first.pid)).await?;
         let (ready, told) = pipe_with(PipeFlags::CLOEXEC)?;
         let mut line: Vec<OsString> = vec![self.program.clone().into_os_string()];
         line.extend(["--configure", MTU, "--disable-host-loopback", "--enable-sandbox"].map(OsString::from));
@@ -95,6 +102,16 @@ impl Gate {
     /// Lets the sandbox go on.
     pub(crate) fn open(self) -> io::Result<()> {
         rustix::io::write(&self.outside, b"1").map(drop).map_err(Into::into)
+    }
+}
+
+/// Waits until bubblewrap has made the namespace's loopback. slirp4netns makes sure of one too, and whichever finds the other's
+/// there does not take it well: bubblewrap gives the sandbox up.
+async fn loopback(pid: i32) {
+    let is_up =
+        || std::fs::read_to_string(format!("/proc/{pid}/net/fib_trie")).is_ok_and(|tree| tree.contains(LOOPBACK));
+    while !is_up() {
+        sleep(LOOK_AGAIN).await;
     }
 }
 

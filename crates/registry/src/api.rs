@@ -170,6 +170,8 @@ fn protected() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(forward::processes))
         .routes(routes!(forward::process))
         .routes(routes!(forward::exec))
+        .routes(routes!(forward::browser))
+        .routes(routes!(forward::browser_verb))
         .routes(routes!(telemetry::config))
         .routes(routes!(telemetry::stream))
         .routes(routes!(telemetry::read, telemetry::say))

@@ -19,6 +19,9 @@ use crate::role::{Role, Settings};
 /// isolation too.
 const ISOLATION: &str = "LANDFAST_TEST_ISOLATION";
 
+/// Lines of an agent's log that a failed test shows.
+const AGENT_LINES: usize = 20;
+
 /// A cell. Everything it started ends with the value.
 #[derive(Debug)]
 pub struct Cell {
@@ -318,6 +321,22 @@ impl Node {
     pub async fn start_again(&mut self) {
         self.role.start_again().await;
         self.network.lead_to(self.role.address());
+    }
+}
+
+/// What instances' agents said is gone with the directory, so a test that fails says it first.
+impl Drop for Cell {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        for instance in std::fs::read_dir(self.dir().join("instances")).into_iter().flatten().flatten() {
+            let log = instance.path().join("agent.log");
+            let said = std::fs::read_to_string(&log).unwrap_or_default();
+            let last: Vec<&str> = said.lines().rev().take(AGENT_LINES).collect();
+            eprintln!("--- the end of {}", log.display());
+            last.iter().rev().for_each(|line| eprintln!("{line}"));
+        }
     }
 }
 

@@ -7,6 +7,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
+use futures_util::future::join_all;
+use futures_util::stream::FuturesUnordered;
 use landfast_core::Problem;
 use landfast_core::event::{Event as Told, Source, Telemetry};
 use landfast_net::clock;
@@ -14,7 +17,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-use super::client::{Client, Event, Events};
+use super::client::{CallError, Client, Event, Events};
 use super::{Browser, DevTools};
 use crate::events::Events as Ring;
 
@@ -69,17 +72,30 @@ async fn watch_one(
     was_lost: bool,
 ) -> Result<(), Problem> {
     let (client, mut events) = Client::connect(devtools).await?;
+    // Only of targets that are discovered it says that they crashed.
+    client.call("Target.setDiscoverTargets", json!({"discover": true}), None).await?;
     follow(&client, None).await?;
     if was_lost {
         ring.say("monitor_reconnected", json!({}));
     }
-    while let Some(event) = events.next().await {
+    // Each by itself: a page that has died does not answer, and must not keep others waiting.
+    let mut beginning = FuturesUnordered::new();
+    loop {
+        let event = tokio::select! {
+            event = events.next() => event,
+            Some(begun) = beginning.next() => {
+                if let Err(problem) = begun {
+                    // It may have been closed meanwhile, which another event says.
+                    tracing::debug!(%problem, "a page is not watched");
+                }
+                continue;
+            }
+        };
+        let Some(event) = event else { return Ok(()) };
         if event.method == "Target.attachedToTarget"
             && let Some(session) = event.params["sessionId"].as_str()
-            && let Err(problem) = begin(&client, session).await
         {
-            // It may have been closed meanwhile, which another event says.
-            tracing::debug!(%problem, "a page is not watched");
+            beginning.push(begin(&client, session.to_owned()));
         }
         let wanted = *wanted.borrow();
         if let Some((kind, data)) = told(&event, wanted) {
@@ -88,7 +104,6 @@ async fn watch_one(
         }
         say_missed(&events, ring);
     }
-    Ok(())
 }
 
 fn say_missed(events: &Events, ring: &Ring) {
@@ -98,21 +113,31 @@ fn say_missed(events: &Events, ring: &Ring) {
     }
 }
 
-/// Has the browser, or a page, attach us to what it opens.
+/// Has the browser, or a page, attach us to what it opens. That waits for us, or a page that loads at once would have
+/// navigated before it was watched.
 async fn follow(client: &Client, session: Option<&str>) -> Result<(), Problem> {
-    let how = json!({"autoAttach": true, "waitForDebuggerOnStart": false, "flatten": true});
+    let excluded = ["browser", "tab", "browser_ui"].map(|kind| json!({"type": kind, "exclude": true}));
+    // An empty entry lets in all others. What Chromium shows around its pages is nobody's page.
+    let filter: Vec<Value> = excluded.into_iter().chain([json!({})]).collect();
+    let how = json!({"autoAttach": true, "waitForDebuggerOnStart": true, "flatten": true, "filter": filter});
     client.call("Target.setAutoAttach", how, session).await.map(drop).map_err(Problem::from)
 }
 
-/// Has a target say what it does. One that is no page knows only some of it.
-async fn begin(client: &Client, session: &str) -> Result<(), Problem> {
-    for method in ["Runtime.enable", "Network.enable", "Page.enable"] {
-        match client.call(method, json!({}), Some(session)).await {
-            Ok(_) | Err(super::client::CallError::Refused { .. }) => {}
+/// Has a target say what it does, then lets it go on. One that is no page knows only some of it.
+async fn begin(client: &Client, session: String) -> Result<(), Problem> {
+    let session = session.as_str();
+    let methods = ["Runtime.enable", "Network.enable", "Page.enable"];
+    // All at once: the page waits.
+    let enabled = join_all(methods.map(|method| client.call(method, json!({}), Some(session)))).await;
+    let followed = follow(client, Some(session)).await;
+    client.call("Runtime.runIfWaitingForDebugger", json!({}), Some(session)).await?;
+    for answer in enabled {
+        match answer {
+            Ok(_) | Err(CallError::Refused { .. }) => {}
             Err(error) => return Err(error.into()),
         }
     }
-    follow(client, Some(session)).await
+    followed
 }
 
 /// What an event of the browser is told as, if it is wanted.
@@ -137,7 +162,7 @@ fn told(event: &Event, wanted: Telemetry) -> Option<(&'static str, Value)> {
         "Target.detachedFromTarget" if session.is_none() => {
             (wanted.page, "page_tab_closed", json!({"target_id": said["targetId"], "session_id": said["sessionId"]}))
         }
-        "Inspector.targetCrashed" => (wanted.page, "page_crashed", json!({})),
+        "Target.targetCrashed" => (wanted.page, "page_crashed", crash(said)),
         _ => return None,
     };
     if let Some(session) = session {
@@ -195,6 +220,10 @@ fn failure(said: &Value) -> Value {
     })
 }
 
+fn crash(said: &Value) -> Value {
+    json!({"target_id": said["targetId"], "status": said["status"], "error_code": said["errorCode"]})
+}
+
 fn tab(target: &Value, session: &Value) -> Value {
     json!({
         "target_id": target["targetId"], "title": text(&target["title"]), "url": text(&target["url"]),
@@ -233,7 +262,7 @@ mod tests {
             ("Page.domContentEventFired", json!({}), "page_dom_content_loaded"),
             ("Page.loadEventFired", json!({}), "page_load"),
             ("Target.attachedToTarget", json!({"targetInfo": {"type": "page"}}), "page_tab_opened"),
-            ("Inspector.targetCrashed", json!({}), "page_crashed"),
+            ("Target.targetCrashed", json!({}), "page_crashed"),
         ] {
             assert_eq!(said(method, params, ALL).map(|(kind, _)| kind), Some(kind), "{method}");
         }

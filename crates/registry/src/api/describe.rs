@@ -50,11 +50,14 @@ const WITH_AGENT: &[ErrorCode] = &[
     ErrorCode::ProcessNoTerminal,
     ErrorCode::ProcessStdinClosed,
     ErrorCode::ProcessSpawn,
+    ErrorCode::ServiceUnknown,
+    ErrorCode::BrowserDown,
 ];
 
-const TAGS: [(&str, &str); 7] = [
+const TAGS: [(&str, &str); 8] = [
     ("instances", "The stateful things that clients want."),
     ("processes", "What runs inside an instance; forwarded to its agent."),
+    ("browsers", "The browser in an instance; forwarded to its agent."),
     ("telemetry", "What happens in an instance; from its agent, and after its end from the archive."),
     ("tokens", "Access to one instance's data plane."),
     ("keys", "Who may use the control plane."),
@@ -101,7 +104,7 @@ fn complete(method: &str, operation: &mut Operation) {
         codes.extend(WITH_STORE);
         operation.security = Some(vec![SecurityRequirement::new(KEY_SCHEME, [""; 0])]);
     }
-    if in_tag("processes") || in_tag("telemetry") {
+    if in_tag("processes") || in_tag("browsers") || in_tag("telemetry") {
         codes.extend(WITH_AGENT);
     }
     if name.starts_with("forward_") {

@@ -101,6 +101,42 @@ pub(super) async fn exec(
     forward(&api, id, request).await
 }
 
+/// The browser of an instance: how it is.
+///
+/// Forwarded to the instance's agent.
+#[utoipa::path(
+    get, path = "/v1/instances/{id}/browser", operation_id = "forward_browser", tag = "browsers",
+    params(("id" = String, Path, description = "The instance's id.")),
+    responses((status = 200, description = "What the agent answers.")),
+)]
+pub(super) async fn browser(
+    State(api): State<Arc<Api>>,
+    Id(id): Id<InstanceId>,
+    request: Request,
+) -> Result<Response, Refusal> {
+    forward(&api, id, request).await
+}
+
+/// What is done with the browser of an instance: `PATCH flags`, `POST restart`, `GET screenshot`.
+///
+/// Forwarded to the instance's agent. CDP and the live view are for the data plane.
+#[utoipa::path(
+    method(get, post, patch), path = "/v1/instances/{id}/browser/{*rest}", operation_id = "forward_browser_verb",
+    tag = "browsers",
+    params(
+        ("id" = String, Path, description = "The instance's id."),
+        ("rest" = String, Path, description = "What is done."),
+    ),
+    responses((status = 200, description = "What the agent answers.")),
+)]
+pub(super) async fn browser_verb(
+    State(api): State<Arc<Api>>,
+    Id(id): Id<InstanceId>,
+    request: Request,
+) -> Result<Response, Refusal> {
+    forward(&api, id, request).await
+}
+
 /// Forwards a whole call, wherever the instance is, and wakes it if it sleeps.
 pub(super) async fn forward(api: &Api, id: InstanceId, request: Request) -> Result<Response, Refusal> {
     let (parts, body) = request.into_parts();
