@@ -153,7 +153,8 @@ fn what_happens_in_an_instance_is_shown_also_after_its_end_and_what_its_service_
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
     loop {
         let events = cell.run(&["events", id, "-o", "json"]);
-        let kinds = events.out.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["event"]["type"].clone());
+        let kinds =
+            events.out.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["event"]["type"].clone());
         if kinds.into_iter().any(|kind| kind == "instance_stopping") {
             break;
         }
