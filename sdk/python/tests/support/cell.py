@@ -68,9 +68,10 @@ class Cell:
     """A cell on free ports in a folder of its own; everything that it started ends with it."""
 
     def __init__(self) -> None:
+        reaper = binary("landfast-reaper")
         # Under /tmp whatever TMPDIR says: paths of sockets have to be short.
         self.folder = Path(tempfile.mkdtemp(prefix="cell-", dir="/tmp"))
-        self._reaper = subprocess.Popen([binary("landfast-reaper"), self.folder], stdin=subprocess.PIPE)
+        self._reaper = subprocess.Popen([reaper, self.folder], stdin=subprocess.PIPE)
         self.url = nowhere()
         self.api = Role(self.folder, "api", "--listen", "127.0.0.1:0")
         self.gateway = Role(self.folder, "gateway", "--listen", self.url.removeprefix("http://"))
