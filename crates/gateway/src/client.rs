@@ -78,6 +78,10 @@ pub(crate) trait Client: Send {
     /// Passes on an answer that comes before the answer (1xx), if this client can hear it.
     fn inform(&mut self, head: &ResponseHead);
 
+    /// Says that nobody will read what is left of the request's body. Where that stands before the next request, the answer
+    /// that begins then is the connection's last, and says so.
+    fn leave_body(&mut self) {}
+
     /// Begins the answer.
     fn begin(&mut self, head: ResponseHead, body: BodySize);
 

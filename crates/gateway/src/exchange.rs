@@ -517,6 +517,7 @@ pub(crate) async fn say<C: Client>(
     patience: Duration,
 ) -> Result<(), Fault> {
     let until = clock::now() + patience;
+    client.leave_body();
     client.begin(head, BodySize::Exactly(body.len() as u64));
     let mut at = 0;
     poll_fn(|cx| {

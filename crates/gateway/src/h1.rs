@@ -20,6 +20,9 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use crate::client::{BodySize, Client, Fault, Piece, Request};
 use crate::headers;
 
+/// How much of a body that nobody reads is passed over at once.
+const SKIPPED: usize = 1024;
+
 /// The most that is read ahead of a request that is being answered: more than any head, and the client is read no more.
 const AHEAD_MAX: usize = HEAD_MAX;
 
@@ -311,6 +314,13 @@ impl Client for Connection {
         if self.is_http11 {
             head.encode_into(&mut self.output);
         }
+    }
+
+    /// What has come already is passed over. What has not is not waited for.
+    fn leave_body(&mut self) {
+        let mut space = [0; SKIPPED];
+        while !self.body_ended && matches!(self.take_body(&mut space), Ok(Some(_))) {}
+        self.keep_alive &= self.body_ended;
     }
 
     fn begin(&mut self, mut head: ResponseHead, body: BodySize) {

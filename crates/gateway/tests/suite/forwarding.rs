@@ -55,6 +55,18 @@ async fn a_request_reaches_the_instance_with_its_body_and_the_answer_says_where_
 }
 
 #[tokio::test]
+async fn a_refusal_that_leaves_a_body_unread_says_whether_its_connection_goes_on() {
+    let world = World::start().await;
+    for (sent, goes_on) in [("ten bytes!", true), ("ten", false)] {
+        let mut socket = connect(world.gateway).await;
+        let request = head("POST", "/nowhere", &[("Content-Length", "10")]);
+        write_all(&mut socket, &[&request.encode(), sent.as_bytes()].concat()).await.unwrap();
+        let answer = soon("an answer", read_response(&mut socket, HEAD_MAX)).await.unwrap();
+        assert_eq!((answer.status, answer.headers.has_token("connection", "close")), (404, !goes_on), "{sent}");
+    }
+}
+
+#[tokio::test]
 async fn a_browser_is_told_under_which_url_it_was_asked_for() {
     let (world, node, base, bearer) = one().await;
     let (root, token) = (base.strip_suffix("/80").unwrap(), bearer.strip_prefix("Bearer ").unwrap());

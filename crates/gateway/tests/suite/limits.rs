@@ -422,7 +422,9 @@ async fn a_body_in_chunks_that_grows_too_long_before_the_answer_is_refused() {
     let limited = Limited::by(|config| config.body_max = Some(1000)).await;
     // A parked request's body is read by nobody; one whose server waits for all of it is.
     let waiting = limited.request("POST", "/whole");
-    let mut bytes = [waiting.encode().strip_suffix(b"\r\n").unwrap(), b"Transfer-Encoding: chunked\r\n\r\n"].concat();
+    let mut bytes =
+        [waiting.encode().strip_suffix(b"\r\n").unwrap(), b"Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n"]
+            .concat();
     for _ in 0..2 {
         bytes.extend_from_slice(&[b"258\r\n".as_slice(), &[b'x'; 600], b"\r\n"].concat());
     }

@@ -2,7 +2,7 @@
 
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
@@ -12,10 +12,35 @@ use super::{CALL_DEADLINE, EtcdStore, signed};
 use crate::store::conformance::{self, Place, set, snapshot};
 use crate::store::{Expect, Revision, Store, StoreError, Swap, WatchEvent};
 
+/// Clusters at once: more of them keep a small machine from whatever else is tested meanwhile.
+const AT_ONCE: usize = 2;
+
+static RUNNING: (Mutex<usize>, Condvar) = (Mutex::new(0), Condvar::new());
+
 /// A cluster of members on this machine. They end with the value.
 struct Cluster {
     members: Vec<Member>,
     _dir: TempDir,
+    _turn: Turn,
+}
+
+/// One of the clusters that may run.
+struct Turn;
+
+impl Turn {
+    /// Waits for one. Each test has a thread to wait on.
+    fn wait() -> Self {
+        let running = RUNNING.0.lock().unwrap();
+        *RUNNING.1.wait_while(running, |running| *running == AT_ONCE).unwrap() += 1;
+        Self
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        *RUNNING.0.lock().unwrap() -= 1;
+        RUNNING.1.notify_one();
+    }
 }
 
 struct Member {
@@ -27,6 +52,7 @@ struct Member {
 impl Cluster {
     /// Starts a cluster of so many members.
     fn new(size: usize) -> Self {
+        let turn = Turn::wait();
         let dir = tempfile::Builder::new().prefix("lf-etcd").tempdir().unwrap();
         let ports: Vec<(u16, u16)> = (0..size).map(|_| (free_port(), free_port())).collect();
         let peers: Vec<String> =
@@ -44,7 +70,7 @@ impl Cluster {
             command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
             Member { client, command, child: None }
         });
-        let mut cluster = Self { members: members.collect(), _dir: dir };
+        let mut cluster = Self { members: members.collect(), _dir: dir, _turn: turn };
         cluster.members.iter_mut().for_each(Member::start);
         cluster.members.iter().for_each(Member::listens);
         cluster
