@@ -65,6 +65,8 @@ pub(crate) struct Task {
     pub(crate) life: Life,
     pub(crate) place: Arc<Place>,
     pub(crate) agent: Option<Agent>,
+    /// The newest revision that it was told.
+    heard: Revision,
     /// Why the instance failed, until the record says so.
     failure: Option<String>,
     /// The record was removed from the store.
@@ -105,6 +107,7 @@ impl Task {
             life,
             place,
             agent: None,
+            heard: 0,
             failure: None,
             is_forgotten: false,
             must_claim,
@@ -115,14 +118,16 @@ impl Task {
         }
     }
 
-    /// Runs until the instance is no business of this node any more, and returns the revision it knew by then. When
-    /// `tenure` is cancelled the node has lost its lease, and the instance is killed.
+    /// Runs until the instance is no business of this node any more, and returns the revision it had heard of by then: what
+    /// came while it did its last step is news to whoever follows it. When `tenure` is cancelled the node has lost its lease,
+    /// and the instance is killed.
     pub(crate) async fn run(mut self, mut records: watch::Receiver<Known>, tenure: CancellationToken) -> Revision {
+        self.heard = records.borrow().revision;
         if tenure.run_until_cancelled(self.live(&mut records)).await.is_none() {
             self.kill_without_lease().await;
         }
         self.ctx.fence.leave(self.record().id);
-        records.borrow().revision
+        self.heard
     }
 
     pub(crate) const fn record(&self) -> &Instance {
@@ -175,7 +180,9 @@ impl Task {
     }
 
     fn hear(&mut self, records: &mut watch::Receiver<Known>) {
-        match records.borrow_and_update().record.clone() {
+        let Known { revision, record } = records.borrow_and_update().clone();
+        self.heard = revision;
+        match record {
             Some(record) => self.know(record),
             None => self.is_forgotten = true,
         }
