@@ -20,9 +20,6 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use crate::client::{BodySize, Client, Fault, Piece, Request};
 use crate::headers;
 
-/// How much of a body that nobody reads is passed over at once.
-const SKIPPED: usize = 1024;
-
 /// The most that is read ahead of a request that is being answered: more than any head, and the client is read no more.
 const AHEAD_MAX: usize = HEAD_MAX;
 
@@ -316,10 +313,7 @@ impl Client for Connection {
         }
     }
 
-    /// What has come already is passed over. What has not is not waited for.
     fn leave_body(&mut self) {
-        let mut space = [0; SKIPPED];
-        while !self.body_ended && matches!(self.take_body(&mut space), Ok(Some(_))) {}
         self.keep_alive &= self.body_ended;
     }
 

@@ -144,7 +144,9 @@ fn what_happens_in_an_instance_is_shown_also_after_its_end_and_what_its_service_
     assert!(said.code == 0 && said.out.starts_with("started\n") && said.err.starts_with("trouble\n"), "{said:?}");
     let said = cell.run(&["logs", id, "web", "--from", "2", "-o", "json"]).out;
     let first: Value = serde_json::from_str(said.lines().next().unwrap()).unwrap();
-    assert_eq!((&first["offset"], &first["text"]), (&2.into(), &"arted\n".into()));
+    // Which of its two pipes is read first is nobody's promise.
+    let text = first["text"].as_str().unwrap();
+    assert!(first["offset"] == 2 && ["arted\n", "ouble\n"].contains(&text), "{first}");
     let events = cell.run(&["events", id, "--type", "instance_started,api_call"]).out;
     assert!(events.lines().next().unwrap().contains("instance_started") && events.contains("/processes"), "{events}");
     assert_eq!(cell.run(&["rm", id]).code, 0);
