@@ -43,7 +43,8 @@ async fn wake(cell: &TestCell, node: &TestNode, id: landfast_core::InstanceId) -
 async fn an_idle_instance_sleeps_and_wakes_with_its_files_and_its_next_generation() {
     let cell = TestCell::new();
     let (node, _other) = (cell.node("a").await, cell.node("b").await);
-    let instance = cell.run_with(&node, sleepy(1)).await;
+    // Long enough for a busy machine to come by with the next command.
+    let instance = cell.run_with(&node, sleepy(3)).await;
     cell.shell(&instance, "echo kept > file").await;
     let mut open = cell.dial(&instance, Target::Agent).await.unwrap();
     let asleep = sleeps(&cell, instance.id).await;
