@@ -7,6 +7,7 @@ import signal
 import subprocess
 import tempfile
 import threading
+import time
 from pathlib import Path
 
 from .servers import nowhere
@@ -49,6 +50,9 @@ class Role:
         """Lets it stand still: its sockets stay, and nothing answers."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
+        # The kernel stops one thread and tells the others; until they have heard it, they serve.
+        while not all(_state(task) == "T" for task in Path(f"/proc/{self._process.pid}/task").iterdir()):
+            time.sleep(0.001)
 
     def kill(self) -> None:
         """Kills it."""
@@ -85,3 +89,11 @@ class Cell:
             role.kill()
         self._reaper.stdin.close()
         self._reaper.wait(START_SECONDS)
+
+
+def _state(task: Path) -> str:
+    """Returns the state of one thread as the kernel letters it; a thread that has ended stands as still as any."""
+    try:
+        return (task / "stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return "T"

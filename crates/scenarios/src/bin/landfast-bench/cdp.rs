@@ -1,14 +1,20 @@
-//! What stands between a client of CDP and its browser: `Runtime.evaluate` straight to Chromium's own port, and through
-//! gateway, node and agent, in turns over one run, with one client.
+//! What stands between a client of CDP and its browser: `Runtime.evaluate` straight to Chromium's own port, through
+//! gateway, node and agent, and through two HAProxy processes that only copy bytes, in turns over one run.
+//!
+//! The two copiers are the floor: a path of two processes costs each machine four wakes of a process, and no program
+//! that stands between can be cheaper than what it costs to be woken.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use anyhow::Result;
 use landfast_scenarios::browser::Browser;
 use landfast_scenarios::cell::{Cell, Plan};
 use landfast_scenarios::leaks::Footprint;
+use landfast_scenarios::peer::{Configuration, Peer};
 use landfast_scenarios::plain::{Event, PlainClient, Upgrade};
 use serde_json::json;
+use tempfile::TempDir;
 use tokio::time::sleep;
 
 use crate::figures::{Figures, Times};
@@ -24,42 +30,88 @@ struct Work {
 /// Connections that are opened first, so that what a process allocates once is not a connection's.
 const WARM: usize = 20;
 
-pub(crate) async fn measure(quick: bool) -> Figures {
+/// HAProxy that copies bytes and looks at none.
+const COPIER: &str = "
+global
+    nbthread 1
+
+defaults
+    mode tcp
+    timeout connect 5s
+    timeout client 1h
+    timeout server 1h
+
+listen copy
+    bind @LISTEN@
+    server up @UPSTREAM@
+";
+
+pub(crate) async fn measure(quick: bool) -> Result<Figures> {
     let work =
         if quick { Work { rounds: 10, calls: 300, idle: 100 } } else { Work { rounds: 30, calls: 1_000, idle: 400 } };
     let cell = Plan::default().bare().start().await;
     // On the node's own network, because a private one has no way in but the agent.
     let browser = Browser::start_with(&cell, &json!({"network": "host"})).await;
     let mut figures = Figures::default();
-    calls(&mut figures, work, &cell, &browser).await;
+    calls(&mut figures, work, &cell, &browser).await?;
     idle(&mut figures, work, &cell, &browser).await;
-    figures
+    Ok(figures)
 }
 
 // --- round trips ---
 
-async fn calls(figures: &mut Figures, work: Work, cell: &Cell, browser: &Browser) {
+async fn calls(figures: &mut Figures, work: Work, cell: &Cell, browser: &Browser) -> Result<()> {
     let page = page(browser).await;
-    let mut straight = Caller::open(&direct(cell, browser, &page)).await;
-    let mut through = Caller::open(&browser.instance.upgrade(&page)).await;
-    let (mut beside, mut times) = (Times::new(), Times::new());
-    let (mut beside_rates, mut rates) = (Vec::new(), Vec::new());
-    for caller in [&mut straight, &mut through] {
-        caller.call_often(work.calls, &mut Times::new()).await;
+    let straight = direct(cell, browser, &page);
+    let inner = Copier::start(straight.address)?;
+    let outer = Copier::start(inner.peer.address())?;
+    let copied = Upgrade { address: outer.peer.address(), ..straight.clone() };
+    let mut legs = Vec::new();
+    for upgrade in [straight, browser.instance.upgrade(&page), copied] {
+        legs.push(Leg { caller: Caller::open(&upgrade).await, times: Times::new(), rates: Vec::new() });
+    }
+    for leg in &mut legs {
+        leg.caller.call_often(work.calls, &mut Times::new()).await;
     }
     for _ in 0..work.rounds {
-        beside_rates.push(straight.call_often(work.calls, &mut beside).await);
-        rates.push(through.call_often(work.calls, &mut times).await);
+        for leg in &mut legs {
+            leg.rates.push(leg.caller.call_often(work.calls, &mut leg.times).await);
+        }
     }
-    let (beside_rate, rate) = (median(beside_rates), median(rates));
-    figures.add("direct_p50_ms", beside.millis(50.0), "ms", "Runtime.evaluate and its answer, straight to Chromium");
-    figures.add("p50_ms", times.millis(50.0), "ms", "the same through gateway, node and agent");
-    figures.add("added_p50_ms", times.millis(50.0) - beside.millis(50.0), "ms", "what Landfast adds");
-    figures.add("direct_p99_ms", beside.millis(99.0), "ms", "");
-    figures.add("p99_ms", times.millis(99.0), "ms", "");
-    figures.add("direct_rate", beside_rate, "/s", "calls one after the other, straight to Chromium");
-    figures.add("rate", rate, "/s", "the same through gateway, node and agent");
-    figures.add("rate_ratio", rate / beside_rate, "", "through over straight");
+    let [p50, p99] = [50.0, 99.0].map(|percent| legs.iter().map(|leg| leg.times.millis(percent)).collect::<Vec<_>>());
+    let rates: Vec<f64> = legs.into_iter().map(|leg| median(leg.rates)).collect();
+    figures.add("direct_p50_ms", p50[0], "ms", "Runtime.evaluate and its answer, straight to Chromium");
+    figures.add("p50_ms", p50[1], "ms", "the same through gateway, node and agent");
+    figures.add("added_p50_ms", p50[1] - p50[0], "ms", "what Landfast adds");
+    figures.add("copied_added_p50_ms", p50[2] - p50[0], "ms", "what two HAProxy processes add that only copy bytes");
+    figures.add("direct_p99_ms", p99[0], "ms", "");
+    figures.add("p99_ms", p99[1], "ms", "");
+    figures.add("direct_rate", rates[0], "/s", "calls one after the other, straight to Chromium");
+    figures.add("rate", rates[1], "/s", "the same through gateway, node and agent");
+    figures.add("rate_ratio", rates[1] / rates[0], "", "through over straight");
+    figures.add("copied_rate_ratio", rates[2] / rates[0], "", "through the two copiers over straight");
+    Ok(())
+}
+
+/// One way to the page, and what it took.
+struct Leg {
+    caller: Caller,
+    times: Times,
+    rates: Vec<f64>,
+}
+
+/// A process that copies bytes, and the folder of its configuration.
+struct Copier {
+    peer: Peer,
+    _dir: TempDir,
+}
+
+impl Copier {
+    fn start(upstream: SocketAddr) -> Result<Self> {
+        let dir = tempfile::tempdir()?;
+        let peer = Peer::haproxy(Configuration { template: COPIER, upstream, dir: dir.path() })?;
+        Ok(Self { peer, _dir: dir })
+    }
 }
 
 /// One connection to a page.

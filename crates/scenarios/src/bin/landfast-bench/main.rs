@@ -97,7 +97,7 @@ fn main() -> Result<ExitCode> {
                 show(&session::measure(quick).await, output);
             }
             Bench::Cdp { quick, output } => {
-                let figures = cdp::measure(quick).await;
+                let figures = cdp::measure(quick).await?;
                 match output {
                     Output::Text => print!("{}", figures.text()),
                     Output::Json => println!("{}", figures.values()),
