@@ -11,8 +11,10 @@ use std::sync::Arc;
 use landfast_core::NodeId;
 use landfast_core::lease::{Ask, Effect, Lease, TTL};
 use landfast_core::record::{Node, keys};
+use landfast_core::time::Instant;
 use landfast_net::clock;
 use landfast_net::role::CancellationToken;
+use landfast_net::tenure::TenureFile;
 use landfast_registry::records;
 use landfast_registry::store::{Expect, LeaseId, RenewError, Store, StoreError, Swap};
 use tokio::sync::{mpsc, oneshot};
@@ -31,6 +33,8 @@ pub(crate) struct Keeping {
     ctx: Arc<Context>,
     record: Node,
     machine: Lease,
+    /// Tells the agents, which have to see for themselves when this daemon cannot tell them anything.
+    tenure: TenureFile,
     lease: Option<LeaseId>,
     /// The question that is under way. A newer one replaces it, and what it wrote until then is overwritten.
     asking: Option<Asking>,
@@ -57,9 +61,14 @@ enum Answer {
 }
 
 impl Keeping {
-    pub(crate) fn new(ctx: Arc<Context>, record: Node, questions: mpsc::Receiver<Question>) -> Self {
+    pub(crate) fn new(
+        ctx: Arc<Context>,
+        record: Node,
+        tenure: TenureFile,
+        questions: mpsc::Receiver<Question>,
+    ) -> Self {
         let machine = Lease::new(clock::now());
-        Self { ctx, record, machine, lease: None, asking: None, work: Work::Idle(questions) }
+        Self { ctx, record, machine, tenure, lease: None, asking: None, work: Work::Idle(questions) }
     }
 
     /// Holds the lease until `stop`. Tells `adopted` when the instances of the first tenure were looked at.
@@ -84,7 +93,7 @@ impl Keeping {
             while let Some(effect) = self.machine.poll(clock::now()) {
                 self.apply(effect, adopted).await;
             }
-            self.ctx.fence.hold_until(self.machine.holds_until());
+            self.hold_fence();
             let deadline = self.machine.next_deadline();
             let answer = async {
                 match &mut self.asking {
@@ -110,7 +119,7 @@ impl Keeping {
                 self.asking = Some((ask, Box::pin(renew(store, id, lease))));
             }
             Effect::Serve => {
-                self.ctx.fence.hold_until(self.machine.holds_until());
+                self.hold_fence();
                 self.begin_work(adopted.take());
             }
             Effect::Fence => {
@@ -141,6 +150,20 @@ impl Keeping {
                 self.machine.handle_failed(ask, now);
             }
         }
+    }
+
+    /// Says until when the lease is held. The agents know before the first connection comes to them under it.
+    ///
+    /// They are not told that it is over: the time they know is, or their end is near. A daemon that has just started and holds
+    /// nothing yet goes on with what the one before it was granted.
+    fn hold_fence(&mut self) {
+        let until = self.machine.holds_until();
+        if until > Instant::ZERO
+            && let Err(error) = self.tenure.hold_until(until)
+        {
+            error!(%error, "the agents cannot be told of the lease; they will cut what they carry");
+        }
+        self.ctx.fence.hold_until(until);
     }
 
     /// Takes up the instances, unless they were never ended.
