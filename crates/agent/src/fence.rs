@@ -82,17 +82,18 @@ impl Fence {
     /// Why not: nothing has started.
     pub(crate) fn admit_under(&self, generation: Generation, tenure: Tenure) -> Result<Era, ErrorCode> {
         let mut state = self.state();
-        let era = state.admit(generation)?;
+        state.admit(generation)?;
         if tenure.until() <= clock::now() {
             return Err(ErrorCode::NodeDraining);
         }
-        // The same node gives the same file each time: one descriptor of it is enough.
-        if !state.tenure.as_ref().is_some_and(|known| known.is(&tenure)) {
-            state.tenure = Some(tenure);
+        // The same node gives the same file each time: one descriptor of it is enough. What came in under another tenure is
+        // not covered by this one.
+        if !state.tenure.as_ref().is_some_and(|known| known.is(&tenure)) && state.tenure.replace(tenure).is_some() {
+            state.begin_era();
         }
         state.was_admitted = true;
         self.admissions.notify_one();
-        Ok(era)
+        state.admit(generation)
     }
 
     /// Cuts what came in under a tenure when that is over, for ever. Sleeps while nothing is carried.
@@ -118,9 +119,7 @@ impl Fence {
         }
         tracing::warn!("the node has not renewed its lease; what it handed over is cut");
         // Not fenced: a node that holds its lease again hands over as before, and a new one comes with a new generation.
-        if let Some(era) = state.era.as_mut() {
-            std::mem::take(era).end();
-        }
+        state.begin_era();
         None
     }
 
@@ -171,6 +170,13 @@ impl State {
             return Err(ErrorCode::InstanceStarting);
         }
         self.era.clone().ok_or(ErrorCode::InstanceMoving)
+    }
+
+    /// Ends what came in so far, unless it is fenced anyway.
+    fn begin_era(&mut self) {
+        if let Some(era) = self.era.as_mut() {
+            std::mem::take(era).end();
+        }
     }
 }
 
@@ -243,6 +249,17 @@ mod tests {
         assert_eq!(fence.admit_under(Generation(3), file.view()).unwrap_err(), ErrorCode::NodeDraining);
         file.hold_until(clock::now() + Duration::from_secs(60)).unwrap();
         assert!(fence.admit_under(Generation(3), file.view()).is_ok());
+    }
+
+    #[test]
+    fn what_came_in_under_one_tenure_is_not_covered_by_the_next() {
+        let (fence, until) = (Fence::new(Generation(3)), clock::now() + Duration::from_secs(60));
+        let (_dir, mut file) = lease(until);
+        let before = fence.admit_under(Generation(3), file.view()).unwrap();
+        file.begin_anew().unwrap();
+        file.hold_until(until).unwrap();
+        let after = fence.admit_under(Generation(3), file.view()).unwrap();
+        assert!(before.cut.is_cancelled() && !after.cut.is_cancelled());
     }
 
     #[test]

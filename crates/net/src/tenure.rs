@@ -6,14 +6,17 @@
 //! looks when the time is over, and cuts what it carries unless the node has meanwhile written a later one. Nobody has
 //! to be told anything, and an agent that carries nothing is never woken. See docs/decisions/0009.
 //!
+//! A tenure that others may have seen end is never prolonged: the next one begins in another file. What was handed over under
+//! the old one ends with it, whatever becomes of the node.
+//!
 //! In the file: nanoseconds of the machine's monotonic clock (u64, big-endian), and their complement, so that a reader who
 //! comes in the middle of a write notices. The clock begins anew with the machine, and so do all agents.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use landfast_core::time::Instant;
@@ -26,6 +29,7 @@ const ATTEMPTS: u32 = 100;
 /// The node's side: writes until when it may serve.
 #[derive(Debug)]
 pub struct TenureFile {
+    path: PathBuf,
     file: File,
     /// What the file says.
     until: Option<Instant>,
@@ -47,7 +51,24 @@ impl TenureFile {
         let file = File::options().write(true).create(true).truncate(false).mode(0o600).open(path)?;
         // Instances get this one: nobody can write through it.
         let view = Tenure(Arc::new(File::open(path)?));
-        Ok(Self { file, until: None, view })
+        Ok(Self { path: path.to_owned(), file, until: None, view })
+    }
+
+    /// Begins another tenure: what was given out until now is not prolonged any more.
+    ///
+    /// # Errors
+    ///
+    /// The file system's; the old tenure goes on.
+    pub fn begin_anew(&mut self) -> io::Result<()> {
+        let fresh = self.path.with_extension("new");
+        fs::remove_file(&fresh).or_else(|error| match error.kind() {
+            io::ErrorKind::NotFound => Ok(()),
+            _ => Err(error),
+        })?;
+        let next = Self::open(&fresh)?;
+        fs::rename(&fresh, &self.path)?;
+        *self = Self { path: self.path.clone(), ..next };
+        Ok(())
     }
 
     /// Writes down until when the node may serve, if that has changed.
@@ -137,12 +158,27 @@ mod tests {
     }
 
     #[test]
+    fn what_was_given_out_is_not_prolonged_once_another_tenure_has_begun() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lease");
+        let mut file = TenureFile::open(&path).unwrap();
+        let old = file.view();
+        file.hold_until(at(5)).unwrap();
+        file.begin_anew().unwrap();
+        let new = file.view();
+        assert_eq!((old.until(), new.until(), old.is(&new)), (at(5), Instant::ZERO, false));
+        file.hold_until(at(9)).unwrap();
+        assert_eq!((old.until(), new.until()), (at(5), at(9)));
+        assert!(TenureFile::open(&path).unwrap().view().is(&new), "the next daemon goes on with it");
+    }
+
+    #[test]
     fn what_is_half_written_or_unreadable_allows_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lease");
         let view = TenureFile::open(&path).unwrap().view();
         for text in [&b""[..], b"12345678", b"0123456789abcdef", &[0; LENGTH]] {
-            std::fs::write(&path, text).unwrap();
+            fs::write(&path, text).unwrap();
             assert_eq!(view.until(), Instant::ZERO, "{text:?}");
         }
     }

@@ -11,10 +11,8 @@ use std::sync::Arc;
 use landfast_core::NodeId;
 use landfast_core::lease::{Ask, Effect, Lease, TTL};
 use landfast_core::record::{Node, keys};
-use landfast_core::time::Instant;
 use landfast_net::clock;
 use landfast_net::role::CancellationToken;
-use landfast_net::tenure::TenureFile;
 use landfast_registry::records;
 use landfast_registry::store::{Expect, LeaseId, RenewError, Store, StoreError, Swap};
 use tokio::sync::{mpsc, oneshot};
@@ -33,8 +31,6 @@ pub(crate) struct Keeping {
     ctx: Arc<Context>,
     record: Node,
     machine: Lease,
-    /// Tells the agents, which have to see for themselves when this daemon cannot tell them anything.
-    tenure: TenureFile,
     lease: Option<LeaseId>,
     /// The question that is under way. A newer one replaces it, and what it wrote until then is overwritten.
     asking: Option<Asking>,
@@ -61,14 +57,9 @@ enum Answer {
 }
 
 impl Keeping {
-    pub(crate) fn new(
-        ctx: Arc<Context>,
-        record: Node,
-        tenure: TenureFile,
-        questions: mpsc::Receiver<Question>,
-    ) -> Self {
+    pub(crate) fn new(ctx: Arc<Context>, record: Node, questions: mpsc::Receiver<Question>) -> Self {
         let machine = Lease::new(clock::now());
-        Self { ctx, record, machine, tenure, lease: None, asking: None, work: Work::Idle(questions) }
+        Self { ctx, record, machine, lease: None, asking: None, work: Work::Idle(questions) }
     }
 
     /// Holds the lease until `stop`. Tells `adopted` when the instances of the first tenure were looked at.
@@ -152,18 +143,11 @@ impl Keeping {
         }
     }
 
-    /// Says until when the lease is held. The agents know before the first connection comes to them under it.
-    ///
-    /// They are not told that it is over: the time they know is, or their end is near. A daemon that has just started and holds
-    /// nothing yet goes on with what the one before it was granted.
-    fn hold_fence(&mut self) {
-        let until = self.machine.holds_until();
-        if until > Instant::ZERO
-            && let Err(error) = self.tenure.hold_until(until)
-        {
+    /// Says until when the lease is held, if it is.
+    fn hold_fence(&self) {
+        if let Err(error) = self.ctx.fence.prolong(self.machine.holds_until()) {
             error!(%error, "the agents cannot be told of the lease; they will cut what they carry");
         }
-        self.ctx.fence.hold_until(until);
     }
 
     /// Takes up the instances, unless they were never ended.
@@ -226,8 +210,10 @@ async fn register(ctx: &Context, record: &Node, lease: &LeaseId) -> Result<(), S
         let expect = match &present {
             Some(entry) => Expect::Revision(entry.revision),
             None => {
-                // First, so that a daemon that is killed after the write is followed by one that knows.
-                ctx.claims.owe().map_err(|error| StoreError::Unavailable(format!("the node's directory: {error}")))?;
+                // First, so that a daemon that is killed after the write is followed by one that knows, and what agents
+                // still carry from before is not covered by what this one is granted.
+                let begun = ctx.claims.owe().and_then(|()| ctx.fence.begin_tenure());
+                begun.map_err(|error| StoreError::Unavailable(format!("the node's directory: {error}")))?;
                 Expect::Absent
             }
         };

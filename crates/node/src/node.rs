@@ -104,9 +104,7 @@ pub async fn start(
     }
     let address = config.advertise.clone().unwrap_or_else(|| local.to_string());
     let record = describe(&config, &identity, &data, &address, &driver);
-    let fence = Arc::new(Fence::new(identity.id));
-    let tenure = identity.tenure()?;
-    let view = tenure.view();
+    let fence = Arc::new(Fence::new(identity.id, identity.tenure()?));
     let host = record.host.clone();
     let ctx = Arc::new(Context {
         me: identity.id,
@@ -120,8 +118,8 @@ pub async fn start(
     });
     let (records, questions) = Records::channel();
     let (adopted, adoption) = oneshot::channel();
-    let keeping = tokio::spawn(Keeping::new(ctx, record, tenure, questions).run(stop.clone(), adopted));
-    let relay = Arc::new(Relay::new(identity.id, data, key, fence.clone(), view, records, config.connections));
+    let keeping = tokio::spawn(Keeping::new(ctx, record, questions).run(stop.clone(), adopted));
+    let relay = Arc::new(Relay::new(identity.id, data, key, fence.clone(), records, config.connections));
     // The channel's end is the word.
     if timeout(FIRST_LEASE_DEADLINE, adoption).await.is_err() {
         return Err(Problem::new(ErrorCode::RegistryUnavailable, "The node got no lease; the log says why."));

@@ -18,7 +18,6 @@ use landfast_net::keepalive;
 use landfast_net::relay::{self, CellKey, Connect};
 use landfast_net::role::CancellationToken;
 use landfast_net::socket::Socket;
-use landfast_net::tenure::Tenure;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -54,7 +53,6 @@ pub(crate) struct Relay {
     pub(crate) data: PathBuf,
     pub(crate) key: CellKey,
     pub(crate) fence: Arc<Fence>,
-    pub(crate) tenure: Tenure,
     pub(crate) records: Records,
     pub(crate) strangers: Arc<Semaphore>,
     pub(crate) carried: Arc<Semaphore>,
@@ -101,13 +99,12 @@ impl Relay {
         data: PathBuf,
         key: CellKey,
         fence: Arc<Fence>,
-        tenure: Tenure,
         records: Records,
         connections: u32,
     ) -> Self {
         let carried = usize::try_from(connections).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
         let (strangers, carried) = (Arc::new(Semaphore::new(STRANGERS)), Arc::new(Semaphore::new(carried)));
-        Self { me, data, key, fence, tenure, records, strangers, carried }
+        Self { me, data, key, fence, records, strangers, carried }
     }
 
     /// Serves one connection until the agent has it, or its peer has heard why not.
@@ -159,7 +156,7 @@ impl Relay {
                 return Err((socket, refuse(ErrorCode::UpstreamRefused)));
             }
         };
-        let given = Given { generation, target, tenure: Some(self.tenure.clone()), socket };
+        let given = Given { generation, target, tenure: Some(self.fence.tenure()), socket };
         handoff::send(&mut agent, given).await.map_err(|(socket, error)| {
             warn!(%instance, %error, "the agent does not take a connection over");
             (socket, refuse(ErrorCode::InstanceStarting))

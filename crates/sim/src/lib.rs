@@ -34,6 +34,7 @@ mod mischief;
 mod names;
 mod net;
 mod node;
+pub mod owners;
 mod place;
 mod stage;
 mod store;
