@@ -15,6 +15,7 @@ const SIM_SEEDS: &str = "10000";
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
 pub(crate) enum Area {
     Core,
+    Files,
     Net,
     Registry,
     Gateway,
@@ -35,6 +36,7 @@ impl Area {
     const fn package(self) -> Option<&'static str> {
         Some(match self {
             Self::Core => "landfast-core",
+            Self::Files => "landfast-files",
             Self::Net => "landfast-net",
             Self::Registry => "landfast-registry",
             Self::Gateway => "landfast-gateway",
