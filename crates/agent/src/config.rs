@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use landfast_core::record::{Browser, Generation, InstanceSpec, Service};
 use landfast_core::{ErrorCode, InstanceId, Problem, ServiceName};
-use landfast_net::relay::CellKey;
+use landfast_net::credential::Credential;
+use landfast_net::secret::CellKey;
 
 /// An agent's configuration. Its node makes it, or whoever runs the instance where no node does.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,7 +44,7 @@ pub struct Listen {
     /// The address; port 0 takes any free one.
     pub address: SocketAddr,
     /// The cell's key: who does not have it is refused.
-    pub key: CellKey,
+    pub credential: Credential,
 }
 
 /// What an agent holds at most.
@@ -93,7 +94,7 @@ impl Config {
     /// * `--generation N`, which may be left out where gateways come without a node: they say it.
     /// * `--spec FILE` with the instance's spec in JSON. A spec holds secrets, which everybody on the machine could read
     ///   among the arguments.
-    /// * `--listen HOST:PORT` and `--cell-key FILE`, for an instance that no node runs.
+    /// * `--listen HOST:PORT` and `--cell-key FILE`, for an instance that no node runs; `--tls FOLDER` where others could listen.
     ///
     /// # Errors
     ///
@@ -108,7 +109,7 @@ impl Config {
             }
         }
         let spec = single.remove("--spec").map(|path| read_spec(&path)).transpose()?.unwrap_or_default();
-        let listen = read_listen(single.remove("--listen"), single.remove("--cell-key"))?;
+        let listen = read_listen(single.remove("--listen"), single.remove("--cell-key"), single.remove("--tls"))?;
         if let Some(dir) = single.remove("--dir") {
             make_directories(Path::new(&dir), &mut single)?;
         }
@@ -143,8 +144,9 @@ fn read_spec(path: &str) -> Result<InstanceSpec, Problem> {
     serde_json::from_slice(&text).map_err(|error| cannot(&error))
 }
 
-fn read_listen(address: Option<String>, key: Option<String>) -> Result<Option<Listen>, Problem> {
+fn read_listen(address: Option<String>, key: Option<String>, tls: Option<String>) -> Result<Option<Listen>, Problem> {
     let (address, path) = match (address, key) {
+        (None, None) if tls.is_some() => return Err(invalid("--tls needs --listen.".to_owned())),
         (None, None) => return Ok(None),
         (Some(address), Some(path)) => (address, path),
         (Some(_), None) => return Err(invalid("--listen needs --cell-key.".to_owned())),
@@ -153,7 +155,15 @@ fn read_listen(address: Option<String>, key: Option<String>) -> Result<Option<Li
     let address = address.parse().map_err(|error| invalid(format!("--listen {address}: {error}.")))?;
     let text = std::fs::read_to_string(&path).map_err(|error| invalid(format!("--cell-key {path}: {error}.")))?;
     let key = CellKey::from_hex(&text).ok_or_else(|| invalid(format!("--cell-key {path}: it holds no key.")))?;
-    Ok(Some(Listen { address, key }))
+    let credential = match tls {
+        Some(folder) if !Path::new(&folder).exists() => {
+            return Err(invalid(format!("--tls {folder}: it is not there.")));
+        }
+        Some(folder) => Credential::load(key, Path::new(&folder))?,
+        None => Credential::plain(key),
+    };
+    credential.check_listen(address)?;
+    Ok(Some(Listen { address, credential }))
 }
 
 /// Makes the directories of an agent that nobody else makes them for.
@@ -204,7 +214,10 @@ mod tests {
         std::fs::write(&path, format!("{}\n", key.to_hex())).unwrap();
         let line = format!("--instance {id} --dir {} --listen 127.0.0.1:7", dir.path().display());
         let config = read(&format!("{line} --cell-key {}", path.display())).unwrap();
-        assert_eq!(config.listen, Some(Listen { address: "127.0.0.1:7".parse().unwrap(), key }));
+        assert_eq!(
+            config.listen,
+            Some(Listen { address: "127.0.0.1:7".parse().unwrap(), credential: Credential::plain(key) })
+        );
         assert_eq!((config.generation, config.home.is_dir()), (Generation(0), true));
         for (line, named) in [
             (line.clone(), "--cell-key"),

@@ -137,8 +137,8 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Problem>
     agent.until_stopped(handoff::serve(agent.clone(), handoffs));
     let owner = agent.clone();
     agent.until_stopped(async move { owner.fence.outlives_no_tenure().await });
-    if let Some((listener, key)) = outside {
-        agent.until_stopped(network::serve(agent.clone(), listener, key));
+    if let Some((listener, credential)) = outside {
+        agent.until_stopped(network::serve(agent.clone(), listener, credential));
     }
     let writer = tokio::spawn(writer);
     for keeper in keepers {

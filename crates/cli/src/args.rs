@@ -126,6 +126,9 @@ pub enum Command {
     /// Make and take back access tokens
     #[command(subcommand)]
     Token(Token),
+    /// Make the certificates by which the roles on several machines know each other
+    #[command(subcommand)]
+    Ca(Ca),
     /// Show how the cell is
     Status(Status),
     /// Cut, kill and move a small cell under load, and count what is lost
@@ -263,6 +266,9 @@ pub struct Agent {
     /// The cell's key: a copy of cell.key in the cell's data directory
     #[arg(long, value_name = "FILE", requires = "listen")]
     pub cell_key: Option<String>,
+    /// The certificates of `landfast ca issue node`; needed unless it listens on loopback
+    #[arg(long, value_name = "DIR", requires = "listen")]
+    pub tls: Option<String>,
     /// The instance's spec as JSON, for its environment and its services
     #[arg(long, value_name = "FILE")]
     pub spec: Option<String>,
@@ -297,6 +303,7 @@ impl Agent {
             ("--dir", self.dir),
             ("--listen", self.listen),
             ("--cell-key", self.cell_key),
+            ("--tls", self.tls),
             ("--spec", self.spec),
             ("--generation", generation),
             ("--run", run),
@@ -528,6 +535,42 @@ pub enum Key {
         #[arg(required = true, value_name = "ID")]
         ids: Vec<KeyId>,
     },
+}
+
+/// `landfast ca`.
+#[derive(Debug, Subcommand)]
+pub enum Ca {
+    /// Make a cell's authority, which is kept apart from its machines
+    Init {
+        /// The folder to make it in
+        dir: PathBuf,
+    },
+    /// Issue a certificate for the roles of one machine
+    Issue {
+        /// What the machine runs
+        #[arg(required = true, value_enum)]
+        roles: Vec<RoleName>,
+        /// The folder of the authority
+        #[arg(long, value_name = "DIR")]
+        ca: PathBuf,
+        /// The folder to write, which becomes `tls` in the machine's data directory
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+        /// For how many days it is good
+        #[arg(long, value_name = "DAYS", default_value_t = 365, value_parser = clap::value_parser!(u32).range(1..=3650))]
+        days: u32,
+    },
+}
+
+/// A role that has certificates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum RoleName {
+    /// `landfast node`, or an agent that listens
+    Node,
+    /// `landfast gateway`
+    Gateway,
+    /// `landfast api`
+    Api,
 }
 
 /// `landfast token`.

@@ -5,6 +5,7 @@
 mod admin;
 pub mod args;
 mod attach;
+mod authority;
 pub mod config;
 mod console;
 mod demo;
@@ -57,6 +58,7 @@ fn run(cli: Cli) -> Result<u8, Failure> {
             Ok(0)
         }
         Command::DemoPeer(args) => demo::peer::run(&args).map(|()| 0),
+        Command::Ca(wish) => authority::ca(&wish).map(|()| 0),
         Command::Agent(args) => {
             logging::begin("info")?;
             // One thread: an agent stands beside every instance, and does little but copy.
@@ -113,7 +115,9 @@ async fn dispatch(global: &Global, command: Command) -> Result<u8, Failure> {
         Command::Token(args) => verbs::token(&client()?, args).await?,
         Command::Status(args) => status::status(&client()?, &reach::url(global), &args, paint).await?,
         Command::Demo(args) => demo::run(&args, paint).await?,
-        Command::Agent(_) | Command::DemoPeer(_) | Command::Completion { .. } => unreachable!("these need no cell"),
+        Command::Agent(_) | Command::Ca(_) | Command::DemoPeer(_) | Command::Completion { .. } => {
+            unreachable!("these need no cell")
+        }
     }
     Ok(0)
 }

@@ -134,8 +134,8 @@ pub(crate) async fn node(global: &Global, args: Node) -> Result<(), Failure> {
         .with("labels", Some(labels).filter(|labels| !labels.is_empty()))?;
     let config = ground.node(flags)?;
     let stops = Stops::listen()?;
-    let key = ground.cell.key().clone();
-    let running = landfast_node::start(config, key, ground.store, stops.stop.drain.clone()).await?;
+    let credential = ground.cell.credential().clone();
+    let running = landfast_node::start(config, credential, ground.store, stops.stop.drain.clone()).await?;
     line(&format!("ready node {}\n", running.address));
     stops.wait_for(running.done, "node").await
 }

@@ -61,8 +61,8 @@ pub(crate) async fn up(global: &Global, args: Up, paint: Paint) -> Result<(), Fa
     let api =
         landfast_registry::api::start(config, ground.cell.clone(), ground.store.clone(), api_stop.clone()).await?;
     let config = ground.node(Flags::default())?;
-    let key = ground.cell.key().clone();
-    let node = landfast_node::start(config, key, ground.store.clone(), node_stop.clone()).await?;
+    let node =
+        landfast_node::start(config, ground.cell.credential().clone(), ground.store.clone(), node_stop.clone()).await?;
 
     let url = format!("http://{}", reachable(gateway.address));
     record_url(&data, &url)

@@ -92,7 +92,7 @@ pub(crate) async fn forward<C: Client>(
                     worker.counters.upstream_reused.add(1);
                     upstream
                 }
-                None => match unless_gone(client, Upstream::api(&address)).await? {
+                None => match unless_gone(client, Upstream::api(&address, &worker.gateway.credential)).await? {
                     Ok(upstream) => {
                         worker.counters.upstream_opened.add(1);
                         upstream

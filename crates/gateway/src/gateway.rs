@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use landfast_core::route::Route;
 use landfast_core::{ErrorCode, InstanceId};
+use landfast_net::credential::Credential;
 use landfast_net::relay::{self, Target};
-use landfast_net::secret::CellKey;
 use landfast_net::socket::Socket;
 
 use crate::api::Apis;
@@ -28,7 +28,7 @@ pub(crate) struct Gateway {
     /// What the operator said.
     pub(crate) config: Config,
     /// What relays accept.
-    pub(crate) key: CellKey,
+    pub(crate) credential: Credential,
     /// Where instances are.
     pub(crate) routes: Routes,
     /// Who may reach them.
@@ -94,7 +94,7 @@ impl Gateway {
         let address = route.address.as_deref().ok_or(ErrorCode::NodeUnreachable)?;
         let toward =
             relay::Route { instance: route.instance, generation: route.generation, address: address.to_owned() };
-        let error = match relay::dial(&toward, target, &self.key, DIAL_WITHIN).await {
+        let error = match relay::dial(&toward, target, &self.credential, DIAL_WITHIN).await {
             Ok(socket) => return Ok(socket),
             Err(error) => error,
         };

@@ -113,11 +113,11 @@ pub async fn start(
     let page = config.metrics_listen.map(|address| listen(address, false)).transpose()?;
     let one_in = config.trace_one_in;
     let traces = config.otlp_endpoint.as_deref().map(|endpoint| Traces::to(endpoint, one_in)).transpose()?;
-    let key = cell.key().clone();
+    let credential = cell.credential().clone();
     let (auth, apis, drain) = (Auth::default(), Apis::default(), Drain::default());
     let gateway = Arc::new(Gateway {
         config,
-        key,
+        credential,
         routes,
         auth,
         apis,

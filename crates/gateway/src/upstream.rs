@@ -18,6 +18,7 @@ use std::time::Duration;
 use landfast_core::record::Generation;
 use landfast_core::route::Route;
 use landfast_core::{ErrorCode, InstanceId};
+use landfast_net::credential::{Credential, Role};
 use landfast_net::relay::Target;
 use landfast_net::socket::Socket;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -116,8 +117,9 @@ impl Upstream {
     /// # Errors
     ///
     /// `upstream.refused` or `upstream.timeout`; nothing was started.
-    pub(crate) async fn api(address: &str) -> Result<Self, ErrorCode> {
-        Ok(Self::new(Io::Direct(connect(address).await?), Key::Api(address.to_owned())))
+    pub(crate) async fn api(address: &str, credential: &Credential) -> Result<Self, ErrorCode> {
+        let dialled = credential.connect(address, Role::Api);
+        Ok(Self::new(Io::Direct(within(address, dialled).await?), Key::Api(address.to_owned())))
     }
 
     const fn new(io: Io, key: Key) -> Self {
@@ -208,8 +210,12 @@ pub(crate) fn direct(route: &Route, target: Target) -> Result<Option<&str>, Erro
 }
 
 async fn connect(address: &str) -> Result<Socket, ErrorCode> {
-    match timeout(CONNECT_WITHIN, TcpStream::connect(address)).await {
-        Ok(Ok(stream)) => Ok(Socket::tcp(stream)),
+    within(address, async { Ok(Socket::tcp(TcpStream::connect(address).await?)) }).await
+}
+
+async fn within(address: &str, connected: impl Future<Output = io::Result<Socket>>) -> Result<Socket, ErrorCode> {
+    match timeout(CONNECT_WITHIN, connected).await {
+        Ok(Ok(socket)) => Ok(socket),
         Ok(Err(error)) => {
             tracing::debug!(address, %error, "a server cannot be reached");
             Err(ErrorCode::UpstreamRefused)

@@ -202,9 +202,14 @@ impl<L: AsyncRead + AsyncWrite + Unpin> Round<'_, L> {
         let mut moved = self.hand_on(cx)?;
         moved |= self.read_link(cx)?;
         if !moved {
-            // A local side with a buffer of its own, such as TLS, may still have some of it.
+            // A side with a buffer of its own, such as TLS, may still have some of it.
             if let Poll::Ready(Err(error)) = Pin::new(&mut *self.local).poll_flush(cx) {
                 return Err(Event::LocalEnded(Some(error.kind())));
+            }
+            if let Some(link) = self.link.as_deref_mut()
+                && let Poll::Ready(Err(error)) = Pin::new(link).poll_flush(cx)
+            {
+                return Err(Event::LinkLost(LinkLoss::Io(error.kind())));
             }
         }
         if self.session.peer_close().is_some() && self.session.inbox_is_empty() {

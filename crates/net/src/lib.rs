@@ -6,6 +6,7 @@ pub mod alarm;
 pub mod carry;
 pub mod clock;
 pub mod copy;
+pub mod credential;
 mod departure;
 pub mod far;
 pub mod handoff;

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use landfast_core::record::Generation;
 use landfast_core::{ErrorCode, InstanceId, Problem, ServiceName};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::credential::{Credential, Role};
 use crate::head::{HEAD_MAX, HeadError, Headers, RequestHead, ResponseHead, read_request, read_response, write_all};
 pub use crate::secret::CellKey;
 use crate::socket::Socket;
@@ -107,8 +107,13 @@ impl DialError {
 /// # Errors
 ///
 /// [`DialError`]; nothing was started.
-pub async fn dial(route: &Route, target: Target, key: &CellKey, deadline: Duration) -> Result<Socket, DialError> {
-    match timeout(deadline, connect(route, target, key)).await {
+pub async fn dial(
+    route: &Route,
+    target: Target,
+    credential: &Credential,
+    deadline: Duration,
+) -> Result<Socket, DialError> {
+    match timeout(deadline, connect(route, target, credential)).await {
         Ok(result) => result,
         Err(_) => Err(DialError::Unreachable(io::ErrorKind::TimedOut.into())),
     }
@@ -168,12 +173,11 @@ pub async fn refuse(socket: &mut Socket, code: ErrorCode, generation: Option<Gen
     write_all(socket, &ResponseHead { status: code.status_or_500(), headers }.encode()).await
 }
 
-async fn connect(route: &Route, target: Target, key: &CellKey) -> Result<Socket, DialError> {
-    let stream = TcpStream::connect(&route.address).await.map_err(DialError::Unreachable)?;
-    let mut socket = Socket::tcp(stream);
+async fn connect(route: &Route, target: Target, credential: &Credential) -> Result<Socket, DialError> {
+    let mut socket = credential.connect(&route.address, Role::Node).await.map_err(DialError::Unreachable)?;
     let mut headers = Headers::new();
     headers.push("landfast-generation", route.generation.to_string());
-    headers.push("landfast-cell-key", key.to_hex());
+    headers.push("landfast-cell-key", credential.key().to_hex());
     let request = RequestHead { method: "CONNECT".into(), target: format!("{}:{target}", route.instance), headers };
     write_all(&mut socket, &request.encode()).await.map_err(DialError::Unreachable)?;
     let answer = read_response(&mut socket, HEAD_MAX).await.map_err(|error| match error {
@@ -232,7 +236,9 @@ mod tests {
             assert!(connect.key == key && connect.target == Target::Port(8080));
             relay(&mut socket, connect).await;
         };
-        let dialled = async { test(dial(&route, Target::Port(8080), &key, Duration::from_secs(5)).await).await };
+        let dialled = async {
+            test(dial(&route, Target::Port(8080), &Credential::plain(key.clone()), Duration::from_secs(5)).await).await
+        };
         tokio::join!(served, dialled).1
     }
 

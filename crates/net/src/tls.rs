@@ -21,7 +21,7 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::{TlsAcceptor, TlsStream};
 
 use crate::socket::Socket;
 
@@ -91,7 +91,7 @@ impl Tls {
     /// What went wrong, or that the client took more than ten seconds.
     pub async fn accept(&self, stream: TcpStream) -> io::Result<Socket> {
         match timeout(HANDSHAKE_WITHIN, self.acceptor.accept(stream)).await {
-            Ok(accepted) => Ok(Socket::tls(accepted?)),
+            Ok(accepted) => Ok(Socket::tls(TlsStream::Server(accepted?))),
             Err(_) => Err(io::ErrorKind::TimedOut.into()),
         }
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use landfast_core::record::Node;
 use landfast_core::{ErrorCode, NodeId, Problem};
 use landfast_net::clock;
-use landfast_net::relay::CellKey;
+use landfast_net::credential::Credential;
 use landfast_net::role::{CancellationToken, listen};
 use landfast_registry::archive::Archive;
 use landfast_registry::store::Store;
@@ -80,7 +80,7 @@ impl Counts {
 /// [`ErrorCode::ConfigInvalid`], [`ErrorCode::ListenInUse`], or [`ErrorCode::RegistryUnavailable`].
 pub async fn start(
     config: Config,
-    key: CellKey,
+    credential: Credential,
     store: Arc<dyn Store>,
     stop: CancellationToken,
 ) -> Result<Running, Problem> {
@@ -97,6 +97,7 @@ pub async fn start(
     let identity = Identity::take(&data, &config.name).await?;
     let driver = make_driver(&config, &data, &identity).await?;
     let archiver = Arc::new(Archiver::new(&data, Archive::open(&data, config.archive.as_deref())?));
+    credential.check_listen(config.listen)?;
     let listener = listen_again(&config, &identity)?;
     let local = listener.local_addr().map_err(|error| Problem::new(ErrorCode::Internal, error.to_string()))?;
     if let Err(error) = identity.remember_port(local.port()) {
@@ -119,7 +120,7 @@ pub async fn start(
     let (records, questions) = Records::channel();
     let (adopted, adoption) = oneshot::channel();
     let keeping = tokio::spawn(Keeping::new(ctx, record, questions).run(stop.clone(), adopted));
-    let relay = Arc::new(Relay::new(identity.id, data, key, fence.clone(), records, config.connections));
+    let relay = Arc::new(Relay::new(identity.id, data, credential, fence.clone(), records, config.connections));
     // The channel's end is the word.
     if timeout(FIRST_LEASE_DEADLINE, adoption).await.is_err() {
         return Err(Problem::new(ErrorCode::RegistryUnavailable, "The node got no lease; the log says why."));

@@ -5,6 +5,7 @@
 //! connections does not slow the daemon's decisions.
 
 use std::io;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
@@ -13,9 +14,11 @@ use std::time::Duration;
 use landfast_core::lifecycle::may_serve;
 use landfast_core::record::Instance;
 use landfast_core::{ErrorCode, InstanceId, NodeId, Problem};
+use landfast_net::copy::{Ended, copy_both};
+use landfast_net::credential::{Credential, RELAYED};
 use landfast_net::handoff::{self, Given};
 use landfast_net::keepalive;
-use landfast_net::relay::{self, CellKey, Connect};
+use landfast_net::relay::{self, Connect};
 use landfast_net::role::CancellationToken;
 use landfast_net::socket::Socket;
 use tokio::net::{TcpListener, TcpStream};
@@ -51,7 +54,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub(crate) struct Relay {
     pub(crate) me: NodeId,
     pub(crate) data: PathBuf,
-    pub(crate) key: CellKey,
+    pub(crate) credential: Credential,
     pub(crate) fence: Arc<Fence>,
     pub(crate) records: Records,
     pub(crate) strangers: Arc<Semaphore>,
@@ -97,23 +100,36 @@ impl Relay {
     pub(crate) fn new(
         me: NodeId,
         data: PathBuf,
-        key: CellKey,
+        credential: Credential,
         fence: Arc<Fence>,
         records: Records,
         connections: u32,
     ) -> Self {
         let carried = usize::try_from(connections).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
         let (strangers, carried) = (Arc::new(Semaphore::new(STRANGERS)), Arc::new(Semaphore::new(carried)));
-        Self { me, data, key, fence, records, strangers, carried }
+        Self { me, data, credential, fence, records, strangers, carried }
     }
 
     /// Serves one connection until the agent has it, or its peer has heard why not.
     async fn serve(&self, stream: TcpStream, stranger: OwnedSemaphorePermit) {
         keepalive::watch(&stream);
-        let mut socket = Socket::tcp(stream);
-        let refused = match self.let_in(&mut socket, stranger).await {
-            Ok((connect, pass, permit)) => self.hand_over(socket, &connect, pass, permit).await.err(),
-            Err(refusal) => Some((socket, refusal)),
+        let mut socket = match self.credential.accept(stream, RELAYED).await {
+            Ok(socket) => socket,
+            Err(error) => return debug!(%error, "a peer was not believed"),
+        };
+        let handed = match self.let_in(&mut socket, stranger).await {
+            Ok((connect, pass, permit)) => {
+                self.hand_over(socket, &connect, pass).await.map(|between| (between, permit))
+            }
+            Err(refusal) => Err((socket, refusal)),
+        };
+        let refused = match handed {
+            Ok((None, _)) => None,
+            Ok((Some(between), _permit)) => {
+                between.carry().await;
+                None
+            }
+            Err(refused) => Some(refused),
         };
         if let Some((mut socket, refusal)) = refused {
             let said = relay::refuse(&mut socket, refusal.code, refusal.generation);
@@ -137,14 +153,13 @@ impl Relay {
     }
 
     /// Gives the connection to the agent. The door is held open until the agent has it or has not; from then on the agent
-    /// is its fence, and says the rest.
+    /// is its fence, and says the rest. What is left to be carried is returned: the agent cannot go on with another's TLS.
     async fn hand_over(
         &self,
         socket: Socket,
         connect: &Connect,
         _pass: Pass,
-        _permit: OwnedSemaphorePermit,
-    ) -> Result<(), (Socket, Refusal)> {
+    ) -> Result<Option<Between>, (Socket, Refusal)> {
         let &Connect { instance, target, generation, .. } = connect;
         let mut agent = match InstanceDir::new(&self.data, instance).connect(HANDOFF_SOCKET).await {
             Ok(agent) => agent,
@@ -156,11 +171,21 @@ impl Relay {
                 return Err((socket, refuse(ErrorCode::UpstreamRefused)));
             }
         };
-        let given = Given { generation, target, tenure: Some(self.fence.tenure()), socket };
-        handoff::send(&mut agent, given).await.map_err(|(socket, error)| {
-            warn!(%instance, %error, "the agent does not take a connection over");
-            (socket, refuse(ErrorCode::InstanceStarting))
-        })
+        let tenure = Some(self.fence.tenure());
+        let (outer, inner) = match Between::pair(socket).await {
+            Ok(parts) => parts,
+            Err((socket, error)) => {
+                warn!(%instance, %error, "no connection to the agent can be made");
+                return Err((socket, refuse(ErrorCode::LimitInFlight)));
+            }
+        };
+        match handoff::send(&mut agent, Given { generation, target, tenure, socket: inner }).await {
+            Ok(()) => Ok(outer),
+            Err((inner, error)) => {
+                warn!(%instance, %error, "the agent does not take a connection over");
+                Err((outer.map_or(inner, |between| between.outer), refuse(ErrorCode::InstanceStarting)))
+            }
+        }
     }
 
     async fn read_connect(&self, socket: &mut Socket) -> Result<Connect, Refusal> {
@@ -168,7 +193,7 @@ impl Relay {
             debug!(%problem, "a peer's CONNECT was not understood");
             refuse(problem.code)
         })?;
-        if connect.key == self.key {
+        if connect.key == *self.credential.key() {
             return Ok(connect);
         }
         warn!(instance = %connect.instance, "a peer came with a wrong cell key");
@@ -193,6 +218,48 @@ impl Relay {
                     generation: Some(record.generation),
                 },
             }),
+        }
+    }
+}
+
+/// A connection over TLS, and the plain one that the agent has in its place. This daemon carries between them, so they end
+/// with it.
+struct Between {
+    outer: Socket,
+    inner: Socket,
+}
+
+impl Between {
+    /// What the agent is given for a connection: the connection itself if it is plain; otherwise one end of another, of
+    /// which the other end is kept. Over TCP, because a Unix stream cannot say that it was cut.
+    async fn pair(outer: Socket) -> Result<(Option<Self>, Socket), (Socket, io::Error)> {
+        if outer.is_plain() {
+            return Ok((None, outer));
+        }
+        match loopback().await {
+            Ok((near, far)) => Ok((Some(Self { outer, inner: Socket::tcp(near) }), Socket::tcp(far))),
+            Err(error) => Err((outer, error)),
+        }
+    }
+
+    /// Copies until both directions have ended. An end that is not clean is passed on as one.
+    async fn carry(mut self) {
+        if copy_both(&mut self.outer, &mut self.inner).await.ended_by != Ended::Clean {
+            self.outer.abort();
+            self.inner.abort();
+        }
+    }
+}
+
+/// Two ends of one TCP connection within this machine.
+async fn loopback() -> io::Result<(TcpStream, TcpStream)> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    let near = TcpStream::connect(listener.local_addr()?).await?;
+    loop {
+        let (far, from) = listener.accept().await?;
+        // Anybody on this machine may have come by first.
+        if from == near.local_addr()? {
+            return Ok((near, far));
         }
     }
 }

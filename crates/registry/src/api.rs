@@ -90,6 +90,7 @@ pub async fn start(
     stop: CancellationToken,
 ) -> Result<Running, Problem> {
     let archive = Archive::open(&cell.dir, config.archive.as_deref())?;
+    cell.credential().check_listen(config.listen)?;
     let listener = role::listen(config.listen, false)?;
     let address = listener.local_addr().map_err(|_| landfast_core::ErrorCode::Internal)?;
     cell.signer().publish(&*store).await?;
@@ -100,7 +101,8 @@ pub async fn start(
     let public_url = config.public_url.map(|url| url.trim_end_matches('/').to_owned());
     let api = Arc::new(Api { cell, store: store.clone(), archive: archive.clone(), public_url, stop: stop.clone() });
     let mut tasks = JoinSet::new();
-    tasks.spawn(serve::serve(listener, router(api), stop.clone()));
+    let credential = api.cell.credential().clone();
+    tasks.spawn(serve::serve(listener, credential, router(api), stop.clone()));
     tasks.spawn(registration::keep(store.clone(), advertised, lease, stop.clone()));
     tasks.spawn(keeper::run(store, stop.clone()));
     tasks.spawn(telemetry::sweep(archive, stop.clone()));

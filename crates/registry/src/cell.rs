@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use landfast_core::{ErrorCode, Problem};
+use landfast_net::credential::Credential;
 use landfast_net::secret::CellKey;
 use rustix::fs::Access;
 
@@ -26,12 +27,15 @@ const KEY_FILE: &str = "cell.key";
 const TOKEN_KEY_FILE: &str = "token-key.pem";
 const API_KEY_FILE: &str = "api-key";
 
+/// The folder of certificates that `landfast ca issue` has written; without it roles speak on loopback only.
+const CREDENTIALS: &str = "tls";
+
 /// The data directory and its secrets.
 #[derive(Debug)]
 pub struct Cell {
     /// Where it is.
     pub dir: PathBuf,
-    key: CellKey,
+    credential: Credential,
     signer: Signer,
     api_key: ApiKey,
 }
@@ -48,12 +52,18 @@ impl Cell {
         let key = secret(dir, KEY_FILE, || CellKey::generate().to_hex(), CellKey::from_hex)?;
         let signer = secret(dir, TOKEN_KEY_FILE, Signer::generate_pem, Signer::from_pem)?;
         let api_key = secret(dir, API_KEY_FILE, || ApiKey::generate().to_text(), ApiKey::parse)?;
-        Ok(Self { dir: dir.to_owned(), key, signer, api_key })
+        let credential = Credential::load(key, &dir.join(CREDENTIALS))?;
+        Ok(Self { dir: dir.to_owned(), credential, signer, api_key })
     }
 
     /// What a relay and nobody else accepts.
     pub fn key(&self) -> &CellKey {
-        &self.key
+        self.credential.key()
+    }
+
+    /// What the cell's roles show each other: without it a relay accepts nothing.
+    pub fn credential(&self) -> &Credential {
+        &self.credential
     }
 
     /// What signs access tokens.

@@ -3,6 +3,7 @@
 pub mod api;
 pub mod api_key;
 pub mod archive;
+pub mod authority;
 pub mod cell;
 mod keeper;
 pub mod records;

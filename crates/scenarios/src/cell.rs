@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use landfast_registry::authority;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
@@ -18,6 +19,9 @@ use crate::role::{Role, Settings};
 /// The variable that says how instances are kept apart in a run of the scenarios: `none` shows that all of it holds without
 /// isolation too.
 const ISOLATION: &str = "LANDFAST_TEST_ISOLATION";
+
+/// The variable that makes every cell speak TLS between its parts, to show that all of it holds then too.
+const TLS: &str = "LANDFAST_TEST_TLS";
 
 /// Lines of an agent's log that a failed test shows.
 const AGENT_LINES: usize = 20;
@@ -76,6 +80,7 @@ pub struct Plan {
     gateway: Settings,
     node: Settings,
     bare: bool,
+    encrypted: bool,
 }
 
 impl Plan {
@@ -100,6 +105,13 @@ impl Plan {
         self
     }
 
+    /// Lets the parts know each other by certificates, as on several machines.
+    #[must_use]
+    pub const fn encrypted(mut self) -> Self {
+        self.encrypted = true;
+        self
+    }
+
     /// Starts a cell with one node, `a`.
     ///
     /// # Panics
@@ -108,6 +120,9 @@ impl Plan {
     pub async fn start(self) -> Cell {
         let ground = Ground::new();
         let dir = ground.path();
+        if self.encrypted || std::env::var_os(TLS).is_some() {
+            certify(dir);
+        }
         let api = Role::start("api", "0", dir, listening(Settings::new())).await;
         let gateway = Role::start("gateway", "0", dir, listening(self.gateway)).await;
         let downstream = FaultRelay::start().await.expect("a free port");
@@ -122,6 +137,14 @@ impl Plan {
         cell.add_node("a", self.node).await;
         cell
     }
+}
+
+/// Gives the roles of a data directory a certificate of an authority of their own.
+fn certify(dir: &Path) {
+    let ca = dir.join("ca");
+    authority::init(&ca).expect("a fresh directory");
+    authority::issue(&ca, &authority::Role::ALL, Duration::from_secs(3600), &dir.join("tls"))
+        .expect("it was just made");
 }
 
 impl Cell {

@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use landfast_core::record::Generation;
 use landfast_core::{ErrorCode, Problem};
+use landfast_net::credential::{Credential, RELAYED};
 use landfast_net::keepalive;
-use landfast_net::relay::{self, CellKey};
+use landfast_net::relay;
 use landfast_net::socket::Socket;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -41,7 +42,7 @@ pub(crate) fn last_generation(state: &Path) -> Generation {
 }
 
 /// Takes connections.
-pub(crate) async fn serve(agent: Arc<Agent>, listener: TcpListener, key: CellKey) {
+pub(crate) async fn serve(agent: Arc<Agent>, listener: TcpListener, credential: Credential) {
     let strangers = Arc::new(Semaphore::new(STRANGERS));
     let room = Arc::new(Semaphore::new(agent.config.limits.connections));
     loop {
@@ -54,9 +55,9 @@ pub(crate) async fn serve(agent: Arc<Agent>, listener: TcpListener, key: CellKey
                 continue;
             }
         };
-        let (owner, key, room) = (agent.clone(), key.clone(), room.clone());
+        let (owner, credential, room) = (agent.clone(), credential.clone(), room.clone());
         agent.until_stopped(async move {
-            if let Err(error) = welcome(&owner, stream, &key, &room).await {
+            if let Err(error) = welcome(&owner, stream, &credential, &room).await {
                 tracing::debug!(%error, "a connection broke before it was led anywhere");
             }
             drop(stranger);
@@ -65,9 +66,14 @@ pub(crate) async fn serve(agent: Arc<Agent>, listener: TcpListener, key: CellKey
 }
 
 /// Reads who asks for what, and leads them there or says why not.
-async fn welcome(agent: &Arc<Agent>, stream: TcpStream, key: &CellKey, room: &Arc<Semaphore>) -> io::Result<()> {
+async fn welcome(
+    agent: &Arc<Agent>,
+    stream: TcpStream,
+    credential: &Credential,
+    room: &Arc<Semaphore>,
+) -> io::Result<()> {
     keepalive::watch(&stream);
-    let mut socket = Socket::tcp(stream);
+    let mut socket = credential.accept(stream, RELAYED).await?;
     let connect = match relay::read_connect(&mut socket).await {
         Ok(connect) => connect,
         Err(problem) => {
@@ -75,7 +81,7 @@ async fn welcome(agent: &Arc<Agent>, stream: TcpStream, key: &CellKey, room: &Ar
             return refuse(socket, (problem.code, None)).await;
         }
     };
-    let admitted = if connect.key != *key {
+    let admitted = if connect.key != *credential.key() {
         Err((ErrorCode::AuthForbidden, None))
     } else if connect.instance != agent.config.instance {
         Err((ErrorCode::NodeNotHere, None))
@@ -118,7 +124,7 @@ async fn refuse(mut socket: Socket, (code, generation): Refusal) -> io::Result<(
 /// # Errors
 ///
 /// [`ErrorCode::ListenInUse`], [`ErrorCode::ConfigInvalid`].
-pub(crate) fn listen(agent: &crate::Config) -> Result<Option<(TcpListener, CellKey)>, Problem> {
+pub(crate) fn listen(agent: &crate::Config) -> Result<Option<(TcpListener, Credential)>, Problem> {
     let Some(wish) = &agent.listen else { return Ok(None) };
-    Ok(Some((landfast_net::role::listen(wish.address, false)?, wish.key.clone())))
+    Ok(Some((landfast_net::role::listen(wish.address, false)?, wish.credential.clone())))
 }

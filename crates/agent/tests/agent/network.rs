@@ -6,6 +6,7 @@ use http_body_util::Full;
 use landfast_agent::Listen;
 use landfast_core::record::Generation;
 use landfast_core::{ErrorCode, InstanceId};
+use landfast_net::credential::Credential;
 use landfast_net::http::call;
 use landfast_net::link::{OpenRequest, ResumeRequest, open, resume};
 use landfast_net::relay::{CellKey, DialError, Route, Target, dial};
@@ -25,7 +26,7 @@ struct Outside {
 impl Outside {
     async fn start() -> Self {
         let key = CellKey::generate();
-        let listen = Listen { address: "127.0.0.1:0".parse().unwrap(), key: key.clone() };
+        let listen = Listen { address: "127.0.0.1:0".parse().unwrap(), credential: Credential::plain(key.clone()) };
         let agent = Agent::start_with(|config| {
             config.generation = Generation(0);
             config.listen = Some(listen);
@@ -38,7 +39,7 @@ impl Outside {
 
     async fn dial(&self, generation: u64, target: Target) -> Result<Socket, DialError> {
         let route = Route { generation: Generation(generation), ..self.route.clone() };
-        dial(&route, target, &self.key, PATIENCE).await
+        dial(&route, target, &Credential::plain(self.key.clone()), PATIENCE).await
     }
 
     async fn refusal(&self, generation: u64) -> (ErrorCode, Option<Generation>) {

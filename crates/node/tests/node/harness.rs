@@ -86,7 +86,7 @@ impl TestCell {
     /// A node that reaches the store in a way of its own.
     pub(crate) async fn try_node_with(&self, config: Config, store: Arc<dyn Store>) -> Result<TestNode, Problem> {
         let stop = CancellationToken::new();
-        let running = landfast_node::start(config, self.cell.key().clone(), store, stop.clone()).await?;
+        let running = landfast_node::start(config, self.cell.credential().clone(), store, stop.clone()).await?;
         Ok(TestNode { running, stop })
     }
 
@@ -164,7 +164,7 @@ impl TestCell {
     }
 
     pub(crate) async fn dial(&self, instance: &Instance, target: Target) -> Result<Socket, DialError> {
-        dial(&route(instance), target, self.cell.key(), PATIENCE).await
+        dial(&route(instance), target, self.cell.credential(), PATIENCE).await
     }
 
     /// The code with which a dial is refused.

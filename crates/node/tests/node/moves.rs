@@ -104,7 +104,7 @@ async fn a_source_that_was_killed_in_the_middle_of_a_move_finishes_it_when_it_is
 /// How long no dial succeeds, from the last at the old place to the first at the new one; as a gateway does it, with the
 /// route from the record and no pause between tries.
 async fn pause_of(cell: &TestCell, from: &Instance) -> (Duration, Instance) {
-    let key = cell.cell.key();
+    let key = cell.cell.credential();
     let mut last = Instant::now();
     while dial(&route(from), Target::Agent, key, PATIENCE).await.is_ok() {
         last = Instant::now();

@@ -51,7 +51,7 @@ fn node() {
             ..Config::default()
         };
         let store = cell.store().expect("the store");
-        let running = landfast_node::start(config, cell.key().clone(), store, CancellationToken::new()).await;
+        let running = landfast_node::start(config, cell.credential().clone(), store, CancellationToken::new()).await;
         running.expect("the node").done.await.expect("its end");
     });
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use http_body_util::Full;
 use landfast_core::record::{Generation, Instance, InstanceSpec, Network, Service, keys};
 use landfast_core::{ErrorCode, lifecycle};
+use landfast_net::credential::Credential;
 use landfast_net::http::call;
 use landfast_net::relay::{CellKey, DialError, Target, dial};
 use landfast_net::{random, socket::Socket};
@@ -19,7 +20,8 @@ async fn a_peer_without_the_cells_key_is_refused() {
     let cell = TestCell::new();
     let node = cell.node("a").await;
     let instance = cell.run(&node).await;
-    let refused = dial(&route(&instance), Target::Agent, &CellKey::generate(), PATIENCE).await.unwrap_err();
+    let refused =
+        dial(&route(&instance), Target::Agent, &Credential::plain(CellKey::generate()), PATIENCE).await.unwrap_err();
     assert_eq!(refused.code(), ErrorCode::AuthForbidden);
 }
 

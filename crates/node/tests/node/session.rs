@@ -7,10 +7,11 @@ use landfast_core::record::{Instance, keys};
 use landfast_core::redial::Presence;
 use landfast_core::ws::{HEADER_MAX, Header, Opcode};
 use landfast_core::{ErrorCode, lifecycle};
+use landfast_net::credential::Credential;
 use landfast_net::head::{Headers, RequestHead};
 use landfast_net::hold::{Account, Attempt, Dialer, Ending, Holder, Resumed};
 use landfast_net::link::{OpenRequest, ResumeRequest, open, resume};
-use landfast_net::relay::{CellKey, Target, dial};
+use landfast_net::relay::{Target, dial};
 use landfast_registry::store::{Store, WatchEvent};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::sync::watch;
@@ -33,13 +34,13 @@ pub(crate) struct Talk {
 /// Dials the instance wherever its newest record says that it is.
 struct ByRecord {
     records: watch::Receiver<Instance>,
-    key: CellKey,
+    credential: Credential,
 }
 
 impl Talk {
     /// Attaches to a process of the instance.
     pub(crate) async fn attach(cell: &TestCell, instance: &Instance, process: &str) -> Self {
-        let socket = dial(&route(instance), Target::Agent, cell.cell.key(), DIAL_DEADLINE).await.unwrap();
+        let socket = dial(&route(instance), Target::Agent, cell.cell.credential(), DIAL_DEADLINE).await.unwrap();
         let (link, answer) = open(socket, "/links", &OpenRequest::new(upgrade(process)), &[]).await.unwrap();
         assert_eq!(answer.head.status, 101);
         let mut holder = Holder::new(link, &answer, instance.generation);
@@ -48,7 +49,7 @@ impl Talk {
         let (presences, mut presence) = watch::channel(Presence::Here(instance.generation));
         let (store, id) = (cell.store.clone(), instance.id);
         let following = tokio::spawn(async move { follow(&*store, id, records, presences).await });
-        let mut dialer = ByRecord { records: news, key: cell.cell.key().clone() };
+        let mut dialer = ByRecord { records: news, credential: cell.cell.credential().clone() };
         let held = tokio::spawn(async move {
             let ending = holder.run(&mut far, &mut dialer, &mut presence).await;
             (ending, holder.account())
@@ -126,9 +127,9 @@ async fn follow(
 
 impl Dialer for ByRecord {
     fn resume(&mut self, request: ResumeRequest) -> Attempt {
-        let (instance, key) = (self.records.borrow().clone(), self.key.clone());
+        let (instance, credential) = (self.records.borrow().clone(), self.credential.clone());
         Box::pin(async move {
-            let dialled = dial(&route(&instance), Target::Agent, &key, DIAL_DEADLINE).await;
+            let dialled = dial(&route(&instance), Target::Agent, &credential, DIAL_DEADLINE).await;
             let socket = dialled.map_err(|error| error.code())?;
             let resumed = tokio::time::timeout(DIAL_DEADLINE, resume(socket, "/links", &request, &[])).await;
             let resumed = resumed.map_err(|_| ErrorCode::NodeUnreachable)?;

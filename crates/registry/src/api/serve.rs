@@ -6,7 +6,9 @@ use std::time::Duration;
 use axum::Router;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use landfast_net::credential::{Credential, Role};
 use landfast_net::role::CancellationToken;
+use landfast_net::socket::Socket;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
@@ -25,11 +27,17 @@ const DRAIN_DEADLINE: Duration = Duration::from_secs(5);
 const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
 /// Accepts and serves until told to stop, then lets requests finish.
-pub(super) async fn serve(listener: TcpListener, app: Router, stop: CancellationToken) {
+pub(super) async fn serve(listener: TcpListener, credential: Credential, app: Router, stop: CancellationToken) {
     let mut connections = JoinSet::new();
     let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     while let Some((stream, permit)) = accept(&listener, &permits, &stop, &mut connections).await {
-        connections.spawn(connection(stream, app.clone(), stop.clone(), permit));
+        let (credential, app, stop) = (credential.clone(), app.clone(), stop.clone());
+        connections.spawn(async move {
+            match credential.accept(stream, &[Role::Gateway]).await {
+                Ok(socket) => connection(socket, app, stop, permit).await,
+                Err(error) => tracing::debug!(%error, "a peer was not believed"),
+            }
+        });
     }
     drop(listener);
     let drained = timeout(DRAIN_DEADLINE, async { while connections.join_next().await.is_some() {} });
@@ -65,10 +73,10 @@ async fn accept(
     }
 }
 
-async fn connection(stream: TcpStream, app: Router, stop: CancellationToken, _permit: OwnedSemaphorePermit) {
+async fn connection(socket: Socket, app: Router, stop: CancellationToken, _permit: OwnedSemaphorePermit) {
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_DEADLINE);
-    let mut connection = std::pin::pin!(http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(app)));
+    let mut connection = std::pin::pin!(http.serve_connection(TokioIo::new(socket), TowerToHyperService::new(app)));
     let ended = tokio::select! {
         ended = &mut connection => ended,
         () = stop.cancelled() => {

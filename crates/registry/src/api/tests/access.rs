@@ -125,7 +125,8 @@ async fn a_panic_in_a_handler_is_an_answer() {
     let stop = CancellationToken::new();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let serving = tokio::spawn(crate::api::serve::serve(listener, router, stop.clone()));
+    let credential = Credential::plain(CellKey::generate());
+    let serving = tokio::spawn(crate::api::serve::serve(listener, credential, router, stop.clone()));
     let socket = Socket::tcp(TcpStream::connect(address).await.unwrap());
     let request = http::Request::builder().uri("/").header("host", "x").body(Full::default()).unwrap();
     let response = net_http::call(socket, request, Duration::from_secs(10)).await.unwrap();
