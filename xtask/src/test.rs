@@ -15,6 +15,7 @@ const SIM_SEEDS: &str = "10000";
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
 pub(crate) enum Area {
     Core,
+    Files,
     Net,
     Registry,
     Gateway,
@@ -37,6 +38,7 @@ impl Area {
     const fn package(self) -> Option<&'static str> {
         Some(match self {
             Self::Core => "landfast-core",
+            Self::Files => "landfast-files",
             Self::Net => "landfast-net",
             Self::Registry => "landfast-registry",
             Self::Gateway => "landfast-gateway",
@@ -112,11 +114,14 @@ pub(crate) fn sim() -> Command {
 fn everything() -> Result<Vec<Step>> {
     let mut simulation = sim();
     simulation.args(["--seeds", SIM_SEEDS]);
+    let mut owners = sim();
+    owners.arg("--owners");
     let mut steps = vec![
         Step::new("format", with(&["fmt", "--all", "--check"])),
         Step::new("lints", with(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])),
         Step::new("tests", with(&["test", "--workspace", "--no-fail-fast"])),
         Step::new("simulation", simulation),
+        Step::new("simulation: owners", owners),
         Step::new("rustdoc", rustdoc()),
         Step::new("references", docs(true)),
     ];

@@ -25,7 +25,8 @@ pub(crate) struct Inside {
 }
 
 /// The first segments of paths that are the agent's own.
-const AGENT_PATHS: [&str; 8] = ["browser", "devtools", "exec", "json", "links", "processes", "services", "telemetry"];
+const AGENT_PATHS: [&str; 9] =
+    ["browser", "devtools", "exec", "files", "json", "links", "processes", "services", "telemetry"];
 
 /// Stands where a service's name may, and means the agent itself: to clients of CDP it looks like a browser of their own.
 const CDP: &str = "cdp";
