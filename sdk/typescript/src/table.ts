@@ -1,7 +1,7 @@
 /**
  * Every way in which Landfast says no, a class each.
  *
- * Made from sdk/errors.json by `npm run generate`.
+ * Made from crates/core/src/error.rs by `cargo xtask docs`.
  *
  * @module
  */
@@ -546,6 +546,162 @@ export class ServiceUnknown extends CallerError {
   };
 }
 
+/** There is no file or directory with this path. Check the path; relative ones begin at the instance's home. */
+export class FileNotFound extends CallerError {
+  static override readonly row: Row = {
+    name: "FileNotFound",
+    code: "file.not_found",
+    status: 404,
+    retry: "never",
+    sentence: "There is no file or directory with this path.",
+    advice: "Check the path; relative ones begin at the instance's home.",
+  };
+}
+
+/** Something is there already. Remove it first, choose another path, or ask to overwrite. */
+export class FileExists extends CallerError {
+  static override readonly row: Row = {
+    name: "FileExists",
+    code: "file.exists",
+    status: 409,
+    retry: "never",
+    sentence: "Something is there already.",
+    advice: "Remove it first, choose another path, or ask to overwrite.",
+  };
+}
+
+/** What is there is no file with content. For a directory use its own calls; pipes, sockets and devices are for programs. */
+export class FileNotAFile extends CallerError {
+  static override readonly row: Row = {
+    name: "FileNotAFile",
+    code: "file.not_a_file",
+    status: 409,
+    retry: "never",
+    sentence: "What is there is no file with content.",
+    advice: "For a directory use its own calls; pipes, sockets and devices are for programs.",
+  };
+}
+
+/** What is there is no directory. Check the path. */
+export class FileNotADirectory extends CallerError {
+  static override readonly row: Row = {
+    name: "FileNotADirectory",
+    code: "file.not_a_directory",
+    status: 409,
+    retry: "never",
+    sentence: "What is there is no directory.",
+    advice: "Check the path.",
+  };
+}
+
+/** The directory is not empty. Remove the tree, if all of it is to go. */
+export class FileNotEmpty extends CallerError {
+  static override readonly row: Row = {
+    name: "FileNotEmpty",
+    code: "file.not_empty",
+    status: 409,
+    retry: "never",
+    sentence: "The directory is not empty.",
+    advice: "Remove the tree, if all of it is to go.",
+  };
+}
+
+/** The instance's user may not do this with the file. Change the file's mode, or choose another path. */
+export class FileDenied extends CallerError {
+  static override readonly row: Row = {
+    name: "FileDenied",
+    code: "file.denied",
+    status: 403,
+    retry: "never",
+    sentence: "The instance's user may not do this with the file.",
+    advice: "Change the file's mode, or choose another path.",
+  };
+}
+
+/** An entry of the archive would lead out of where it is put. Pack the tree without what the detail names. */
+export class FileEscape extends CallerError {
+  static override readonly row: Row = {
+    name: "FileEscape",
+    code: "file.escape",
+    status: 422,
+    retry: "never",
+    sentence: "An entry of the archive would lead out of where it is put.",
+    advice: "Pack the tree without what the detail names.",
+  };
+}
+
+/** The body is no tar archive that can be unpacked here. Send a whole tar archive without compression. */
+export class FileArchive extends CallerError {
+  static override readonly row: Row = {
+    name: "FileArchive",
+    code: "file.archive",
+    status: 422,
+    retry: "never",
+    sentence: "The body is no tar archive that can be unpacked here.",
+    advice: "Send a whole tar archive without compression.",
+  };
+}
+
+/** The file has no such part. Content-Range says its size. */
+export class FileRange extends CallerError {
+  static override readonly row: Row = {
+    name: "FileRange",
+    code: "file.range",
+    status: 416,
+    retry: "never",
+    sentence: "The file has no such part.",
+    advice: "Content-Range says its size.",
+  };
+}
+
+/** The file is not the one that was named. Read it again, then decide. */
+export class FileChanged extends CallerError {
+  static override readonly row: Row = {
+    name: "FileChanged",
+    code: "file.changed",
+    status: 412,
+    retry: "never",
+    sentence: "The file is not the one that was named.",
+    advice: "Read it again, then decide.",
+  };
+}
+
+/** There is no space left for the file. Free space in the instance; what was there before is still there. */
+export class FileNoSpace extends InstanceError {
+  static override readonly row: Row = {
+    name: "FileNoSpace",
+    code: "file.no_space",
+    status: 507,
+    retry: "never",
+    sentence: "There is no space left for the file.",
+    advice: "Free space in the instance; what was there before is still there.",
+  };
+}
+
+/** A directory cannot be moved to another file system. Copy it as a tree, then remove it. */
+export class FileOtherDevice extends CallerError {
+  static override readonly row: Row = {
+    name: "FileOtherDevice",
+    code: "file.other_device",
+    status: 409,
+    retry: "never",
+    sentence: "A directory cannot be moved to another file system.",
+    advice: "Copy it as a tree, then remove it.",
+  };
+}
+
+/** The instance's file system failed. The detail has its words. */
+export class FileFailed extends InstanceError {
+  static override readonly row: Row = {
+    name: "FileFailed",
+    code: "file.failed",
+    status: 500,
+    retry: "never",
+    sentence: "The instance's file system failed.",
+    advice: "The detail has its words.",
+  };
+}
+
 /** The browser does not run, and is not started again by itself. Read GET /browser for the cause, then start it anew with POST /browser/restart. */
 export class BrowserDown extends InstanceError {
   static override readonly row: Row = {
@@ -880,6 +1036,18 @@ export class LimitProcesses extends CallerError {
   };
 }
 
+/** Too much is watched at once. End another watch, or watch fewer directories. */
+export class LimitWatches extends CallerError {
+  static override readonly row: Row = {
+    name: "LimitWatches",
+    code: "limit.watches",
+    status: 429,
+    retry: "safe",
+    sentence: "Too much is watched at once.",
+    advice: "End another watch, or watch fewer directories.",
+  };
+}
+
 /** The body is too large. Send less, or send it in parts. */
 export class LimitBody extends CallerError {
   static override readonly row: Row = {
@@ -944,13 +1112,13 @@ export class Internal extends PlatformError {
 }
 
 /** A class of the error table. */
-export type RefusalClass = new (detail?: string, told?: Told) => CallerError | InstanceError | OrdinaryEnd | PlatformError;
+export interface RefusalClass {
+  readonly row: Row;
+  new (detail?: string, told?: Told): CallerError | InstanceError | OrdinaryEnd | PlatformError;
+}
 
 /** The classes by their codes. */
-export const TABLE: ReadonlyMap<string, RefusalClass & { readonly row: Row }> = new Map<
-  string,
-  RefusalClass & { readonly row: Row }
->([
+export const TABLE: ReadonlyMap<string, RefusalClass> = new Map<string, RefusalClass>([
   ["request.invalid", RequestInvalid],
   ["request.not_found", RequestNotFound],
   ["request.method", RequestMethod],
@@ -994,6 +1162,19 @@ export const TABLE: ReadonlyMap<string, RefusalClass & { readonly row: Row }> = 
   ["link.window", LinkWindow],
   ["link.version", LinkVersion],
   ["service.unknown", ServiceUnknown],
+  ["file.not_found", FileNotFound],
+  ["file.exists", FileExists],
+  ["file.not_a_file", FileNotAFile],
+  ["file.not_a_directory", FileNotADirectory],
+  ["file.not_empty", FileNotEmpty],
+  ["file.denied", FileDenied],
+  ["file.escape", FileEscape],
+  ["file.archive", FileArchive],
+  ["file.range", FileRange],
+  ["file.changed", FileChanged],
+  ["file.no_space", FileNoSpace],
+  ["file.other_device", FileOtherDevice],
+  ["file.failed", FileFailed],
   ["browser.down", BrowserDown],
   ["upstream.refused", UpstreamRefused],
   ["upstream.lost", UpstreamLost],
@@ -1021,6 +1202,7 @@ export const TABLE: ReadonlyMap<string, RefusalClass & { readonly row: Row }> = 
   ["limit.in_flight", LimitInFlight],
   ["limit.sessions", LimitSessions],
   ["limit.processes", LimitProcesses],
+  ["limit.watches", LimitWatches],
   ["limit.body", LimitBody],
   ["limit.header", LimitHeader],
   ["limit.message", LimitMessage],
