@@ -51,6 +51,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use activity::Activity;
+use api::kernel::Ledger;
 use api::{Door, handoff, network};
 pub use config::{Config, Limits, Listen};
 use events::Events;
@@ -76,6 +77,8 @@ struct Agent {
     processes: Arc<Processes>,
     services: Services,
     sessions: Arc<Sessions>,
+    /// What was asked by clients that repeat what they should not.
+    ledger: Arc<Ledger>,
     /// Cancelled when the agent is to end: sessions and connections are cut at once.
     stop: CancellationToken,
     /// Cancelled when everything else has ended.
@@ -115,6 +118,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Problem>
         events,
         address: outside.as_ref().and_then(|(listener, _)| listener.local_addr().ok()),
         sessions: Sessions::new(config.limits.sessions),
+        ledger: Arc::default(),
         processes,
         services,
         stop,

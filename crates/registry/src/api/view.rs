@@ -114,7 +114,7 @@ pub(super) fn sign(api: &Api, instance: InstanceId, scopes: Vec<Scope>, seconds:
 }
 
 /// Where the client believes the cell to be: what the operator says, or what the client asked the gateway for.
-fn origin(api: &Api, headers: &HeaderMap) -> String {
+pub(super) fn origin(api: &Api, headers: &HeaderMap) -> String {
     if let Some(url) = &api.public_url {
         return url.clone();
     }
