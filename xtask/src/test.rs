@@ -15,6 +15,7 @@ const SIM_SEEDS: &str = "10000";
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
 pub(crate) enum Area {
     Core,
+    Files,
     Net,
     Registry,
     Gateway,
@@ -27,6 +28,8 @@ pub(crate) enum Area {
     Xtask,
     /// The Python SDK
     Python,
+    /// The surface for Kernel's clients, with the genuine client
+    Kernel,
     /// Format, lints, rustdoc and the generated references
     Docs,
 }
@@ -35,6 +38,7 @@ impl Area {
     const fn package(self) -> Option<&'static str> {
         Some(match self {
             Self::Core => "landfast-core",
+            Self::Files => "landfast-files",
             Self::Net => "landfast-net",
             Self::Registry => "landfast-registry",
             Self::Gateway => "landfast-gateway",
@@ -45,7 +49,7 @@ impl Area {
             Self::Sim => "landfast-sim",
             Self::Scenarios => "landfast-scenarios",
             Self::Xtask => "xtask",
-            Self::Python | Self::Docs => return None,
+            Self::Python | Self::Kernel | Self::Docs => return None,
         })
     }
 }
@@ -63,14 +67,18 @@ pub(crate) fn run(area: Option<Area>) -> Result<ExitCode> {
         system::provide(&system::PEERS)?;
         clients::provide()?;
     }
-    if area.is_none_or(|area| area == Area::Python) {
+    if area.is_none_or(|area| matches!(area, Area::Python | Area::Kernel)) {
         system::provide(&[system::BUBBLEWRAP, system::SLIRP4NETNS, system::CHROMIUM])?;
         python::provide()?;
+    }
+    if area.is_none_or(|area| area == Area::Kernel) {
+        python::provide_kernel()?;
     }
     Ok(steps::run(match area {
         None => everything()?,
         Some(Area::Docs) => documents(),
         Some(Area::Python) => python::steps()?,
+        Some(Area::Kernel) => python::kernel_steps()?,
         Some(area) => area.package().map_or_else(Vec::new, one_package),
     }))
 }
@@ -113,6 +121,7 @@ fn everything() -> Result<Vec<Step>> {
         Step::new("references", docs(true)),
     ];
     steps.extend(python::steps()?);
+    steps.extend(python::kernel_steps()?);
     Ok(steps)
 }
 

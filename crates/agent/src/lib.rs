@@ -19,6 +19,7 @@ mod events;
 mod exit;
 mod fence;
 mod file;
+mod files;
 mod frames;
 mod input;
 mod kill;
@@ -37,6 +38,7 @@ mod table;
 mod terminal;
 mod upgrade;
 mod wake;
+mod watch;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -56,6 +58,7 @@ use api::{Door, handoff, network};
 pub use config::{Config, Limits, Listen};
 use events::Events;
 use fence::Fence;
+use files::Files;
 use service::Services;
 use sessions::Sessions;
 use table::Processes;
@@ -72,6 +75,7 @@ struct Agent {
     fence: Fence,
     activity: Arc<Activity>,
     events: Arc<Events>,
+    files: Arc<Files>,
     /// Where gateways reach it without a node.
     address: Option<SocketAddr>,
     processes: Arc<Processes>,
@@ -116,6 +120,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Problem>
         fence: Fence::new(generation),
         activity: Activity::new(),
         events,
+        files: Files::new(&config.home),
         address: outside.as_ref().and_then(|(listener, _)| listener.local_addr().ok()),
         sessions: Sessions::new(config.limits.sessions),
         ledger: Arc::default(),

@@ -201,6 +201,46 @@ fn an_agent_is_small() {
     assert!(kib < 40_000 && threads <= 3, "{kib} KiB, {threads} threads");
 }
 
+#[test]
+fn a_large_file_comes_and_goes_in_little_memory() {
+    const LEN: usize = 200 << 20;
+    let alone = Alone::start();
+    let connect = || UnixStream::connect(alone.dir.path().join("run/agent.sock")).unwrap();
+    let piece: Vec<u8> = (0..1_u32 << 20).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let before = alone.field("VmRSS");
+    let mut socket = connect();
+    write!(socket, "PUT /files/content?path=large HTTP/1.1\r\nhost: a\r\ncontent-length: {LEN}\r\n\r\n").unwrap();
+    for _ in 0..LEN / piece.len() {
+        socket.write_all(&piece).unwrap();
+    }
+    assert!(read_head(&mut socket).starts_with("HTTP/1.1 201"));
+    for (path, skipped) in [("content?path=large", 0), ("tree?path=large", 512)] {
+        let mut socket = connect();
+        write!(socket, "GET /files/{path} HTTP/1.0\r\nhost: a\r\n\r\n").unwrap();
+        assert!(read_head(&mut socket).starts_with("HTTP/1.0 200"));
+        socket.read_exact(&mut vec![0; skipped]).unwrap();
+        let mut read = vec![0; piece.len()];
+        for _ in 0..LEN / piece.len() {
+            socket.read_exact(&mut read).unwrap();
+            assert!(read == piece, "every byte is as it was");
+        }
+    }
+    let peak = alone.field("VmHWM");
+    eprintln!("{before} KiB before, {peak} KiB at most");
+    assert!(peak < before + 16_384, "{before} KiB before, {peak} KiB at most");
+}
+
+/// The head of an answer, and not a byte more.
+fn read_head(socket: &mut UnixStream) -> String {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        socket.read_exact(&mut byte).unwrap();
+        head.push(byte[0]);
+    }
+    String::from_utf8(head).unwrap()
+}
+
 /// A user that is not root, and that nobody is.
 const NOBODY: u32 = 54_321;
 
@@ -251,13 +291,8 @@ fn a_long_message_to_a_slow_client_passes_in_little_memory() {
     // Masked with zeros: the text stands as it is.
     let frame = [&[0x81, 0x80 | call.len() as u8, 0, 0, 0, 0], call.as_bytes()].concat();
     assert!(call.len() < 126);
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        let mut byte = [0];
-        socket.read_exact(&mut byte).unwrap();
-        head.push(byte[0]);
-    }
-    assert!(head.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&head));
+    let head = read_head(&mut socket);
+    assert!(head.starts_with("HTTP/1.1 101"), "{head}");
     let before = alone.field("VmRSS");
     socket.write_all(&frame).unwrap();
     let (mut header, mut read) = ([0; 10], 0);

@@ -565,6 +565,8 @@ pub enum Scope {
     Browser,
     /// Its events.
     Telemetry,
+    /// Its files.
+    Files,
 }
 
 /// `landfast status`.

@@ -200,6 +200,7 @@ const fn scope_name(scope: Scope) -> &'static str {
         Scope::Process => "process",
         Scope::Browser => "browser",
         Scope::Telemetry => "telemetry",
+        Scope::Files => "files",
     }
 }
 

@@ -204,6 +204,32 @@ error_table! {
         "This link version is not spoken here." "Use landfast-link/1.";
     ServiceUnknown "service.unknown" 404 4404 Never Client
         "The instance has no service with this name." "Read the instance's spec, or reach a port by its number.";
+    FileNotFound "file.not_found" 404 - Never Client
+        "There is no file or directory with this path." "Check the path; relative ones begin at the instance's home.";
+    FileExists "file.exists" 409 - Never Client
+        "Something is there already." "Remove it first, choose another path, or ask to overwrite.";
+    FileNotAFile "file.not_a_file" 409 - Never Client
+        "What is there is no file with content." "For a directory use its own calls; pipes, sockets and devices are for programs.";
+    FileNotADirectory "file.not_a_directory" 409 - Never Client
+        "What is there is no directory." "Check the path.";
+    FileNotEmpty "file.not_empty" 409 - Never Client
+        "The directory is not empty." "Remove the tree, if all of it is to go.";
+    FileDenied "file.denied" 403 - Never Client
+        "The instance's user may not do this with the file." "Change the file's mode, or choose another path.";
+    FileEscape "file.escape" 422 - Never Client
+        "An entry of the archive would lead out of where it is put." "Pack the tree without what the detail names.";
+    FileArchive "file.archive" 422 - Never Client
+        "The body is no tar archive that can be unpacked here." "Send a whole tar archive without compression.";
+    FileRange "file.range" 416 - Never Client
+        "The file has no such part." "Content-Range says its size.";
+    FileChanged "file.changed" 412 - Never Client
+        "The file is not the one that was named." "Read it again, then decide.";
+    FileNoSpace "file.no_space" 507 - Never Instance
+        "There is no space left for the file." "Free space in the instance; what was there before is still there.";
+    FileOtherDevice "file.other_device" 409 - Never Client
+        "A directory cannot be moved to another file system." "Copy it as a tree, then remove it.";
+    FileFailed "file.failed" 500 - Never Instance
+        "The instance's file system failed." "The detail has its words.";
     BrowserDown "browser.down" 503 1011 Never Instance
         "The browser does not run, and is not started again by itself." "Read GET /browser for the cause, then start it anew with POST /browser/restart.";
     UpstreamRefused "upstream.refused" 502 1014 Safe Instance
@@ -258,6 +284,8 @@ error_table! {
         "Too many open sessions." "Close some.";
     LimitProcesses "limit.processes" 429 - Safe Client
         "Too many processes in this instance." "Delete some that have exited.";
+    LimitWatches "limit.watches" 429 - Safe Client
+        "Too much is watched at once." "End another watch, or watch fewer directories.";
     LimitBody "limit.body" 413 1009 Never Client
         "The body is too large." "Send less, or send it in parts.";
     LimitHeader "limit.header" 431 1009 Never Client

@@ -99,8 +99,7 @@ mod tests {
     use super::*;
 
     fn told(code: ErrorCode, method: &str) -> (u16, String, bool, Option<u32>) {
-        let Refusal { status, body, should_retry, retry_after_ms } =
-            Refusal::new(&code.into(), is_repeatable(method));
+        let Refusal { status, body, should_retry, retry_after_ms } = Refusal::new(&code.into(), is_repeatable(method));
         (status, body.code, should_retry, retry_after_ms)
     }
 

@@ -9,8 +9,20 @@ use serde::{Deserialize, Serialize};
 pub const NAME_MAX: usize = 32;
 
 /// Words that mean something else where a service's name may stand.
-const RESERVED: [&str; 11] =
-    ["agent", "browser", "cdp", "events", "exec", "json", "links", "logs", "processes", "services", "telemetry"];
+const RESERVED: [&str; 12] = [
+    "agent",
+    "browser",
+    "cdp",
+    "events",
+    "exec",
+    "files",
+    "json",
+    "links",
+    "logs",
+    "processes",
+    "services",
+    "telemetry",
+];
 
 /// The name of a service: small letters, digits and inner dashes, beginning with a letter.
 ///

@@ -286,6 +286,7 @@ fn scope_of(path: &str) -> (Scope, &'static str) {
         "processes" | "exec" => (Scope::Process, "process"),
         "" | "browser" | "cdp" | "devtools" | "json" => (Scope::Browser, "browser"),
         "telemetry" => (Scope::Telemetry, "telemetry"),
+        "files" => (Scope::Files, "files"),
         _ => (Scope::All, "all"),
     }
 }

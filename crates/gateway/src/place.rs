@@ -25,8 +25,8 @@ pub(crate) struct Inside {
 }
 
 /// The first segments of paths that are the agent's own.
-const AGENT_PATHS: [&str; 9] =
-    ["browser", "devtools", "exec", "json", "kernel", "links", "processes", "services", "telemetry"];
+const AGENT_PATHS: [&str; 10] =
+    ["browser", "devtools", "exec", "files", "json", "kernel", "links", "processes", "services", "telemetry"];
 
 /// The first segments of paths that are the control plane's: our own, and those of Kernel's API.
 const API_PATHS: [&str; 3] = ["v1", "browsers", "browser_pools"];
@@ -238,7 +238,8 @@ mod tests {
 
     #[test]
     fn the_control_plane_is_below_its_version_and_where_clients_of_kernel_look_for_it() {
-        for target in ["/v1", "/v1/a/b?c", "/browsers?limit=1", "/browsers/x/process/exec", "/browser_pools/p/acquire"] {
+        for target in ["/v1", "/v1/a/b?c", "/browsers?limit=1", "/browsers/x/process/exec", "/browser_pools/p/acquire"]
+        {
             assert_eq!(place(target), Ok(Place::Api), "{target}");
         }
         assert_eq!(place("/browsers_of_mine"), Err(ErrorCode::RequestNotFound));

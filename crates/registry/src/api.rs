@@ -23,6 +23,7 @@ use crate::keeper;
 use crate::store::Store;
 
 mod access;
+mod carry;
 mod describe;
 mod external;
 mod forward;
@@ -175,6 +176,11 @@ fn protected() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(forward::exec))
         .routes(routes!(forward::browser))
         .routes(routes!(forward::browser_verb))
+        .routes(routes!(carry::json_list))
+        .routes(routes!(carry::json))
+        .routes(routes!(carry::services))
+        .routes(routes!(carry::service))
+        .routes(routes!(carry::files))
         .routes(routes!(telemetry::config))
         .routes(routes!(telemetry::stream))
         .routes(routes!(telemetry::read, telemetry::say))

@@ -36,6 +36,8 @@ pub enum Scope {
     Browser,
     /// Its events: to read them, to say some, and what the browser is watched for.
     Telemetry,
+    /// Its files: to read, write, move, remove and watch them.
+    Files,
 }
 
 /// What a token says.

@@ -8,7 +8,7 @@ from typing import Any
 
 import kernel
 import pytest
-from conftest import eventually
+from conftest import IS_NEWEST, eventually
 from kernel import Kernel
 from support.cell import Cell
 
@@ -25,7 +25,11 @@ def test_a_pool_lends_what_it_has_and_says_when_it_has_nothing(client: Kernel, p
     assert first and first.pool and first.pool.id == pool.id and first.tags == {"for": "me"}
     assert client.browsers.process.exec(first.session_id, command="true").exit_code == 0
     assert client.browser_pools.retrieve(pool.id).acquired_count == 1
-    assert client.browser_pools.acquire(pool.id, acquire_timeout_seconds=1) is None
+    # The older client cannot say what it was told: strict as it is here, it takes the missing body for a wrong one.
+    nothing = client.browser_pools.with_raw_response.acquire(pool.id, acquire_timeout_seconds=1)
+    assert nothing.status_code == 204
+    if IS_NEWEST:
+        assert nothing.parse() is None
     assert first.session_id in [found.session_id for found in client.browsers.list(limit=100)]
     client.browser_pools.release(pool.id, session_id=first.session_id)
     assert first.session_id not in [found.session_id for found in client.browsers.list(limit=100)]

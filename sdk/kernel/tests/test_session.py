@@ -23,7 +23,9 @@ def text(data: str | None) -> str:
 
 def test_a_browser_is_made_found_by_its_name_changed_and_deleted(client: Kernel) -> None:
     name = f"browser-{os.getpid()}"
-    browser = client.browsers.create(name=name, tags={"team": "a"}, timeout_seconds=300, viewport={"width": 800, "height": 600})
+    browser = client.browsers.create(
+        name=name, tags={"team": "a"}, timeout_seconds=300, viewport={"width": 800, "height": 600}
+    )
     assert browser.timeout_seconds == 300 and browser.headless and browser.name == name
     assert client.browsers.retrieve(name).session_id == browser.session_id
     assert [found.session_id for found in client.browsers.list(query=name)] == [browser.session_id]
@@ -225,7 +227,9 @@ def test_everything_can_be_had_without_a_direct_way_too(connect: Callable[..., K
     assert next(stream).seq > 0
     stream.close()
     client.browsers.process.exec(name, command="echo line > log")
-    assert [line.message for line in client.browsers.logs.stream(name, source="path", path="log", follow=False)] == ["line"]
+    assert [line.message for line in client.browsers.logs.stream(name, source="path", path="log", follow=False)] == [
+        "line"
+    ]
     client.browsers.delete_by_id(browser.session_id)
 
 

@@ -151,6 +151,18 @@ fn invalid(detail: String) -> Problem {
     Problem::new(ErrorCode::RequestInvalid, detail)
 }
 
+/// Reads on in a body that is refused, up to a point: whoever sends would otherwise find the connection closed before the
+/// answer that says why.
+pub(crate) async fn drain(body: &mut Incoming) {
+    let mut len = 0;
+    while let Some(Ok(frame)) = body.frame().await {
+        len += frame.data_ref().map_or(0, Bytes::len);
+        if len > DRAINED_MAX {
+            return;
+        }
+    }
+}
+
 /// A body that is all there.
 pub(crate) fn whole(bytes: impl Into<Bytes>) -> Body {
     Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()

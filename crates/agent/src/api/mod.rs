@@ -5,6 +5,7 @@ mod answer;
 mod browser;
 mod control;
 mod exec;
+mod files;
 pub(crate) mod handoff;
 mod history;
 pub(crate) mod kernel;
@@ -183,11 +184,12 @@ async fn route(
 ) -> Result<Response<Body>, Refused> {
     let path = request.uri().path().to_owned();
     let segments: Vec<&str> = path.split('/').skip(1).collect();
-    // A link is no activity, what comes over it may be; and to look at what happens is none.
+    // A link is no activity, what comes over it may be; and to look at what happens, to files or else, is none.
     let is_activity = match segments.first() {
         Some(&"links") => false,
         Some(&"telemetry") => request.method() != Method::GET,
         Some(&"kernel") => !matches!(segments.get(1), Some(&("telemetry" | "logs"))),
+        Some(&"files") => segments.get(1) != Some(&"watch"),
         _ => true,
     };
     let _busy = is_activity.then(|| agent.activity.begin());
@@ -209,6 +211,7 @@ async fn route(
         (["processes", _, "output" | "attach"], _) => Err(Refused::method("GET")),
         (["exec"], &Method::POST) => exec::post(agent, request).await,
         (["exec"], _) => Err(Refused::method("POST")),
+        (["files", verb], _) => files::route(agent, verb, request).await,
         (["services"], &Method::GET) => Ok(services::list(agent)),
         (["services", name, "restart"], &Method::POST) => services::restart(agent.services.kept(name)?),
         (["services", name, "output"], &Method::GET) => {

@@ -151,7 +151,14 @@ impl Agent {
         self.ask_door("control.sock", method, path, &[], body.to_owned().into()).await
     }
 
-    async fn ask_door(&self, door: &str, method: &str, path: &str, headers: &[(&str, &str)], body: Bytes) -> Answer {
+    pub(crate) async fn ask_door(
+        &self,
+        door: &str,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Bytes,
+    ) -> Answer {
         let mut request = http::Request::builder().method(method).uri(path).header("host", "agent");
         for (name, value) in headers {
             request = request.header(*name, *value);

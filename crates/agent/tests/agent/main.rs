@@ -6,6 +6,7 @@ mod cdp;
 mod control;
 mod events;
 mod exec;
+mod files;
 mod handoff;
 mod harness;
 mod idleness;

@@ -88,7 +88,7 @@ fn with(mut data: Map<String, Value>, name: &str, value: Value) -> Map<String, V
 mod tests {
     use super::*;
 
-    fn said(kind: &str, data: Value) -> Value {
+    fn said(kind: &str, data: &Value) -> Value {
         json!({"seq": 3, "event": {
             "ts": 7, "type": kind, "category": "system", "source": {"kind": "agent"}, "data": data,
         }})
@@ -97,17 +97,17 @@ mod tests {
     #[test]
     fn what_has_no_word_there_is_left_out() {
         for kind in ["process_exit", "session_open", "page_tab_closed", "of_mine"] {
-            assert_eq!(event(&said(kind, json!({}))), None, "{kind}");
+            assert_eq!(event(&said(kind, &json!({}))), None, "{kind}");
         }
         assert_eq!(event(&json!({"type": "gap", "from": "1.1", "to": "1.2"})), None);
-        let mut forged = said("cdp_disconnect", json!({"reason": 7}));
+        let mut forged = said("cdp_disconnect", &json!({"reason": 7}));
         forged["event"]["source"]["kind"] = "caller".into();
         assert_eq!(event(&forged), None, "its shape is the caller's");
     }
 
     #[test]
     fn a_crash_keeps_its_number_and_gets_its_shape() {
-        let told = event(&said("service_crashed", json!({"service": "chromium", "phase": "running", "pid": null})));
+        let told = event(&said("service_crashed", &json!({"service": "chromium", "phase": "running", "pid": null})));
         let data = json!({"service_name": "chromium", "phase": "running"});
         let source = json!({"kind": "local_process"});
         let expected =
@@ -117,7 +117,7 @@ mod tests {
 
     #[test]
     fn what_a_page_logged_is_a_text_and_texts() {
-        let told = event(&said("console_log", json!({"args": ["a", 7, true], "level": "log"}))).unwrap();
+        let told = event(&said("console_log", &json!({"args": ["a", 7, true], "level": "log"}))).unwrap();
         assert_eq!(told["event"]["data"]["text"], "a 7 true");
         assert_eq!(told["event"]["data"]["args"], json!(["a", "7", "true"]));
     }

@@ -54,10 +54,30 @@ const WITH_AGENT: &[ErrorCode] = &[
     ErrorCode::BrowserDown,
 ];
 
-const TAGS: [(&str, &str); 8] = [
+/// What is said of files, beside what every agent says.
+const WITH_FILES: [ErrorCode; 14] = [
+    ErrorCode::FileNotFound,
+    ErrorCode::FileExists,
+    ErrorCode::FileNotAFile,
+    ErrorCode::FileNotADirectory,
+    ErrorCode::FileNotEmpty,
+    ErrorCode::FileDenied,
+    ErrorCode::FileEscape,
+    ErrorCode::FileArchive,
+    ErrorCode::FileRange,
+    ErrorCode::FileChanged,
+    ErrorCode::FileNoSpace,
+    ErrorCode::FileOtherDevice,
+    ErrorCode::FileFailed,
+    ErrorCode::LimitWatches,
+];
+
+const TAGS: [(&str, &str); 10] = [
     ("instances", "The stateful things that clients want."),
     ("processes", "What runs inside an instance; forwarded to its agent."),
     ("browsers", "The browser in an instance; forwarded to its agent."),
+    ("services", "The servers in an instance; forwarded to its agent."),
+    ("files", "The files of an instance; forwarded to its agent."),
     ("telemetry", "What happens in an instance; from its agent, and after its end from the archive."),
     ("tokens", "Access to one instance's data plane."),
     ("keys", "Who may use the control plane."),
@@ -104,8 +124,11 @@ fn complete(method: &str, operation: &mut Operation) {
         codes.extend(WITH_STORE);
         operation.security = Some(vec![SecurityRequirement::new(KEY_SCHEME, [""; 0])]);
     }
-    if in_tag("processes") || in_tag("browsers") || in_tag("telemetry") {
+    if ["processes", "browsers", "services", "files", "telemetry"].into_iter().any(in_tag) {
         codes.extend(WITH_AGENT);
+    }
+    if in_tag("files") {
+        codes.extend(WITH_FILES);
     }
     if name.starts_with("forward_") {
         // One handler forwards several methods, and each needs a name of its own.

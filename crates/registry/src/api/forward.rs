@@ -9,7 +9,10 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::HeaderName;
-use axum::http::header::{ACCEPT, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, TRANSFER_ENCODING, UPGRADE};
+use axum::http::header::{
+    ACCEPT, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, IF_MATCH, IF_NONE_MATCH, IF_RANGE, RANGE,
+    TRANSFER_ENCODING, UPGRADE,
+};
 use axum::http::request::Parts;
 use axum::http::uri::PathAndQuery;
 use axum::response::{IntoResponse, Response};
@@ -49,6 +52,19 @@ const HEAD_DEADLINE: Duration = Duration::from_secs(10);
 
 /// How long the agent may take to answer. What takes longer is started as a process and followed on the data plane.
 pub(super) const ANSWER_DEADLINE: Duration = Duration::from_secs(300);
+
+/// What the agent gets to know of a call's head.
+const PASSED: [HeaderName; 9] = [
+    CONTENT_TYPE,
+    ACCEPT,
+    RANGE,
+    IF_RANGE,
+    IF_MATCH,
+    IF_NONE_MATCH,
+    HeaderName::from_static("last-event-id"),
+    HeaderName::from_static("landfast-public-url"),
+    HeaderName::from_static("landfast-public-query"),
+];
 
 /// The processes of an instance: list them, or start one.
 ///
@@ -141,6 +157,7 @@ pub(super) async fn browser_verb(
 pub(super) async fn forward(api: &Api, id: InstanceId, request: Request) -> Result<Response, Refusal> {
     let (parts, body) = request.into_parts();
     let target = agent_target(&parts, id)?;
+    check_is_whole(&parts, id)?;
     let body = read_body(body, BODY_MAX).await?;
     exchange(reach(api, id).await?, &parts, &target, body).await
 }
@@ -157,7 +174,7 @@ pub(super) async fn forward_to(api: &Api, id: InstanceId, request: Request, rout
 pub(super) async fn stream(api: &Api, id: InstanceId, request: Request) -> Result<Response, Refusal> {
     let (parts, _) = request.into_parts();
     let target = agent_target(&parts, id)?;
-    open(api, id, agent_request(&parts, &target, Bytes::new()), HEAD_DEADLINE).await
+    open(api, id, agent_request(&parts, &target, Full::new(Bytes::new())), HEAD_DEADLINE).await
 }
 
 /// Sends the agent a request that is put together already, and passes its answer on as it comes. The agent may take so
@@ -196,8 +213,9 @@ pub(super) async fn ask(
 }
 
 async fn exchange(socket: Socket, parts: &Parts, target: &str, body: Bytes) -> Result<Response, Refusal> {
-    let answer =
-        call(socket, agent_request(parts, target, body), ANSWER_DEADLINE).await.map_err(|error| lost(&error))?;
+    let answer = call(socket, agent_request(parts, target, Full::new(body)), ANSWER_DEADLINE)
+        .await
+        .map_err(|error| lost(&error))?;
     let (mut head, body) = answer.into_parts();
     for name in [CONNECTION, TRANSFER_ENCODING, CONTENT_LENGTH, UPGRADE] {
         head.headers.remove(name);
@@ -207,25 +225,31 @@ async fn exchange(socket: Socket, parts: &Parts, target: &str, body: Bytes) -> R
     Ok(response)
 }
 
-/// The agent's own path, with the caller's query.
-fn agent_target(parts: &Parts, id: InstanceId) -> Result<String, Problem> {
-    if parts.headers.contains_key(UPGRADE) {
-        return Err(invalid(format!("There are no upgrades here; attach at /i/{id}/processes/….")));
-    }
+/// Refuses what would go on for as long as a process does.
+fn check_is_whole(parts: &Parts, id: InstanceId) -> Result<(), Problem> {
     let query = parts.uri.query().unwrap_or_default();
     if query.split('&').any(|pair| pair.starts_with("follow=") && pair != "follow=false") {
-        return Err(invalid(format!("Output is followed at /i/{id}/processes/….")));
+        return Err(invalid(format!("Output is followed at /i/{id}/…, the data plane.")));
+    }
+    Ok(())
+}
+
+/// The agent's own path, with the caller's query.
+pub(super) fn agent_target(parts: &Parts, id: InstanceId) -> Result<String, Problem> {
+    if parts.headers.contains_key(UPGRADE) {
+        return Err(invalid(format!("There are no upgrades here; attach at /i/{id}/processes/….")));
     }
     let all = parts.uri.path_and_query().map_or("", PathAndQuery::as_str);
     let prefix = format!("/v1/instances/{id}");
     all.strip_prefix(&prefix).map(ToOwned::to_owned).ok_or_else(|| invalid("The path is written in an unusual way."))
 }
 
-fn agent_request(parts: &Parts, target: &str, body: Bytes) -> http::Request<Full<Bytes>> {
-    let mut request = http::Request::new(Full::new(body));
+/// The call as the agent gets it, without what is between the client and the control plane.
+pub(super) fn agent_request<B>(parts: &Parts, target: &str, body: B) -> http::Request<B> {
+    let mut request = http::Request::new(body);
     *request.method_mut() = parts.method.clone();
     *request.uri_mut() = target.parse().unwrap_or_default();
-    for name in [CONTENT_TYPE, ACCEPT, HeaderName::from_static("last-event-id")] {
+    for name in PASSED {
         if let Some(value) = parts.headers.get(&name) {
             request.headers_mut().insert(name, value.clone());
         }
@@ -236,7 +260,7 @@ fn agent_request(parts: &Parts, target: &str, body: Bytes) -> http::Request<Full
 
 /// Connects to the agent wherever the instance is by then, and wakes it if it sleeps. Whoever refuses has started nothing,
 /// so this may try again.
-async fn reach(api: &Api, id: InstanceId) -> Result<Socket, Refusal> {
+pub(super) async fn reach(api: &Api, id: InstanceId) -> Result<Socket, Refusal> {
     let mut pause = DIAL_AGAIN_AFTER;
     let mut dials = 1;
     loop {
@@ -307,7 +331,7 @@ pub(super) fn place(instance: &Instance) -> Option<Result<Route, ErrorCode>> {
     Some(Ok(Route { instance: instance.id, generation: instance.generation, address }))
 }
 
-fn lost(error: &CallError) -> Problem {
+pub(super) fn lost(error: &CallError) -> Problem {
     let code = match error {
         CallError::Timeout => ErrorCode::UpstreamTimeout,
         CallError::Connection(_) | CallError::Body(_) => ErrorCode::UpstreamLost,

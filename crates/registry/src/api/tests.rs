@@ -16,7 +16,7 @@ use landfast_net::socket::Socket;
 use landfast_net::{clock, head, http as net_http, random};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::{Config, openapi, start};

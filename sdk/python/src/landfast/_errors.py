@@ -18,6 +18,19 @@ __all__ = [
     "ClientClose",
     "ClientLost",
     "ConfigInvalid",
+    "FileArchive",
+    "FileChanged",
+    "FileDenied",
+    "FileEscape",
+    "FileExists",
+    "FileFailed",
+    "FileNoSpace",
+    "FileNotADirectory",
+    "FileNotAFile",
+    "FileNotEmpty",
+    "FileNotFound",
+    "FileOtherDevice",
+    "FileRange",
     "GatewayDraining",
     "InstanceFailed",
     "InstanceGone",
@@ -38,6 +51,7 @@ __all__ = [
     "LimitProcesses",
     "LimitRate",
     "LimitSessions",
+    "LimitWatches",
     "LinkProtocol",
     "LinkRecordTooLarge",
     "LinkVersion",
@@ -45,6 +59,7 @@ __all__ = [
     "ListenInUse",
     "MoveFailed",
     "MoveRefused",
+    "NameTaken",
     "NodeDraining",
     "NodeNoneFits",
     "NodeNotHere",
@@ -64,6 +79,7 @@ __all__ = [
     "RequestKeyReused",
     "RequestMethod",
     "RequestNotFound",
+    "RequestRepeated",
     "RequestTimeout",
     "RequestVersion",
     "ServiceUnknown",
@@ -161,6 +177,28 @@ class RequestKeyReused(CallerError):
     retry = Retry.NEVER
     sentence = "This Idempotency-Key was used with another request."
     advice = "Use a new key for a new request."
+
+
+class RequestRepeated(CallerError):
+    """This repeats a request that was sent before, and what came of that one is not known any more. Look at what it should have done, then send a new one."""
+
+    code = "request.repeated"
+    status = 409
+    close_code = None
+    retry = Retry.NEVER
+    sentence = "This repeats a request that was sent before, and what came of that one is not known any more."
+    advice = "Look at what it should have done, then send a new one."
+
+
+class NameTaken(CallerError):
+    """Something else has this name. Choose another name, or end what has it."""
+
+    code = "name.taken"
+    status = 409
+    close_code = None
+    retry = Retry.NEVER
+    sentence = "Something else has this name."
+    advice = "Choose another name, or end what has it."
 
 
 class AuthMissing(CallerError):
@@ -559,6 +597,149 @@ class ServiceUnknown(CallerError):
     advice = "Read the instance's spec, or reach a port by its number."
 
 
+class FileNotFound(CallerError):
+    """There is no file or directory with this path. Check the path; relative ones begin at the instance's home."""
+
+    code = "file.not_found"
+    status = 404
+    close_code = None
+    retry = Retry.NEVER
+    sentence = "There is no file or directory with this path."
+    advice = "Check the path; relative ones begin at the instance's home."
+
+
+class FileExists(CallerError):
+    """Something is there already. Remove it first, choose another path, or ask to overwrite."""
+
+    code = "file.exists"
+    status = 409
+    close_code = None
+    retry = Retry.NEVER
+    sentence = "Something is there already."
+    advice = "Remove it first, choose another path, or ask to overwrite."
+
+
+class FileNotAFile(CallerError):
+    """What is there is no file with content. For a directory use its own calls; pipes, sockets and devices are for programs."""
+
+    code = "file.not_a_file"
+    status = 409
+    close_code = None
+    retry = Retry.NEVER
+    sentence = "What is there is no file with content."
+    advice = "For a directory use its own calls; pipes, sockets and devices are for programs."
+
+
+class FileNotADirectory(CallerError):
+    """What is there is no directory. Check the path."""
+
+    code = "file.not_a_directory"
+    status = 409
+    close_code = None
+    retry = Retry.NEVER
+    sentence = "What is there is no directory."
+    advice = "Check the path."
+
+
+class FileNotEmpty(CallerError):
+    """The directory is not empty. Remove the tree, if all of it is to go."""
+
+    code = "file.not_empty"
+    status = 409
+    close_code = None
+    retry = Retry.NEVER
+    sentence = "The directory is not empty."
+    advice = "Remove the tree, if all of it is to go."
+
+
+class FileDenied(CallerError):
+    """The instance's user may not do this with the file. Change the file's mode, or choose another path."""
+
+    code = "file.denied"
+    status = 403
+    close_code = None
+    retry = Retry.NEVER
+    sentence = "The instance's user may not do this with the file."
+    advice = "Change the file's mode, or choose another path."
+
+
+class FileEscape(CallerError):
+    """An entry of the archive would lead out of where it is put. Pack the tree without what the detail names."""
+
+    code = "file.escape"
+    status = 422
+    close_code = None
+    retry = Retry.NEVER
+    sentence = "An entry of the archive would lead out of where it is put."
+    advice = "Pack the tree without what the detail names."
+
+
+class FileArchive(CallerError):
+    """The body is no tar archive that can be unpacked here. Send a whole tar archive without compression."""
+
+    code = "file.archive"
+    status = 422
+    close_code = None
+    retry = Retry.NEVER
+    sentence = "The body is no tar archive that can be unpacked here."
+    advice = "Send a whole tar archive without compression."
+
+
+class FileRange(CallerError):
+    """The file has no such part. Content-Range says its size."""
+
+    code = "file.range"
+    status = 416
+    close_code = None
+    retry = Retry.NEVER
+    sentence = "The file has no such part."
+    advice = "Content-Range says its size."
+
+
+class FileChanged(CallerError):
+    """The file is not the one that was named. Read it again, then decide."""
+
+    code = "file.changed"
+    status = 412
+    close_code = None
+    retry = Retry.NEVER
+    sentence = "The file is not the one that was named."
+    advice = "Read it again, then decide."
+
+
+class FileNoSpace(InstanceError):
+    """There is no space left for the file. Free space in the instance; what was there before is still there."""
+
+    code = "file.no_space"
+    status = 507
+    close_code = None
+    retry = Retry.NEVER
+    sentence = "There is no space left for the file."
+    advice = "Free space in the instance; what was there before is still there."
+
+
+class FileOtherDevice(CallerError):
+    """A directory cannot be moved to another file system. Copy it as a tree, then remove it."""
+
+    code = "file.other_device"
+    status = 409
+    close_code = None
+    retry = Retry.NEVER
+    sentence = "A directory cannot be moved to another file system."
+    advice = "Copy it as a tree, then remove it."
+
+
+class FileFailed(InstanceError):
+    """The instance's file system failed. The detail has its words."""
+
+    code = "file.failed"
+    status = 500
+    close_code = None
+    retry = Retry.NEVER
+    sentence = "The instance's file system failed."
+    advice = "The detail has its words."
+
+
 class BrowserDown(InstanceError):
     """The browser does not run, and is not started again by itself. Read GET /browser for the cause, then start it anew with POST /browser/restart."""
 
@@ -856,6 +1037,17 @@ class LimitProcesses(CallerError):
     advice = "Delete some that have exited."
 
 
+class LimitWatches(CallerError):
+    """Too much is watched at once. End another watch, or watch fewer directories."""
+
+    code = "limit.watches"
+    status = 429
+    close_code = None
+    retry = Retry.SAFE
+    sentence = "Too much is watched at once."
+    advice = "End another watch, or watch fewer directories."
+
+
 class LimitBody(CallerError):
     """The body is too large. Send less, or send it in parts."""
 
@@ -919,6 +1111,8 @@ TABLE: dict[str, type[Refused]] = {
     "request.expectation": RequestExpectation,
     "request.conflict": RequestConflict,
     "request.key_reused": RequestKeyReused,
+    "request.repeated": RequestRepeated,
+    "name.taken": NameTaken,
     "auth.missing": AuthMissing,
     "auth.invalid": AuthInvalid,
     "auth.expired": AuthExpired,
@@ -955,6 +1149,19 @@ TABLE: dict[str, type[Refused]] = {
     "link.window": LinkWindow,
     "link.version": LinkVersion,
     "service.unknown": ServiceUnknown,
+    "file.not_found": FileNotFound,
+    "file.exists": FileExists,
+    "file.not_a_file": FileNotAFile,
+    "file.not_a_directory": FileNotADirectory,
+    "file.not_empty": FileNotEmpty,
+    "file.denied": FileDenied,
+    "file.escape": FileEscape,
+    "file.archive": FileArchive,
+    "file.range": FileRange,
+    "file.changed": FileChanged,
+    "file.no_space": FileNoSpace,
+    "file.other_device": FileOtherDevice,
+    "file.failed": FileFailed,
     "browser.down": BrowserDown,
     "upstream.refused": UpstreamRefused,
     "upstream.lost": UpstreamLost,
@@ -982,6 +1189,7 @@ TABLE: dict[str, type[Refused]] = {
     "limit.in_flight": LimitInFlight,
     "limit.sessions": LimitSessions,
     "limit.processes": LimitProcesses,
+    "limit.watches": LimitWatches,
     "limit.body": LimitBody,
     "limit.header": LimitHeader,
     "limit.message": LimitMessage,

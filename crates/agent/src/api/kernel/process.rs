@@ -184,23 +184,23 @@ fn usage(process: &Process) -> Option<(f64, u64)> {
 mod tests {
     use super::*;
 
-    fn plan(wish: serde_json::Value) -> Result<Vec<String>, String> {
-        let wish: Wish = serde_json::from_value(wish).unwrap();
+    fn plan(wish: &serde_json::Value) -> Result<Vec<String>, String> {
+        let wish = Wish::deserialize(wish).unwrap();
         wish.plan("closed").map(|plan| plan.argv).map_err(|problem| problem.detail)
     }
 
     #[test]
     fn a_command_is_a_program_or_a_line() {
-        assert_eq!(plan(json!({"command": "ls"})), Ok(vec!["ls".into()]));
-        assert_eq!(plan(json!({"command": "my tool", "args": ["-x"]})), Ok(vec!["my tool".into(), "-x".into()]));
-        assert_eq!(plan(json!({"command": "ls | wc"})), Ok(vec!["/bin/sh".into(), "-c".into(), "ls | wc".into()]));
+        assert_eq!(plan(&json!({"command": "ls"})), Ok(vec!["ls".into()]));
+        assert_eq!(plan(&json!({"command": "my tool", "args": ["-x"]})), Ok(vec!["my tool".into(), "-x".into()]));
+        assert_eq!(plan(&json!({"command": "ls | wc"})), Ok(vec!["/bin/sh".into(), "-c".into(), "ls | wc".into()]));
     }
 
     #[test]
     fn nobody_becomes_somebody_else() {
         for wish in [json!({"command": "id", "as_root": true}), json!({"command": "id", "as_user": "root"})] {
-            assert!(plan(wish).unwrap_err().contains("as_root"));
+            assert!(plan(&wish).unwrap_err().contains("as_root"));
         }
-        assert!(plan(json!({"command": "id", "as_user": null, "timeout_sec": null})).is_ok());
+        assert!(plan(&json!({"command": "id", "as_user": null, "timeout_sec": null})).is_ok());
     }
 }

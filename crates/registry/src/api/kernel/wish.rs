@@ -295,8 +295,8 @@ mod tests {
 
     use super::*;
 
-    fn refusal(wish: Value) -> String {
-        let wish: Wish = serde_json::from_value(wish).unwrap();
+    fn refusal(wish: &Value) -> String {
+        let wish = Wish::deserialize(wish).unwrap();
         wish.check().map_or_else(|problem| problem.detail, |()| "fine".to_owned())
     }
 
@@ -318,7 +318,7 @@ mod tests {
             (json!({"tags": {"kernel.pool": "x"}}), "tags"),
             (json!({"viewport": {"width": 0, "height": 1}}), "viewport"),
         ] {
-            let found = refusal(wish.clone());
+            let found = refusal(&wish);
             assert!(found.contains(expected), "{wish}: {found}");
         }
     }
@@ -334,7 +334,7 @@ mod tests {
 
     #[test]
     fn what_pages_do_is_told_only_if_it_is_asked_for() {
-        let wanted = |wish: Value| serde_json::from_value::<TelemetryWish>(wish).unwrap().wanted();
+        let wanted = |wish: Value| TelemetryWish::deserialize(&wish).unwrap().wanted();
         assert_eq!(wanted(json!({"enabled": true})), Telemetry::default());
         let page = Telemetry { page: true, ..Telemetry::default() };
         assert_eq!(wanted(json!({"browser": {"page": {"enabled": true}, "network": {"enabled": false}}})), page);

@@ -140,3 +140,55 @@ async fn what_cannot_be_forwarded_is_refused_before_it_is_sent() {
     api.step(instance.id, fail).await;
     api.post(&format!("{path}/exec"), json!({})).await.refuses(ErrorCode::InstanceFailed);
 }
+
+#[tokio::test]
+async fn files_are_carried_as_they_come_with_what_is_asked_of_them() {
+    let api = Api::start().await;
+    let (peer, instance) = Peer::with_instance(&api).await;
+    let path = format!("/v1/instances/{}/files/content?path=%2Ftmp%2Fa&follow=true", instance.id);
+    let part = "HTTP/1.1 206 Partial Content\r\ncontent-range: bytes 1-2/5\r\ncontent-length: 2\r\n\r\nel";
+    let headers = [("range", "bytes=1-2"), ("if-range", "\"x\"")];
+    let (got, sent) = tokio::join!(api.ask_with("GET", &path, &headers, String::new()), peer.answer(&instance, part));
+    assert_eq!(
+        (got.status, &got.body, got.headers["content-range"].to_str().unwrap()),
+        (206, &json!("el"), "bytes 1-2/5")
+    );
+    assert_eq!(sent.target, "/files/content?path=%2Ftmp%2Fa&follow=true");
+    assert_eq!((sent.headers.get("range"), sent.headers.get("if-range")), (Some("bytes=1-2"), Some("\"x\"")));
+    // More than is held of any other call.
+    let large = "x".repeat(16 * 1024 * 1024 + 1);
+    let taking = async {
+        let mut socket = peer.accept(&instance).await;
+        relay::accept(&mut socket).await.unwrap();
+        let head = head::read_request(&mut socket, 65_536).await.unwrap();
+        let mut body = vec![0; large.len()];
+        socket.read_exact(&mut body).await.unwrap();
+        socket.write_all(b"HTTP/1.1 201 Created\r\ncontent-length: 2\r\n\r\n{}").await.unwrap();
+        head
+    };
+    let (got, sent) = tokio::join!(api.ask_with("PUT", &path, &[("if-none-match", "*")], large.clone()), taking);
+    assert_eq!((got.status, sent.headers.get("if-none-match")), (201, Some("*")));
+    assert_eq!(sent.headers.get("content-length"), Some(&*large.len().to_string()));
+}
+
+#[tokio::test]
+async fn a_browsers_lists_lead_to_the_data_plane_and_services_are_served() {
+    let api = Api::start().await;
+    let (peer, instance) = Peer::with_instance(&api).await;
+    let answer = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";
+    let target = format!("/v1/instances/{}/json/version", instance.id);
+    let headers = [("host", "cell.example"), ("x-forwarded-proto", "https")];
+    let (got, sent) =
+        tokio::join!(api.ask_with("GET", &target, &headers, String::new()), peer.answer(&instance, answer));
+    assert_eq!((got.status, sent.target.as_str()), (200, "/json/version"));
+    let public = format!("/i/{}", instance.id);
+    assert!(sent.headers.get("landfast-public-url").unwrap().ends_with(&public));
+    let token = sent.headers.get("landfast-public-query").unwrap().strip_prefix("token=").unwrap().to_owned();
+    assert!(token.split('.').count() == 3, "an access token: {token}");
+    for (method, path) in [("GET", "services"), ("POST", "services/web/restart"), ("GET", "json")] {
+        let target = format!("/v1/instances/{}/{path}", instance.id);
+        let (got, sent) =
+            tokio::join!(api.ask_with(method, &target, &[], String::new()), peer.answer(&instance, answer));
+        assert_eq!((got.status, sent.target), (200, format!("/{path}")));
+    }
+}
