@@ -125,7 +125,7 @@ def test_a_call_whose_every_answer_is_cut_runs_once(
 
 
 def test_a_spawn_that_is_cut_after_it_ran_is_the_same_process(
-    connect: Callable[..., Kernel], relay: Relay, client: Kernel, browser: Any, cell: Cell
+    connect: Callable[..., Kernel], relay: Relay, client: Kernel, browser: Any
 ) -> None:
     through = connect(base_url=relay.url)
     through.browsers.retrieve(browser.session_id)

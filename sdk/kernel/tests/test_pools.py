@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import kernel
@@ -42,9 +42,7 @@ def test_a_pool_lends_what_it_has_and_says_when_it_has_nothing(client: Kernel, p
     eventually("it is replaced", lambda: client.browser_pools.retrieve(pool.id).available_count == 1)
 
 
-def test_a_pool_outlives_the_control_plane_and_is_never_too_large(
-    cell: Cell, connect: Callable[..., Kernel], client: Kernel, pool: Any
-) -> None:
+def test_a_pool_outlives_the_control_plane_and_is_never_too_large(cell: Cell, client: Kernel, pool: Any) -> None:
     lent = client.browser_pools.acquire(pool.id, acquire_timeout_seconds=40)
     assert lent
     cell.api.kill()

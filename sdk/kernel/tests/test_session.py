@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import base64
-import http.server
 import json
 import os
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -93,7 +91,7 @@ def test_a_terminal_has_a_size(client: Kernel, browser: Any) -> None:
 
 
 @pytest.fixture
-def site(client: Kernel, browser: Any) -> Iterator[str]:
+def site(client: Kernel, browser: Any) -> str:
     """A site inside of the instance, on its own loopback."""
     program = """
 import http.server, json
@@ -119,7 +117,7 @@ server.serve_forever()
     said = client.browsers.process.stdout_stream(spawned.process_id, **at)
     port = text(next(said).data_b64).strip()
     said.close()
-    yield f"http://127.0.0.1:{port}"
+    return f"http://127.0.0.1:{port}"
 
 
 def test_requests_are_made_from_inside(client: Kernel, browser: Any, site: str) -> None:

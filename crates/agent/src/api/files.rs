@@ -212,7 +212,7 @@ async fn write(files: &Files, query: &Query, request: Request<Incoming>) -> Resu
 }
 
 /// Takes a body piece by piece into what is made of it.
-async fn receive<S: Send + 'static>(
+pub(super) async fn receive<S: Send + 'static>(
     files: &Files,
     body: &mut Incoming,
     mut sink: S,
@@ -228,7 +228,7 @@ async fn receive<S: Send + 'static>(
     Ok(files.step(sink, move |sink| push(sink, &rest)).await?.0)
 }
 
-async fn refuse_body(body: &mut Incoming, problem: Problem) -> Result<Response<Body>, Refused> {
+pub(super) async fn refuse_body(body: &mut Incoming, problem: Problem) -> Result<Response<Body>, Refused> {
     drain(body).await;
     Err(problem.into())
 }
@@ -324,7 +324,11 @@ async fn unpack(files: &Files, query: &Query, request: Request<Incoming>) -> Res
 }
 
 /// A body that asks for the next piece once its reader has taken the last. Until then the instance is not idle.
-fn streamed<S: Send + 'static>(agent: &Agent, subject: S, piece: fn(&mut S) -> Result<Option<Bytes>, Problem>) -> Body {
+pub(super) fn streamed<S: Send + 'static>(
+    agent: &Agent,
+    subject: S,
+    piece: fn(&mut S) -> Result<Option<Bytes>, Problem>,
+) -> Body {
     struct Stream<S>(Arc<Files>, S, Busy);
     let first = Stream(agent.files.clone(), subject, agent.activity.begin());
     let pieces = stream::unfold(Some(first), move |stream| async move {

@@ -5,6 +5,7 @@
 
 mod computer;
 mod curl;
+mod files;
 mod ledger;
 mod logs;
 mod once;
@@ -13,6 +14,8 @@ mod raw;
 mod stdout;
 mod stream;
 mod telemetry;
+mod upload;
+mod watches;
 
 use std::sync::Arc;
 
@@ -25,6 +28,7 @@ use super::answer::{Body, Refused, json};
 use crate::Agent;
 
 pub(crate) use ledger::Ledger;
+pub(crate) use watches::Watches;
 
 /// Answers one request, in their words.
 pub(super) async fn answer(agent: &Arc<Agent>, request: Request<Incoming>) -> Response<Body> {
@@ -53,6 +57,11 @@ async fn route(agent: &Arc<Agent>, request: Request<Incoming>) -> Result<Respons
         (["computer", "screenshot"], &Method::POST) => computer::screenshot(agent, request).await,
         (["open"], &Method::POST) => once::run(agent, request, computer::open).await,
         (["computer", "screenshot"] | ["open"], _) => Err(Refused::method("POST")),
+        (["fs", "watch"], &Method::POST) => watches::start(agent, request).await,
+        (["fs", "watch", id, "events"], &Method::GET) => watches::events(agent, id),
+        (["fs", "watch", id], &Method::DELETE) => watches::end(agent, id),
+        (["fs", "upload"], &Method::POST) => upload::post(agent, request).await,
+        (["fs", verb], _) => files::route(agent, verb, request).await,
         (["telemetry", "stream"], &Method::GET) => telemetry::stream(agent, &request),
         (["logs", "stream"], &Method::GET) => logs::stream(agent, &request).await,
         (["telemetry" | "logs", "stream"], _) => Err(Refused::method("GET")),
