@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use crate::cell::{Cell, PATIENCE, Ran};
 
-fn path<'a>(dir: &'a Path, name: &str) -> String {
+fn path(dir: &Path, name: &str) -> String {
     dir.join(name).to_str().unwrap().to_owned()
 }
 
