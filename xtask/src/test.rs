@@ -106,11 +106,14 @@ pub(crate) fn sim() -> Command {
 fn everything() -> Result<Vec<Step>> {
     let mut simulation = sim();
     simulation.args(["--seeds", SIM_SEEDS]);
+    let mut owners = sim();
+    owners.arg("--owners");
     let mut steps = vec![
         Step::new("format", with(&["fmt", "--all", "--check"])),
         Step::new("lints", with(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])),
         Step::new("tests", with(&["test", "--workspace", "--no-fail-fast"])),
         Step::new("simulation", simulation),
+        Step::new("simulation: owners", owners),
         Step::new("rustdoc", rustdoc()),
         Step::new("references", docs(true)),
     ];

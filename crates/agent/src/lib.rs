@@ -135,6 +135,8 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Problem>
     agent.tasks.spawn(api::serve(agent.clone(), listener, Door::Agent, agent.stop.clone()));
     agent.tasks.spawn(api::serve(agent.clone(), control, Door::Control, agent.ended.clone()));
     agent.until_stopped(handoff::serve(agent.clone(), handoffs));
+    let owner = agent.clone();
+    agent.until_stopped(async move { owner.fence.outlives_no_tenure().await });
     if let Some((listener, key)) = outside {
         agent.until_stopped(network::serve(agent.clone(), listener, key));
     }

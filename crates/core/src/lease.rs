@@ -51,11 +51,11 @@ pub enum Effect {
 }
 
 /// The number of a question to the registry; an answer to another than the last is ignored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Ask(u64);
 
 /// A node's lease, as far as the node may believe in it.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Lease {
     state: State,
     asks: u64,
@@ -65,7 +65,7 @@ pub struct Lease {
     serving: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum State {
     /// No lease, and nothing runs under one.
     None,
@@ -75,7 +75,7 @@ enum State {
     Stopping { told: bool },
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Asking {
     number: Ask,
     at: Instant,
@@ -167,6 +167,25 @@ impl Lease {
             }
             State::Stopping { .. } => None,
         }
+    }
+
+    /// The same lease at `now` on a clock that shows `by` less, with its questions numbered anew: two leases that will behave
+    /// alike from here on are then equal. For those who look at every state there is.
+    #[must_use]
+    pub fn rebased(&self, by: Duration, now: Instant) -> Self {
+        let state = match self.state {
+            State::Held { since } => State::Held { since: since - by },
+            state @ (State::None | State::Stopping { .. }) => state,
+        };
+        let asking = self.asking.map(|asking| Asking { number: Ask(1), at: asking.at - by });
+        // When it should have asked does not matter once it may.
+        let ask_at = (self.ask_at - by).max(now);
+        Self { state, asks: asking.map_or(0, |_| 1), asking, ask_at, serving: self.serving }
+    }
+
+    /// The question that is under way.
+    pub fn asking(&self) -> Option<Ask> {
+        self.asking.map(|asking| asking.number)
     }
 
     fn poll_ask(&mut self, now: Instant) -> Option<Effect> {

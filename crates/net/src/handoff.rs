@@ -5,7 +5,8 @@
 //! generation it was accepted for, what it is to reach, and what was read ahead. See docs/decisions/0004.
 //!
 //! On the wire, over a Unix stream: generation (u64), length of the read-ahead (u32), length of the target (u8), all
-//! big-endian, the descriptor riding on them (SCM_RIGHTS); then the target as in a CONNECT; then the read-ahead.
+//! big-endian, the descriptor riding on them (SCM_RIGHTS), and after it that of the node's [`Tenure`]; then the target as in a
+//! CONNECT; then the read-ahead.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -20,6 +21,7 @@ use tokio::time::timeout;
 use crate::head::HEAD_MAX;
 use crate::relay::Target;
 use crate::socket::Socket;
+use crate::tenure::Tenure;
 
 const HEADER: usize = 13;
 
@@ -30,6 +32,8 @@ pub struct Given {
     pub generation: Generation,
     /// What it is to reach.
     pub target: Target,
+    /// How long its node may serve. A node of an older version does not say.
+    pub tenure: Option<Tenure>,
     /// The connection; nothing was answered yet.
     pub socket: Socket,
 }
@@ -60,7 +64,7 @@ pub async fn send(to: &mut UnixStream, given: Given) -> Result<(), (Socket, io::
 ///
 /// The connection's, or that what came was no hand-over.
 pub async fn receive(from: &mut UnixStream) -> io::Result<Option<Given>> {
-    let Some((header, fd)) = receive_header(from).await? else { return Ok(None) };
+    let Some((header, fd, tenure)) = receive_header(from).await? else { return Ok(None) };
     let (generation, rest) = header.split_at(8);
     let (ahead, target) = rest.split_at(4);
     let generation = Generation(u64::from_be_bytes(generation.try_into().expect("eight bytes")));
@@ -77,49 +81,54 @@ pub async fn receive(from: &mut UnixStream) -> io::Result<Option<Given>> {
     let stream = std::net::TcpStream::from(fd);
     stream.set_nonblocking(true)?;
     let socket = Socket::tcp(TcpStream::from_std(stream)?).with_ahead(bytes);
-    Ok(Some(Given { generation, target, socket }))
+    Ok(Some(Given { generation, target, tenure: tenure.map(Tenure::from), socket }))
 }
 
 async fn send_parts(to: &mut UnixStream, given: &Given) -> io::Result<()> {
     let fd = given.socket.tcp_fd().ok_or_else(|| io::Error::other("only TCP connections are handed over"))?;
+    let fds: Vec<RawFd> = [fd].into_iter().chain(given.tenure.as_ref().map(Tenure::descriptor)).collect();
     let (ahead, target) = (given.socket.ahead(), given.target.to_string());
     let mut header = [0; HEADER];
     header[..8].copy_from_slice(&given.generation.0.to_be_bytes());
     header[8..12].copy_from_slice(&u32::try_from(ahead.len()).map_err(io::Error::other)?.to_be_bytes());
     header[12] = u8::try_from(target.len()).map_err(io::Error::other)?;
-    let sent = to.async_io(Interest::WRITABLE, || send_with_fd(to.as_raw_fd(), &header, fd)).await?;
-    // A descriptor rides on the first byte; should the kernel have split the rest off, it follows as plain bytes.
+    let sent = to.async_io(Interest::WRITABLE, || send_with_fds(to.as_raw_fd(), &header, &fds)).await?;
+    // The descriptors ride on the first byte; should the kernel have split the rest off, it follows as plain bytes.
     to.write_all(&header[sent..]).await?;
     to.write_all(target.as_bytes()).await?;
     to.write_all(ahead).await
 }
 
-async fn receive_header(from: &mut UnixStream) -> io::Result<Option<([u8; HEADER], OwnedFd)>> {
+type Rights = (Option<OwnedFd>, Option<OwnedFd>);
+
+async fn receive_header(from: &mut UnixStream) -> io::Result<Option<([u8; HEADER], OwnedFd, Option<OwnedFd>)>> {
     let mut header = [0; HEADER];
-    let (read, fd) = from.async_io(Interest::READABLE, || receive_with_fd(from.as_raw_fd(), &mut header)).await?;
+    let (read, (fd, tenure)) =
+        from.async_io(Interest::READABLE, || receive_with_fds(from.as_raw_fd(), &mut header)).await?;
     if read == 0 {
         return Ok(None);
     }
     let fd = fd.ok_or_else(|| io::Error::other("a hand-over without a descriptor"))?;
     from.read_exact(&mut header[read..]).await?;
-    Ok(Some((header, fd)))
+    Ok(Some((header, fd, tenure)))
 }
 
-fn send_with_fd(to: RawFd, bytes: &[u8], fd: RawFd) -> io::Result<usize> {
-    let fds = [fd];
-    let rights = [ControlMessage::ScmRights(&fds)];
+fn send_with_fds(to: RawFd, bytes: &[u8], fds: &[RawFd]) -> io::Result<usize> {
+    let rights = [ControlMessage::ScmRights(fds)];
     Ok(sendmsg::<()>(to, &[IoSlice::new(bytes)], &rights, MsgFlags::MSG_NOSIGNAL, None)?)
 }
 
-fn receive_with_fd(from: RawFd, bytes: &mut [u8]) -> io::Result<(usize, Option<OwnedFd>)> {
-    let mut space = nix::cmsg_space!([RawFd; 1]);
+fn receive_with_fds(from: RawFd, bytes: &mut [u8]) -> io::Result<(usize, Rights)> {
+    let mut space = nix::cmsg_space!([RawFd; 2]);
     let mut parts = [IoSliceMut::new(bytes)];
     let message = recvmsg::<()>(from, &mut parts, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC)?;
     let rights = message.cmsgs()?.find_map(|part| match part {
-        ControlMessageOwned::ScmRights(fds) => fds.first().copied(),
+        ControlMessageOwned::ScmRights(fds) => Some(fds),
         _ => None,
     });
-    Ok((message.bytes, rights.map(own)))
+    // Owned before anything is looked at, so that none is left open.
+    let mut fds = rights.unwrap_or_default().into_iter().map(own);
+    Ok((message.bytes, (fds.next(), fds.next())))
 }
 
 #[allow(unsafe_code)]
@@ -130,19 +139,28 @@ fn own(fd: RawFd) -> OwnedFd {
 
 #[cfg(test)]
 mod tests {
+    use landfast_core::time::Instant;
     use tokio::net::TcpListener;
 
     use super::*;
+    use crate::tenure::TenureFile;
 
     #[tokio::test]
     async fn a_connection_goes_on_with_its_new_owner_where_the_old_one_stopped_reading() {
-        for target in [Target::Agent, Target::Port(8080), Target::Service("a-name".parse().unwrap())] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut lease = TenureFile::open(&dir.path().join("lease")).unwrap();
+        lease.hold_until(Instant::from_millis(5)).unwrap();
+        for (target, tenure) in [
+            (Target::Agent, None),
+            (Target::Port(8080), Some(lease.view())),
+            (Target::Service("a-name".parse().unwrap()), Some(lease.view())),
+        ] {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
             let socket = Socket::tcp(listener.accept().await.unwrap().0).with_ahead(b"ahead ".to_vec());
             let (mut node, mut agent) = UnixStream::pair().unwrap();
 
-            let given = Given { generation: Generation(7), target, socket };
+            let given = Given { generation: Generation(7), target, tenure: tenure.clone(), socket };
             send(&mut node, given).await.map_err(|(_, error)| error).unwrap();
             client.write_all(b"and after").await.unwrap();
             client.shutdown().await.unwrap();
@@ -151,6 +169,7 @@ mod tests {
             let mut heard = String::new();
             given.socket.read_to_string(&mut heard).await.unwrap();
             assert_eq!((given.generation, given.target, heard.as_str()), (Generation(7), target, "ahead and after"));
+            assert_eq!(given.tenure.as_ref().map(Tenure::until), tenure.as_ref().map(Tenure::until));
             given.socket.write_all(b"answer").await.unwrap();
             drop(given);
             let mut answer = String::new();
@@ -168,6 +187,10 @@ mod tests {
         let socket = Socket::tcp(listener.accept().await.unwrap().0);
         let (mut node, agent) = UnixStream::pair().unwrap();
         drop(agent);
-        assert!(send(&mut node, Given { generation: Generation(1), target: Target::Agent, socket }).await.is_err());
+        assert!(
+            send(&mut node, Given { generation: Generation(1), target: Target::Agent, tenure: None, socket })
+                .await
+                .is_err()
+        );
     }
 }

@@ -23,4 +23,5 @@ pub mod role;
 pub mod scratch;
 pub mod secret;
 pub mod socket;
+pub mod tenure;
 pub mod tls;

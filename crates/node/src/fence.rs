@@ -9,8 +9,9 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use landfast_core::lifecycle::may_serve;
@@ -18,6 +19,7 @@ use landfast_core::record::{Generation, Instance};
 use landfast_core::time::Instant;
 use landfast_core::{ErrorCode, InstanceId, NodeId};
 use landfast_net::clock;
+use landfast_net::tenure::{Tenure, TenureFile};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -34,6 +36,9 @@ pub(crate) struct Fence {
     holds_until: AtomicU64,
     /// Whether the lease is held as far as the timers know: what the instances' tasks are woken by.
     holding: watch::Sender<bool>,
+    /// Tells the agents the same: they have to see for themselves when this daemon cannot tell them anything. Never held across an
+    /// await.
+    tenure: Mutex<TenureFile>,
 }
 
 /// One instance's door.
@@ -94,15 +99,43 @@ pub(crate) enum Admission {
 }
 
 impl Fence {
-    pub(crate) fn new(me: NodeId) -> Self {
-        Self { me, places: Mutex::default(), holds_until: AtomicU64::new(0), holding: watch::Sender::new(false) }
+    pub(crate) fn new(me: NodeId, tenure: TenureFile) -> Self {
+        Self {
+            me,
+            places: Mutex::default(),
+            holds_until: AtomicU64::new(0),
+            holding: watch::Sender::new(false),
+            tenure: Mutex::new(tenure),
+        }
     }
 
-    /// The node holds its lease until then, which may be over.
-    pub(crate) fn hold_until(&self, until: Instant) {
-        self.holds_until.store(until.as_nanos(), Ordering::Release);
-        let holds = until > clock::now();
-        self.holding.send_if_modified(|holding| std::mem::replace(holding, holds) != holds);
+    /// The node holds its lease until then, which may be over. The agents know before the first connection comes to them under
+    /// it.
+    ///
+    /// They are not told that it is over: the time they know is, or their end is near. A daemon that has just started and holds
+    /// nothing yet goes on with what the one before it was granted.
+    ///
+    /// # Errors
+    ///
+    /// The agents could not be told.
+    pub(crate) fn prolong(&self, until: Instant) -> io::Result<()> {
+        let told = if until > Instant::ZERO { self.tenure_file().hold_until(until) } else { Ok(()) };
+        self.hold_until(until);
+        told
+    }
+
+    /// Others may have seen the lease lapse: what agents carry now is not covered by the next.
+    ///
+    /// # Errors
+    ///
+    /// The file system's.
+    pub(crate) fn begin_tenure(&self) -> io::Result<()> {
+        self.tenure_file().begin_anew()
+    }
+
+    /// What an agent is given with a connection.
+    pub(crate) fn tenure(&self) -> Tenure {
+        self.tenure_file().view()
     }
 
     /// Tells when the lease is lost and held again.
@@ -171,11 +204,21 @@ impl Fence {
         self.lock().len()
     }
 
+    fn hold_until(&self, until: Instant) {
+        self.holds_until.store(until.as_nanos(), Ordering::Release);
+        let holds = until > clock::now();
+        self.holding.send_if_modified(|holding| std::mem::replace(holding, holds) != holds);
+    }
+
     fn holds(&self) -> bool {
         clock::now().as_nanos() < self.holds_until.load(Ordering::Acquire)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<InstanceId, Arc<Place>>> {
+    fn tenure_file(&self) -> MutexGuard<'_, TenureFile> {
+        self.tenure.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<InstanceId, Arc<Place>>> {
         self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use landfast_core::{ErrorCode, NodeId, Problem};
+use landfast_net::tenure::TenureFile;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
@@ -85,6 +86,18 @@ impl Identity {
     /// The mark of what has still to be claimed.
     pub(crate) fn claims(&self) -> Claims {
         Claims { mark: self.directory.join("unclaimed") }
+    }
+
+    /// Where the node's agents can read until when it may serve.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorCode::ConfigInvalid`] if the file cannot be had.
+    pub(crate) fn tenure(&self) -> Result<TenureFile, Problem> {
+        let path = self.directory.join("lease");
+        TenureFile::open(&path).map_err(|error| {
+            Problem::new(ErrorCode::ConfigInvalid, format!("{} cannot be used: {error}.", path.display()))
+        })
     }
 
     /// A place below the data directory for what lives only while the node starts.

@@ -84,7 +84,7 @@ impl Keeping {
             while let Some(effect) = self.machine.poll(clock::now()) {
                 self.apply(effect, adopted).await;
             }
-            self.ctx.fence.hold_until(self.machine.holds_until());
+            self.hold_fence();
             let deadline = self.machine.next_deadline();
             let answer = async {
                 match &mut self.asking {
@@ -110,7 +110,7 @@ impl Keeping {
                 self.asking = Some((ask, Box::pin(renew(store, id, lease))));
             }
             Effect::Serve => {
-                self.ctx.fence.hold_until(self.machine.holds_until());
+                self.hold_fence();
                 self.begin_work(adopted.take());
             }
             Effect::Fence => {
@@ -140,6 +140,13 @@ impl Keeping {
                 warn!(why, "the lease could not be asked for");
                 self.machine.handle_failed(ask, now);
             }
+        }
+    }
+
+    /// Says until when the lease is held, if it is.
+    fn hold_fence(&self) {
+        if let Err(error) = self.ctx.fence.prolong(self.machine.holds_until()) {
+            error!(%error, "the agents cannot be told of the lease; they will cut what they carry");
         }
     }
 
@@ -203,8 +210,10 @@ async fn register(ctx: &Context, record: &Node, lease: &LeaseId) -> Result<(), S
         let expect = match &present {
             Some(entry) => Expect::Revision(entry.revision),
             None => {
-                // First, so that a daemon that is killed after the write is followed by one that knows.
-                ctx.claims.owe().map_err(|error| StoreError::Unavailable(format!("the node's directory: {error}")))?;
+                // First, so that a daemon that is killed after the write is followed by one that knows, and what agents
+                // still carry from before is not covered by what this one is granted.
+                let begun = ctx.claims.owe().and_then(|()| ctx.fence.begin_tenure());
+                begun.map_err(|error| StoreError::Unavailable(format!("the node's directory: {error}")))?;
                 Expect::Absent
             }
         };

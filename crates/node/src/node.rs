@@ -104,7 +104,7 @@ pub async fn start(
     }
     let address = config.advertise.clone().unwrap_or_else(|| local.to_string());
     let record = describe(&config, &identity, &data, &address, &driver);
-    let fence = Arc::new(Fence::new(identity.id));
+    let fence = Arc::new(Fence::new(identity.id, identity.tenure()?));
     let host = record.host.clone();
     let ctx = Arc::new(Context {
         me: identity.id,

@@ -156,7 +156,8 @@ impl Relay {
                 return Err((socket, refuse(ErrorCode::UpstreamRefused)));
             }
         };
-        handoff::send(&mut agent, Given { generation, target, socket }).await.map_err(|(socket, error)| {
+        let given = Given { generation, target, tenure: Some(self.fence.tenure()), socket };
+        handoff::send(&mut agent, given).await.map_err(|(socket, error)| {
             warn!(%instance, %error, "the agent does not take a connection over");
             (socket, refuse(ErrorCode::InstanceStarting))
         })

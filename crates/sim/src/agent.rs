@@ -117,6 +117,7 @@ impl Agent {
         if !self.alive {
             return;
         }
+        self.cut_overdue(stage);
         match event {
             Event::Wake => {}
             Event::Conn(conn) => self.note_served(stage, conn),
@@ -124,6 +125,7 @@ impl Agent {
             other => unreachable!("not for an agent: {other:?}"),
         }
         self.run(stage);
+        self.cut_overdue(stage);
     }
 
     /// The process's machine, or somebody on it, kills it: everything it had is gone.
@@ -148,6 +150,21 @@ impl Agent {
     pub(crate) fn stall_input(&mut self, client: usize, until: Time) {
         if let Some(process) = self.processes.get_mut(&client) {
             process.reads_at = process.reads_at.max(until);
+        }
+    }
+
+    /// Cuts what a node handed over whose tenure is over, and sets the alarm for the rest.
+    fn cut_overdue(&self, stage: &mut Stage) {
+        let reckless = [Some(Sabotage::OutliveTheTenure), Some(Sabotage::IgnoreTheFence)];
+        if reckless.contains(&stage.config.sabotage) {
+            return;
+        }
+        for conn in self.far_ends.values().filter_map(|far| far.link) {
+            let Some(through) = stage.net.through(conn) else { continue };
+            match stage.tenures[through.node] {
+                until if until <= stage.now => stage.cut_through(conn),
+                until => stage.wake(Who::Agent(self.me), Some(until)),
+            }
         }
     }
 

@@ -34,6 +34,7 @@ mod mischief;
 mod names;
 mod net;
 mod node;
+pub mod owners;
 mod place;
 mod stage;
 mod store;
@@ -79,8 +80,10 @@ pub enum Sabotage {
     CommitUnfenced,
     /// A node says that an instance sleeps, and goes on carrying.
     SleepUnfenced,
-    /// A node goes on when its lease has lapsed.
+    /// A node goes on when its lease has lapsed, and its agents with it.
     IgnoreTheFence,
+    /// An agent goes on when its node's lease has lapsed.
+    OutliveTheTenure,
     /// A relay does not look at the generation it is asked for.
     TakeAnyGeneration,
     /// An agent stops giving a process its input after a thousand bytes.

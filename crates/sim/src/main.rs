@@ -7,6 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use clap::Parser;
+use landfast_sim::owners::{Explored, World, explore};
 use landfast_sim::{Config, Counts, Outcome, Tally, run};
 
 /// Plays the whole cell under faults, one seed after the other, and judges each run
@@ -28,10 +29,19 @@ struct Args {
     /// How many threads play
     #[arg(long, default_value_t = 2)]
     jobs: u64,
+    /// Looks instead at every state of one lease, one claim and one move, however late anything is
+    #[arg(long)]
+    owners: bool,
+    /// How many questions about the lease may be late at once: two take some minutes and ten gigabytes
+    #[arg(long, default_value_t = 1, requires = "owners", value_parser = clap::value_parser!(u8).range(1..=2))]
+    late: u8,
 }
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    if args.owners {
+        return explore_owners(args.late);
+    }
     let (start, seeds) = args.seed.map_or((args.start, args.seeds), |seed| (seed, 1));
     let config = Config { trace: args.trace, ..Config::default() };
     let begun = Instant::now();
@@ -39,6 +49,22 @@ fn main() -> ExitCode {
     print!("what was done:\n{counts}what came of it:\n{tally}");
     println!("{seeds} seeds from {start} in {:.1} s: {failed} failed", begun.elapsed().as_secs_f64());
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Clocks at their worst, both ways, and clocks that agree.
+fn explore_owners(late: u8) -> ExitCode {
+    for (node, registry) in [(90, 110), (100, 100), (110, 90)] {
+        let begun = Instant::now();
+        let Explored { states, story } = explore(World { node, registry, late: late.into() }, None);
+        let seconds = begun.elapsed().as_secs_f64();
+        println!("clocks at {node} and {registry} per cent: {states} states in {seconds:.1} s");
+        if let Some(story) = story {
+            println!("two nodes serve one instance:\n  {}", story.join("\n  "));
+            return ExitCode::FAILURE;
+        }
+    }
+    println!("in none of them do two nodes serve one instance");
+    ExitCode::SUCCESS
 }
 
 #[derive(Default)]

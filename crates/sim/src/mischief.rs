@@ -150,6 +150,10 @@ impl World {
                 let until = world.downtime();
                 world.mend(until, Trouble::NodeDown(node));
             }),
+            Kind::FreezeNode => self.with_node(|world, node| {
+                let until = world.downtime();
+                world.nodes[node].freeze(until);
+            }),
             Kind::KillAgent => self.kill_agent(),
             Kind::MoveInstance => self.ask_to_move(),
             Kind::SleepInstance => self.write(Write::DesireSleeping),

@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, HashMap};
 use landfast_core::lease::{self, Effect, Lease};
 use landfast_core::lifecycle::{is_handed_over, may_serve};
 use landfast_core::record::{Desired, Instance, Node, Phase};
+use landfast_core::time::Instant;
 use landfast_core::{ErrorCode, InstanceId, NodeId};
 
 use crate::Sabotage;
-use crate::clock::{Clock, MILLI, SECOND};
+use crate::clock::{Clock, MILLI, SECOND, Time};
 use crate::host::Hosts;
 use crate::names::{address, host_of, node_id, node_record};
 use crate::net::{End, Through};
@@ -24,6 +25,7 @@ const MOVE_WITHIN: std::time::Duration = std::time::Duration::from_secs(10);
 pub(crate) struct Daemon {
     me: usize,
     pub(crate) up: bool,
+    frozen_until: Time,
     /// How often the daemon was started: its relay's address changes each time.
     start: u64,
     clock: Clock,
@@ -50,6 +52,7 @@ impl Daemon {
         let mut daemon = Self {
             me,
             up: false,
+            frozen_until: 0,
             start: 0,
             clock,
             lease: Lease::new(clock.read(stage.now)),
@@ -73,15 +76,29 @@ impl Daemon {
         stage.wake(Who::Node(self.me), Some(stage.now));
     }
 
-    /// The daemon is killed: its relay goes with it, its agents stay.
+    /// The daemon is killed, and with it the connections that it has not handed over yet. Its agents stay, and what they have.
     pub(crate) fn die(&mut self, stage: &mut Stage) {
         self.up = false;
+        self.frozen_until = 0;
         for conn in stage.net.toward_node(self.me) {
-            stage.cut_through(conn);
+            if stage.net.through(conn).is_none() {
+                stage.cut_through(conn);
+            }
         }
     }
 
+    /// The daemon stands still: it hears and does nothing, and then goes on as if nothing had been. Its agents do not.
+    pub(crate) fn freeze(&mut self, until: Time) {
+        self.frozen_until = self.frozen_until.max(until);
+    }
+
     pub(crate) fn handle(&mut self, stage: &mut Stage, hosts: &mut Hosts, event: Event) {
+        if stage.now < self.frozen_until {
+            return match event {
+                Event::Wake => stage.wake(Who::Node(self.me), Some(self.frozen_until)),
+                event => stage.post(self.frozen_until, Who::Node(self.me), event),
+            };
+        }
         if !self.up {
             if let Event::Connect(connect) = event {
                 self.refuse(stage, connect, ErrorCode::NodeUnreachable);
@@ -143,6 +160,10 @@ impl Daemon {
                     self.lease.handle_stopped(now);
                 }
             }
+        }
+        let until = self.lease.holds_until();
+        if until > Instant::ZERO {
+            stage.tenures[self.me] = self.clock.when(until);
         }
         if self.listed && self.holds(stage) {
             let ids: Vec<_> = self.places.keys().copied().collect();

@@ -137,6 +137,8 @@ pub(crate) struct Stage {
     asked: u64,
     /// What each node reaches, and is reached by.
     pub(crate) reach: Vec<Reach>,
+    /// Until when each node may serve, as its agents can read it.
+    pub(crate) tenures: Vec<Time>,
 }
 
 impl Stage {
@@ -152,6 +154,7 @@ impl Stage {
             wakes: HashMap::new(),
             asked: 0,
             reach: vec![Reach::Everybody; nodes],
+            tenures: vec![0; nodes],
         }
     }
 

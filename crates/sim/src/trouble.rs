@@ -39,6 +39,7 @@ troubles! {
     PartitionNode 6 12 "nodes cut off from everybody";
     LoseStore 6 12 "nodes cut off from the store";
     RestartNode 12 12 "node daemons killed and started";
+    FreezeNode 6 12 "node daemons frozen";
     KillAgent 2 2 "agents killed";
     MoveInstance 25 1000 "moves asked for";
     SleepInstance 4 3 "instances put to sleep";
@@ -137,6 +138,7 @@ impl Mood {
                 Kind::PartitionNode,
                 Kind::LoseStore,
                 Kind::RestartNode,
+                Kind::FreezeNode,
                 Kind::MoveInstance,
                 Kind::StoreDown,
                 Kind::StallWatch,

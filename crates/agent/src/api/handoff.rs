@@ -29,8 +29,12 @@ pub(crate) async fn serve(agent: Arc<Agent>, listener: UnixListener) {
 
 /// Takes over what one giver gives.
 async fn take_over(agent: &Arc<Agent>, mut giver: UnixStream, room: &Arc<Semaphore>) -> io::Result<()> {
-    while let Some(Given { generation, target, mut socket }) = receive(&mut giver).await? {
-        match agent.fence.admit(generation) {
+    while let Some(Given { generation, target, tenure, mut socket }) = receive(&mut giver).await? {
+        let admitted = match tenure {
+            Some(tenure) => agent.fence.admit_under(generation, tenure),
+            None => agent.fence.admit(generation),
+        };
+        match admitted {
             Ok(era) => relayed::take(agent, socket, target, era, room).await?,
             Err(code) => relay::refuse(&mut socket, code, Some(agent.fence.generation())).await?,
         }

@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use landfast_core::record::{Generation, Service};
+use landfast_net::clock;
 use landfast_net::handoff::{self, Given};
 use landfast_net::head::{HEAD_MAX, read_response, write_all};
 use landfast_net::link::{OpenRequest, ResumeRequest, open, resume};
 use landfast_net::relay::Target;
 use landfast_net::socket::Socket;
+use landfast_net::tenure::{Tenure, TenureFile};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
@@ -29,11 +31,16 @@ async fn reach(agent: &Agent, target: Target) -> (Socket, u16, Option<String>) {
 
 /// Asks through a node that hands the connection over.
 async fn ask(agent: &Agent, generation: u64, target: Target, ahead: &[u8]) -> Socket {
+    ask_under(agent, generation, target, ahead, None).await
+}
+
+/// Asks through a node that hands the connection over with what it says of its lease.
+async fn ask_under(agent: &Agent, generation: u64, target: Target, ahead: &[u8], tenure: Option<Tenure>) -> Socket {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let accepted = Socket::tcp(listener.accept().await.unwrap().0).with_ahead(ahead.to_vec());
     let mut to = UnixStream::connect(agent.socket("handoff.sock")).await.unwrap();
-    let given = Given { generation: Generation(generation), target, socket: accepted };
+    let given = Given { generation: Generation(generation), target, tenure, socket: accepted };
     handoff::send(&mut to, given).await.map_err(|(_, error)| error).unwrap();
     Socket::tcp(client)
 }
@@ -125,6 +132,31 @@ async fn what_is_no_hand_over_harms_nobody() {
     let ended = timeout(PATIENCE, to.read_to_end(&mut rest)).await.expect("it ends");
     assert!(rest.is_empty(), "{ended:?}");
     assert_eq!(connect(&agent, 3, b"").await.1, 200);
+}
+
+#[tokio::test]
+async fn what_a_node_handed_over_ends_with_its_lease_although_the_node_says_nothing() {
+    let agent = Agent::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let mut lease = TenureFile::open(&dir.path().join("lease")).unwrap();
+    let under = async |lease: &TenureFile| {
+        let client = ask_under(&agent, 3, Target::Agent, b"", Some(lease.view())).await;
+        hear(client).await
+    };
+    let mut client = loop {
+        lease.hold_until(clock::now() + Duration::from_millis(500)).unwrap();
+        match under(&lease).await {
+            (client, 200, _) => break client,
+            (_, status, code) => assert_eq!((status, code.as_deref()), (503, Some("node.draining"))),
+        }
+    };
+    let mut rest = Vec::new();
+    let end = timeout(PATIENCE, client.read_to_end(&mut rest)).await.expect("it is cut");
+    assert!(end.is_err() || rest.is_empty(), "{end:?}");
+    let (_, status, code) = under(&lease).await;
+    assert_eq!((status, code.as_deref()), (503, Some("node.draining")));
+    lease.hold_until(clock::now() + PATIENCE).unwrap();
+    assert_eq!(under(&lease).await.1, 200, "it holds its lease again");
 }
 
 async fn a_server() -> (TcpListener, Target) {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use http_body_util::Full;
-use landfast_core::record::{Generation, Instance, InstanceSpec, Network, Service};
+use landfast_core::record::{Generation, Instance, InstanceSpec, Network, Service, keys};
 use landfast_core::{ErrorCode, lifecycle};
 use landfast_net::http::call;
 use landfast_net::relay::{CellKey, DialError, Target, dial};
@@ -150,6 +150,20 @@ async fn a_connection_to_the_agent_outlives_the_daemon_that_let_it_in_and_not_a_
     let moved = cell.move_to(id, &b).await;
     assert_eq!(moved.node, Some(b.id()), "{:?}", moved.reason);
     timeout(PATIENCE, ended(&mut cut)).await.expect("the fence reaches what an earlier daemon let in");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_outlives_its_daemon_ends_before_the_lease_does() {
+    let cell = TestCell::new();
+    let mut a = cell.child_node("a").await;
+    let id = cell.place(a.id, InstanceSpec::default()).await;
+    let instance = cell.settled(id).await;
+    let mut carried = cell.dial(&instance, Target::Agent).await.unwrap();
+    a.kill().await;
+    timeout(PATIENCE, ended(&mut carried)).await.expect("the agent cuts it");
+    assert!(cell.store.get(&keys::node(a.id)).await.unwrap().is_some(), "nobody can have been given the instance");
+    let _a = cell.child_node("a").await;
+    eventually("it is reached again", async || cell.dial(&instance, Target::Agent).await.is_ok()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -44,7 +44,7 @@ async fn an_idle_instance_sleeps_and_wakes_with_its_files_and_its_next_generatio
     let cell = TestCell::new();
     let (node, _other) = (cell.node("a").await, cell.node("b").await);
     // Long enough for a busy machine to come by with the next command.
-    let instance = cell.run_with(&node, sleepy(3)).await;
+    let instance = cell.run_with(&node, sleepy(5)).await;
     cell.shell(&instance, "echo kept > file").await;
     let mut open = cell.dial(&instance, Target::Agent).await.unwrap();
     let asleep = sleeps(&cell, instance.id).await;
