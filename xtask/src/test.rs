@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::ValueEnum;
 
 use crate::steps::{self, Step, cargo};
-use crate::{clients, python, system};
+use crate::{clients, python, system, typescript};
 
 /// How many seeds the simulator runs in a whole test: half a minute; a night's run takes what it likes.
 const SIM_SEEDS: &str = "10000";
@@ -28,6 +28,8 @@ pub(crate) enum Area {
     Xtask,
     /// The Python SDK
     Python,
+    /// The TypeScript SDK
+    Typescript,
     /// Format, lints, rustdoc and the generated references
     Docs,
 }
@@ -47,7 +49,7 @@ impl Area {
             Self::Sim => "landfast-sim",
             Self::Scenarios => "landfast-scenarios",
             Self::Xtask => "xtask",
-            Self::Python | Self::Docs => return None,
+            Self::Python | Self::Typescript | Self::Docs => return None,
         })
     }
 }
@@ -65,14 +67,20 @@ pub(crate) fn run(area: Option<Area>) -> Result<ExitCode> {
         system::provide(&system::PEERS)?;
         clients::provide()?;
     }
-    if area.is_none_or(|area| area == Area::Python) {
+    if area.is_none_or(|area| matches!(area, Area::Python | Area::Typescript)) {
         system::provide(&[system::BUBBLEWRAP, system::SLIRP4NETNS, system::CHROMIUM])?;
+    }
+    if area.is_none_or(|area| area == Area::Python) {
         python::provide()?;
+    }
+    if area.is_none_or(|area| area == Area::Typescript) {
+        typescript::provide()?;
     }
     Ok(steps::run(match area {
         None => everything()?,
         Some(Area::Docs) => documents(),
         Some(Area::Python) => python::steps()?,
+        Some(Area::Typescript) => typescript::steps()?,
         Some(area) => area.package().map_or_else(Vec::new, one_package),
     }))
 }
@@ -118,6 +126,7 @@ fn everything() -> Result<Vec<Step>> {
         Step::new("references", docs(true)),
     ];
     steps.extend(python::steps()?);
+    steps.extend(typescript::steps()?);
     Ok(steps)
 }
 
