@@ -9,8 +9,8 @@ use landfast_core::{ErrorCode, Problem};
 use landfast_files::{Commit, Content, Draft, FileKind, Info};
 use serde::{Deserialize, Serialize};
 
-use super::super::answer::{Body, Refused, empty, json, parse, read_body};
-use super::super::files::{receive, refuse_body, streamed};
+use super::super::answer::{Body, Refused, drain, empty, json, parse, read_body};
+use super::super::files::{receive, streamed};
 use crate::Agent;
 use crate::files::Files;
 
@@ -50,7 +50,7 @@ pub(super) async fn route(agent: &Agent, verb: &str, request: Request<Incoming>)
         ("file_info", &Method::GET) => info(agent, &request).await,
         ("list_files", &Method::GET) => list(agent, &request).await,
         ("read_file" | "file_info" | "list_files", _) => Err(Refused::method("GET")),
-        ("write_file", &Method::PUT) => write(&agent.files, request).await,
+        ("write_file", &Method::PUT) => write(agent, request).await,
         ("create_directory" | "delete_directory" | "delete_file" | "move" | "set_file_permissions", &Method::PUT) => {
             change(&agent.files, verb, request).await
         }
@@ -102,7 +102,8 @@ async fn list(agent: &Agent, request: &Request<Incoming>) -> Result<Response<Bod
 }
 
 /// The body becomes the file, whole or not at all.
-async fn write(files: &Files, request: Request<Incoming>) -> Result<Response<Body>, Refused> {
+async fn write(agent: &Agent, request: Request<Incoming>) -> Result<Response<Body>, Refused> {
+    let files = &agent.files;
     let query = request.uri().query().unwrap_or("").to_owned();
     let place = files.path(Path::new(&find(&query, "path").ok_or_else(|| invalid("path is missing."))?))?;
     let mode = find(&query, "mode").map(|mode| read_mode(&mode)).transpose()?;
@@ -114,7 +115,10 @@ async fn write(files: &Files, request: Request<Incoming>) -> Result<Response<Bod
     };
     match written.await {
         Ok(_) => Ok(empty(StatusCode::CREATED)),
-        Err(problem) => refuse_body(&mut body, problem).await,
+        Err(problem) => {
+            agent.until_stopped(drain(body));
+            Err(problem.into())
+        }
     }
 }
 
