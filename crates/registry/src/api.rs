@@ -31,6 +31,7 @@ mod health;
 mod idempotency;
 mod input;
 mod instances;
+mod kernel;
 mod keys;
 mod moves;
 mod nodes;
@@ -100,10 +101,11 @@ pub async fn start(
     let public_url = config.public_url.map(|url| url.trim_end_matches('/').to_owned());
     let api = Arc::new(Api { cell, store: store.clone(), archive: archive.clone(), public_url, stop: stop.clone() });
     let mut tasks = JoinSet::new();
-    tasks.spawn(serve::serve(listener, router(api), stop.clone()));
+    tasks.spawn(serve::serve(listener, router(api.clone()), stop.clone()));
     tasks.spawn(registration::keep(store.clone(), advertised, lease, stop.clone()));
     tasks.spawn(keeper::run(store, stop.clone()));
     tasks.spawn(telemetry::sweep(archive, stop.clone()));
+    tasks.spawn(kernel::tend(api));
     let done = tokio::spawn(wait_for(tasks, stop));
     Ok(Running { address, done })
 }
@@ -138,6 +140,7 @@ fn router(api: Arc<Api>) -> Router {
     let protected = protected.route_layer(from_fn_with_state(api.clone(), access::require_key));
     let (open, _) = open().split_for_parts();
     open.merge(protected)
+        .merge(kernel::router(&api))
         .fallback(refusal::unknown_path)
         .method_not_allowed_fallback(refusal::wrong_method)
         .layer(from_fn(refusal::guard))

@@ -33,7 +33,8 @@ export interface PageOptions extends Abortable {
   since?: string | number;
   until?: string | number;
   limit?: number;
-  offset?: number;
+  /** Where the page begins: the `nextOffset` of the one before. */
+  offset?: string;
   order?: "asc" | "desc";
   types?: readonly string[];
   categories?: readonly string[];
@@ -115,7 +116,7 @@ export class Events {
     const params = { since, until, limit, offset, order, ...lists };
     const response = await this.#caller.call("GET", `${this.#path}/events`, { params, signal });
     const items = itemsOf({ events: await jsonOf(response) }, "events").map((item) => readEvent(item));
-    const nextOffset = Number(response.headers.get("x-next-offset") ?? 0);
+    const nextOffset = response.headers.get("x-next-offset") ?? "0";
     return { items, nextOffset, hasMore: response.headers.get("x-has-more") === "true" };
   }
 

@@ -180,8 +180,8 @@ export interface EventGap {
 /** Events that were stored, and where the next page begins. */
 export interface EventPage {
   readonly items: readonly (Event | EventGap)[];
-  /** What to ask for next; 0 at the end. A page may be empty although more follow. */
-  readonly nextOffset: number;
+  /** What to ask for next, a number beyond what JavaScript counts to. A page may be empty although more follow. */
+  readonly nextOffset: string;
   readonly hasMore: boolean;
 }
 

@@ -94,6 +94,30 @@ export class RequestKeyReused extends CallerError {
   };
 }
 
+/** This repeats a request that was sent before, and what came of that one is not known any more. Look at what it should have done, then send a new one. */
+export class RequestRepeated extends CallerError {
+  static override readonly row: Row = {
+    name: "RequestRepeated",
+    code: "request.repeated",
+    status: 409,
+    retry: "never",
+    sentence: "This repeats a request that was sent before, and what came of that one is not known any more.",
+    advice: "Look at what it should have done, then send a new one.",
+  };
+}
+
+/** Something else has this name. Choose another name, or end what has it. */
+export class NameTaken extends CallerError {
+  static override readonly row: Row = {
+    name: "NameTaken",
+    code: "name.taken",
+    status: 409,
+    retry: "never",
+    sentence: "Something else has this name.",
+    advice: "Choose another name, or end what has it.",
+  };
+}
+
 /** The request carries no token. Send an access token for this instance, or an API key to the control plane, as Authorization: Bearer. */
 export class AuthMissing extends CallerError {
   static override readonly row: Row = {
@@ -1126,6 +1150,8 @@ export const TABLE: ReadonlyMap<string, RefusalClass> = new Map<string, RefusalC
   ["request.expectation", RequestExpectation],
   ["request.conflict", RequestConflict],
   ["request.key_reused", RequestKeyReused],
+  ["request.repeated", RequestRepeated],
+  ["name.taken", NameTaken],
   ["auth.missing", AuthMissing],
   ["auth.invalid", AuthInvalid],
   ["auth.expired", AuthExpired],

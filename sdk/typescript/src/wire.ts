@@ -266,7 +266,8 @@ function toldOf(failure: unknown): TransportFailure | LandfastError {
   if (codes.some((code) => NOT_CONNECTED.includes(code) || NOT_TRUSTED.test(code))) {
     return new Unreachable(text, { cause: failure });
   }
-  if (codes.includes("ERR_INVALID_URL")) return new Misused(text, { cause: failure });
+  const isRefused = codes.includes("ERR_INVALID_URL") || (failure as Error)?.cause?.toString() === "Error: bad port";
+  if (isRefused) return new Misused(text, { cause: failure });
   const isLate = codes.some((code) => LATE.includes(code));
   return isLate ? new TimedOut(text, { cause: failure }) : new Broken(text, { cause: failure });
 }

@@ -42,6 +42,11 @@ impl Refused {
         Self { problem, allow: Some(allow) }
     }
 
+    /// What was wrong.
+    pub(crate) const fn problem(&self) -> &Problem {
+        &self.problem
+    }
+
     /// Its code.
     pub(crate) const fn code(&self) -> ErrorCode {
         self.problem.code
@@ -110,7 +115,24 @@ pub(crate) fn head(head: &ResponseHead) -> Response<Body> {
 ///
 /// [`ErrorCode::LimitBody`], [`ErrorCode::RequestInvalid`] with where and why.
 pub(crate) async fn read_json<T: DeserializeOwned>(request: Request<Incoming>) -> Result<T, Problem> {
-    let invalid = |detail: String| Problem::new(ErrorCode::RequestInvalid, detail);
+    parse(&read_body(request).await?)
+}
+
+/// Reads what should be JSON.
+///
+/// # Errors
+///
+/// [`ErrorCode::RequestInvalid`] with where and why.
+pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    serde_json::from_slice(bytes).map_err(|error| invalid(format!("The body: {error}.")))
+}
+
+/// Reads a body that is to be JSON.
+///
+/// # Errors
+///
+/// [`ErrorCode::LimitBody`], and [`ErrorCode::RequestInvalid`] if it breaks off.
+pub(crate) async fn read_body(request: Request<Incoming>) -> Result<Bytes, Problem> {
     let (mut body, mut bytes, mut len) = (request.into_body(), Vec::new(), 0);
     // A body that is too large is still read, up to a point: whoever sends would otherwise find the connection closed
     // before the answer that says why.
@@ -127,7 +149,11 @@ pub(crate) async fn read_json<T: DeserializeOwned>(request: Request<Incoming>) -
     if len > JSON_MAX {
         return Err(Problem::new(ErrorCode::LimitBody, format!("A body here has at most {JSON_MAX} bytes.")));
     }
-    serde_json::from_slice(&bytes).map_err(|error| invalid(format!("The body: {error}.")))
+    Ok(bytes.into())
+}
+
+fn invalid(detail: String) -> Problem {
+    Problem::new(ErrorCode::RequestInvalid, detail)
 }
 
 /// Reads on in a body that is refused, while the refusal is on its way: whoever only listens once all is sent would

@@ -216,7 +216,7 @@ async fn write(agent: &Agent, query: &Query, request: Request<Incoming>) -> Resu
 }
 
 /// Takes a body piece by piece into what is made of it.
-async fn receive<S: Send + 'static>(
+pub(super) async fn receive<S: Send + 'static>(
     files: &Files,
     body: &mut Incoming,
     mut sink: S,
@@ -327,7 +327,11 @@ async fn unpack(agent: &Agent, query: &Query, request: Request<Incoming>) -> Res
 }
 
 /// A body that asks for the next piece once its reader has taken the last. Until then the instance is not idle.
-fn streamed<S: Send + 'static>(agent: &Agent, subject: S, piece: fn(&mut S) -> Result<Option<Bytes>, Problem>) -> Body {
+pub(super) fn streamed<S: Send + 'static>(
+    agent: &Agent,
+    subject: S,
+    piece: fn(&mut S) -> Result<Option<Bytes>, Problem>,
+) -> Body {
     struct Stream<S>(Arc<Files>, S, Busy);
     let first = Stream(agent.files.clone(), subject, agent.activity.begin());
     let pieces = stream::unfold(Some(first), move |stream| async move {
