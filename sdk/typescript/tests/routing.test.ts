@@ -94,7 +94,7 @@ test("a stream of which nothing was taken is sent once it can be", async () => {
       attempts += 1;
       if (attempts === 1) {
         // What a runtime does and says when a connection cannot be made.
-        await (init?.body as ReadableStream).cancel();
+        await (init?.body as ReadableStream | undefined)?.cancel();
         throw new TypeError("fetch failed", { cause: Object.assign(new Error(), { code: "ECONNREFUSED" }) });
       }
       return globalThis.fetch(input, init);
