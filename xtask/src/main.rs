@@ -9,6 +9,7 @@ mod python;
 mod steps;
 mod system;
 mod test;
+mod typescript;
 
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};

@@ -57,6 +57,16 @@ pub(crate) enum From {
     Offset(u64),
 }
 
+/// What a viewer asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Wish {
+    pub(crate) from: From,
+    /// Whether it may touch the process.
+    pub(crate) takes_input: bool,
+    /// How many bytes of the log it is sent beyond the last one that it said it has taken; no bound if not said.
+    pub(crate) window: Option<u64>,
+}
+
 /// A viewer of a process.
 pub(crate) struct Attachment {
     viewer: Viewer,
@@ -74,11 +84,16 @@ pub(crate) struct Attachment {
     live_from: Option<u64>,
     /// The offset the client was told last.
     told: u64,
+    window: Option<u64>,
+    /// The offset up to which the client has taken what it was sent.
+    taken: u64,
     /// Small frames that are under way, and how much of them was read.
     pending: Vec<u8>,
     pending_read: usize,
     /// The ping that was not answered yet; only the newest counts.
     pong: Option<([u8; CONTROL_MAX], usize)>,
+    /// The mark that was not given back yet; only the newest counts.
+    mark: Option<u64>,
     ending: Option<Ending>,
     /// Wakes the reader when the writer has caused something to be read.
     reader: Option<Waker>,
@@ -107,6 +122,10 @@ enum Control {
     Resize(Size),
     Signal(String),
     Eof(bool),
+    /// Is given back once everything before it was taken, for clients that cannot ping.
+    Mark(u64),
+    /// The output before this offset was taken, from clients that cannot let their connection fill.
+    Taken(u64),
 }
 
 impl Drop for Attachment {
@@ -122,7 +141,8 @@ impl Attachment {
     ///
     /// [`ErrorCode::ProcessNoTerminal`] for a screen where there is none, [`ErrorCode::RequestInvalid`] for an offset
     /// that the log has not come to, [`ErrorCode::ProcessNotRunning`] if what it said was lost with its agent.
-    pub(crate) fn new(process: &Arc<Process>, from: From, takes_input: bool) -> Result<Self, Problem> {
+    pub(crate) fn new(process: &Arc<Process>, wish: Wish) -> Result<Self, Problem> {
+        let Wish { from, takes_input, window } = wish;
         // First: a viewer that is refused was never attached, and so does not leave.
         let (Beginning { at, live_from, redraw }, sets_pace) = {
             let mut state = process.state();
@@ -143,9 +163,12 @@ impl Attachment {
             sets_pace,
             live_from: Some(live_from),
             told: at,
+            window,
+            taken: at,
             pending: Vec::new(),
             pending_read: 0,
             pong: None,
+            mark: None,
             ending: None,
             reader: None,
             over: CancellationToken::new(),
@@ -174,6 +197,10 @@ impl Attachment {
             encode_server(Opcode::Pong, &[&payload[..len]], &mut self.pending);
             return true;
         }
+        if let Some(mark) = self.mark.take() {
+            encode_server(Opcode::Text, &[format!("{{\"mark\":{mark}}}").as_bytes()], &mut self.pending);
+            return true;
+        }
         if let Some(ending) = &mut self.ending {
             let Some((code, reason)) = ending.frame.take() else { return false };
             encode_close(code, &reason, &mut self.pending);
@@ -196,6 +223,9 @@ impl Attachment {
             self.live_from = None;
             self.push(channel::LIVE, &self.at.to_be_bytes());
             return true;
+        }
+        if self.window.is_some_and(|window| self.at.saturating_sub(self.taken) >= window) {
+            return false;
         }
         match state.log.read(self.at) {
             Piece::Data(stream, bytes) => {
@@ -301,6 +331,15 @@ impl Attachment {
         };
         let process = self.viewer.process().clone();
         let done = match control {
+            Control::Mark(mark) => {
+                self.mark = Some(mark);
+                Ok(())
+            }
+            Control::Taken(offset) => {
+                self.taken = self.taken.max(offset.min(self.at));
+                self.wake_reader();
+                Ok(())
+            }
             _ if !self.takes_input => Ok(()),
             Control::Resize(size) => process.resize(size),
             Control::Eof(is_end) if is_end => process.end_input(),
@@ -345,6 +384,7 @@ impl Attachment {
     fn is_over(&self) -> bool {
         self.ending.as_ref().is_some_and(|ending| ending.frame.is_none())
             && self.pong.is_none()
+            && self.mark.is_none()
             && self.pending_read == self.pending.len()
     }
 }
@@ -379,7 +419,7 @@ impl AsyncWrite for Attachment {
         if self.ending.is_some() {
             self.let_go();
         }
-        if self.pong.is_some() || self.ending.is_some() {
+        if self.pong.is_some() || self.mark.is_some() || self.ending.is_some() {
             self.wake_reader();
         }
         Poll::Ready(Ok(if self.ending.is_some() { bytes.len() } else { read }))

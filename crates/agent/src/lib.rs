@@ -53,6 +53,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use activity::Activity;
+use api::kernel::{Ledger, Watches};
 use api::{Door, handoff, network};
 pub use config::{Config, Limits, Listen};
 use events::Events;
@@ -80,6 +81,10 @@ struct Agent {
     processes: Arc<Processes>,
     services: Services,
     sessions: Arc<Sessions>,
+    /// What was asked by clients that repeat what they should not.
+    ledger: Arc<Ledger>,
+    /// What those who ask for changes of files first and read them then have asked for.
+    watches: Watches,
     /// Cancelled when the agent is to end: sessions and connections are cut at once.
     stop: CancellationToken,
     /// Cancelled when everything else has ended.
@@ -120,6 +125,8 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Problem>
         files: Files::new(&config.home),
         address: outside.as_ref().and_then(|(listener, _)| listener.local_addr().ok()),
         sessions: Sessions::new(config.limits.sessions),
+        ledger: Arc::default(),
+        watches: Watches::default(),
         processes,
         services,
         stop,

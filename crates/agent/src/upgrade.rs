@@ -9,7 +9,7 @@ use landfast_core::{ErrorCode, Problem};
 use landfast_net::head::{Headers, RequestHead, ResponseHead};
 use sha1::{Digest as _, Sha1};
 
-use crate::attach::{Attachment, From};
+use crate::attach::{Attachment, From, Wish};
 use crate::table::Processes;
 
 /// The subprotocol that attachments speak.
@@ -28,8 +28,8 @@ pub(crate) fn open(processes: &Arc<Processes>, head: &RequestHead) -> Result<(Re
     let id = id.filter(|id| !id.contains('/')).ok_or(ErrorCode::RequestNotFound)?;
     let process = processes.get(id)?;
     let answer = handshake(head)?;
-    let (from, takes_input) = read_query(head.query().unwrap_or(""))?;
-    Ok((answer, Attachment::new(&process, from, takes_input)?))
+    let wish = read_query(head.query().unwrap_or(""))?;
+    Ok((answer, Attachment::new(&process, wish)?))
 }
 
 /// The 101 that answers a WebSocket upgrade.
@@ -67,20 +67,26 @@ fn accept(key: &str) -> String {
     STANDARD.encode(Sha1::new().chain_update(key).chain_update(KEY_SUFFIX).finalize())
 }
 
-/// Where to begin, and whether the viewer may touch the process.
-fn read_query(query: &str) -> Result<(From, bool), Problem> {
-    let (mut from, mut takes_input) = (From::Start, true);
+/// What the viewer asks for.
+fn read_query(query: &str) -> Result<Wish, Problem> {
+    let mut wish = Wish { from: From::Start, takes_input: true, window: None };
     for pair in query.split('&') {
         match pair.split_once('=') {
-            Some(("from", value)) => from = read_from(value)?,
-            Some(("input", "true")) => takes_input = true,
-            Some(("input", "false")) => takes_input = false,
+            Some(("from", value)) => wish.from = read_from(value)?,
+            Some(("input", "true")) => wish.takes_input = true,
+            Some(("input", "false")) => wish.takes_input = false,
+            Some(("window", value)) => wish.window = Some(read_window(value)?),
             Some(("input", other)) => return Err(invalid(format!("input is {other:?}; say true or false."))),
             // What is not ours may be meant for a hop before us.
             Some(_) | None => {}
         }
     }
-    Ok((from, takes_input))
+    Ok(wish)
+}
+
+fn read_window(value: &str) -> Result<u64, Problem> {
+    let bytes = value.parse().ok().filter(|bytes| *bytes > 0);
+    bytes.ok_or_else(|| invalid(format!("window is {value:?}; say a number of bytes.")))
 }
 
 /// Reads where in an output a reader begins.
@@ -143,10 +149,11 @@ mod tests {
     }
 
     #[test]
-    fn a_beginning_is_a_word_or_an_offset() {
-        assert_eq!(read_query("from=12&input=false&x=y"), Ok((From::Offset(12), false)));
-        assert_eq!(read_query(""), Ok((From::Start, true)));
-        for wrong in ["from=-1", "from=yesterday", "from=", "input=maybe"] {
+    fn what_is_asked_for_is_read_from_the_query() {
+        let wish = Wish { from: From::Offset(12), takes_input: false, window: Some(5) };
+        assert_eq!(read_query("from=12&input=false&x=y&window=5"), Ok(wish));
+        assert_eq!(read_query(""), Ok(Wish { from: From::Start, takes_input: true, window: None }));
+        for wrong in ["from=-1", "from=yesterday", "from=", "input=maybe", "window=0", "window=-1", "window="] {
             assert_eq!(read_query(wrong).unwrap_err().code, ErrorCode::RequestInvalid, "{wrong}");
         }
     }

@@ -99,6 +99,9 @@ pub enum Command {
     Exec(Exec),
     /// Attach to a process that runs
     Attach(AttachArgs),
+    /// Copy files between this machine and an instance, or between two instances
+    #[command(after_help = CP_HELP)]
+    Cp(Cp),
     /// Show what happens in an instance, or has happened
     Events(Events),
     /// Show what a service of an instance says
@@ -610,6 +613,44 @@ pub enum Scope {
     Telemetry,
     /// Its files.
     Files,
+}
+
+/// What `landfast cp` says at the end of its help.
+const CP_HELP: &str = "\
+SRC and DST are paths of this machine, or ID:PATH, a path in an instance: absolute, or from its home. At least one \
+is in an instance.
+
+A file is copied to DST, or into DST if that is a directory or ends in a slash. It is put in place whole: a copy that \
+breaks off leaves what was there. A directory needs -r; it becomes DST, or goes into DST if that is there, and SRC/. \
+stands for what is in it. Modes are kept, times and symbolic links as well within a directory; owners are not, and \
+sockets, pipes and devices are left out.
+
+With - for SRC or DST a file's bytes are read from standard input or written to standard output, and with -r a tar \
+stream.
+
+  landfast cp report.csv ID:            into the instance's home
+  landfast cp -r ID:/var/log logs       a directory
+  landfast cp -r ID:src/. OTHER:src     from one instance to another
+  landfast cp -r ID:data - | tar -tv    as a tar stream";
+
+/// `landfast cp`.
+#[derive(Debug, Args)]
+pub struct Cp {
+    /// What is copied
+    #[arg(value_name = "SRC")]
+    pub source: String,
+    /// Where to
+    #[arg(value_name = "DST")]
+    pub target: String,
+    /// Copy a directory with all that is in it
+    #[arg(short, long)]
+    pub recursive: bool,
+    /// Let a tree that comes from an instance bring symbolic links that lead out of it; they are not followed
+    #[arg(long)]
+    pub outside_links: bool,
+    /// How to print.
+    #[command(flatten)]
+    pub output: Output,
 }
 
 /// `landfast status`.

@@ -53,14 +53,17 @@ impl From<Error> for Failure {
             Error::Invalid(_) => USAGE,
             Error::Refused(refusal) if refusal.code == Some(ErrorCode::ProcessSpawn) => NOT_STARTED,
             Error::Refused(refusal) if refusal.code == Some(ErrorCode::RequestInvalid) => USAGE,
-            Error::Refused(_) => REFUSED,
+            Error::Refused(_) | Error::Local(_) => REFUSED,
             Error::Ended { .. } | Error::Unreachable { .. } | Error::Broken { .. } | Error::Protocol(_) => TRANSPORT,
         };
         let hint = match &error {
             Error::Unreachable { .. } => " Start a cell with `landfast up`, or say where it is with --url.",
-            Error::Refused(_) | Error::Ended { .. } | Error::Broken { .. } | Error::Protocol(_) | Error::Invalid(_) => {
-                ""
-            }
+            Error::Refused(_)
+            | Error::Ended { .. }
+            | Error::Broken { .. }
+            | Error::Protocol(_)
+            | Error::Invalid(_)
+            | Error::Local(_) => "",
         };
         Self { code, text: format!("{error}{hint}") }
     }

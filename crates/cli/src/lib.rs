@@ -8,6 +8,7 @@ mod attach;
 mod authority;
 pub mod config;
 mod console;
+mod cp;
 mod demo;
 mod escape;
 mod events;
@@ -101,6 +102,7 @@ async fn dispatch(global: &Global, command: Command) -> Result<u8, Failure> {
         Command::Get(args) => verbs::get(&client()?, &args).await?,
         Command::Exec(args) => return attach::exec(&client()?, args, hints).await,
         Command::Attach(args) => return attach::attach(&client()?, &args, hints).await,
+        Command::Cp(args) => cp::cp(&client()?, &args).await?,
         Command::Events(args) => events::events(&client()?, &args, paint).await?,
         Command::Logs(args) => events::logs(&client()?, &args, hints).await?,
         Command::Services(args) => operate::services(&client()?, &args, paint).await?,

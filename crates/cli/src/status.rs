@@ -94,7 +94,8 @@ fn unwell(url: &str, error: &Error) -> Report {
         | Error::Unreachable { .. }
         | Error::Broken { .. }
         | Error::Protocol(_)
-        | Error::Invalid(_) => Health { ok: false, says: error.to_string() },
+        | Error::Invalid(_)
+        | Error::Local(_) => Health { ok: false, says: error.to_string() },
     };
     let api = if gateway.ok { error.to_string() } else { "cannot be asked without the gateway".to_owned() };
     Report {

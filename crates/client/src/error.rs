@@ -36,6 +36,8 @@ pub enum Error {
     Protocol(String),
     /// The caller's own mistake, found before anything was sent.
     Invalid(Problem),
+    /// A file of this machine could not be read or written.
+    Local(Problem),
 }
 
 /// An answer that says no.
@@ -61,7 +63,7 @@ impl Error {
         match self {
             Self::Refused(refusal) => refusal.code,
             Self::Ended { code, .. } => *code,
-            Self::Invalid(problem) => Some(problem.code),
+            Self::Invalid(problem) | Self::Local(problem) => Some(problem.code),
             Self::Unreachable { .. } | Self::Broken { .. } | Self::Protocol(_) => None,
         }
     }
@@ -74,7 +76,8 @@ impl Error {
             | Self::Unreachable { .. }
             | Self::Broken { .. }
             | Self::Protocol(_)
-            | Self::Invalid(_) => None,
+            | Self::Invalid(_)
+            | Self::Local(_) => None,
         }
     }
 
@@ -86,7 +89,8 @@ impl Error {
             | Self::Unreachable { .. }
             | Self::Broken { .. }
             | Self::Protocol(_)
-            | Self::Invalid(_) => None,
+            | Self::Invalid(_)
+            | Self::Local(_) => None,
         }
     }
 
@@ -96,7 +100,7 @@ impl Error {
             Self::Refused(_) | Self::Ended { .. } => self.code().map_or(Retry::Never, ErrorCode::retry),
             Self::Unreachable { .. } => Retry::Safe,
             Self::Broken { .. } => Retry::IfIdempotent,
-            Self::Protocol(_) | Self::Invalid(_) => Retry::Never,
+            Self::Protocol(_) | Self::Invalid(_) | Self::Local(_) => Retry::Never,
         }
     }
 
@@ -109,7 +113,7 @@ impl Error {
     pub const fn is_transport(&self) -> bool {
         match self {
             Self::Unreachable { .. } | Self::Broken { .. } | Self::Protocol(_) => true,
-            Self::Refused(_) | Self::Ended { .. } | Self::Invalid(_) => false,
+            Self::Refused(_) | Self::Ended { .. } | Self::Invalid(_) | Self::Local(_) => false,
         }
     }
 
@@ -150,7 +154,7 @@ impl fmt::Display for Error {
             Self::Unreachable { address, why } => write!(f, "{address} cannot be reached: {why}."),
             Self::Broken { address, why } => write!(f, "The connection to {address} broke: {why}."),
             Self::Protocol(sentence) => write!(f, "What answers there is no Landfast of this release: {sentence}."),
-            Self::Invalid(problem) => f.write_str(&problem.detail),
+            Self::Invalid(problem) | Self::Local(problem) => f.write_str(&problem.detail),
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::origin::{Call, Open};
 
 /// How long a stream may be silent: three times what a server says something within.
-const SILENCE: Duration = Duration::from_secs(45);
+pub(crate) const SILENCE: Duration = Duration::from_secs(45);
 
 /// For how long a lost stream is opened again before its reader hears of it; a session is redialled for as long.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -141,7 +141,7 @@ impl std::fmt::Debug for Follow {
 
 /// Takes frames out of bytes.
 #[derive(Debug, Default)]
-struct Parser {
+pub(crate) struct Parser {
     bytes: Vec<u8>,
     /// Where the present line begins, and up to where no line's end was found.
     line: usize,
@@ -150,7 +150,7 @@ struct Parser {
 }
 
 impl Parser {
-    fn push(&mut self, bytes: &[u8]) -> Result<(), Error> {
+    pub(crate) fn push(&mut self, bytes: &[u8]) -> Result<(), Error> {
         self.bytes.drain(..self.line);
         self.looked -= self.line;
         self.line = 0;
@@ -162,7 +162,7 @@ impl Parser {
         Ok(())
     }
 
-    fn next(&mut self) -> Option<Frame> {
+    pub(crate) fn next(&mut self) -> Option<Frame> {
         loop {
             let end = self.looked + self.bytes[self.looked..].iter().position(|&byte| byte == b'\n')?;
             let line = String::from_utf8_lossy(&self.bytes[self.line..end]).into_owned();

@@ -1,20 +1,22 @@
 //! The address of a cell, and single calls to it.
 
 use std::fmt;
+use std::future::{Future, pending};
 use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, Uri, header};
+use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Collected, Full, Limited};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use landfast_net::http::CallError;
 use landfast_net::socket::Socket;
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::error::{Error, Refusal};
 
@@ -41,12 +43,17 @@ pub(crate) struct Call {
     pub(crate) target: String,
     pub(crate) body: Bytes,
     pub(crate) content_type: Option<&'static str>,
+    /// Other headers.
+    pub(crate) headers: Vec<(header::HeaderName, String)>,
     pub(crate) idempotency_key: Option<String>,
     /// Where a stream of server-sent events goes on.
     pub(crate) last_event_id: Option<String>,
     /// How long the answer may take.
     pub(crate) deadline: Duration,
 }
+
+/// A body that goes on.
+pub(crate) type Upload = UnsyncBoxBody<Bytes, io::Error>;
 
 /// An answer that goes on. Its connection ends with it.
 #[derive(Debug)]
@@ -124,13 +131,30 @@ impl Origin {
 
     /// Makes one call whose answer goes on for as long as either side likes.
     pub(crate) async fn open(&self, call: &Call, bearer: &str) -> Result<Open, Error> {
-        let request = self.request(call, bearer, "text/event-stream")?;
+        let body = Full::new(call.body.clone()).map_err(|never| match never {}).boxed_unsync();
+        self.stream(call, bearer, body, pending()).await
+    }
+
+    /// Makes one call whose body goes on for as long as `stalled` waits, and its answer as well.
+    pub(crate) async fn stream(
+        &self,
+        call: &Call,
+        bearer: &str,
+        body: Upload,
+        stalled: impl Future<Output = ()>,
+    ) -> Result<Open, Error> {
+        let is_empty = body.is_end_stream();
+        let request = self.request(call, bearer, "text/event-stream, */*")?.map(|_| body);
         let socket = self.connect().await?;
         let broken = |why: &dyn fmt::Display| Error::Broken { address: self.to_string(), why: why.to_string() };
         let (mut sender, connection) = http1::handshake(TokioIo::new(socket)).await.map_err(|error| broken(&error))?;
         let connection = AbortOnDrop(tokio::spawn(async move { drop(connection.await) }));
-        let answer = timeout(call.deadline, sender.send_request(request)).await;
-        let answer = answer.map_err(|_| broken(&"no answer in time"))?.map_err(|error| broken(&error))?;
+        let answer = tokio::select! {
+            answer = sender.send_request(request) => answer,
+            () = sleep(call.deadline), if is_empty || !call.body.is_empty() => return Err(broken(&"no answer in time")),
+            () = stalled => return Err(broken(&"nothing moved for too long")),
+        };
+        let answer = answer.map_err(|error| broken(&error))?;
         if answer.status().is_success() {
             return Ok(Open { body: answer.into_body(), _connection: connection });
         }
@@ -159,6 +183,9 @@ impl Origin {
         if let Some(id) = &call.last_event_id {
             request = request.header("last-event-id", id);
         }
+        for (name, value) in &call.headers {
+            request = request.header(name, value);
+        }
         request
             .body(Full::new(call.body.clone()))
             .map_err(|error| Error::invalid(format!("{} cannot be sent: {error}.", call.target)))
@@ -185,6 +212,7 @@ impl Call {
             target,
             body: Bytes::new(),
             content_type: None,
+            headers: Vec::new(),
             idempotency_key: None,
             last_event_id: None,
             deadline,

@@ -51,7 +51,8 @@ fn asked(error: &Error) -> Option<Duration> {
         | Error::Unreachable { .. }
         | Error::Broken { .. }
         | Error::Protocol(_)
-        | Error::Invalid(_) => None,
+        | Error::Invalid(_)
+        | Error::Local(_) => None,
     }
 }
 

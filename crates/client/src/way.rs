@@ -183,6 +183,6 @@ fn cause(error: &Error) -> ErrorCode {
         Error::Ended { code, .. } => code.unwrap_or(ErrorCode::Internal),
         Error::Unreachable { .. } | Error::Broken { .. } => ErrorCode::NodeUnreachable,
         Error::Protocol(_) => ErrorCode::LinkProtocol,
-        Error::Invalid(problem) => problem.code,
+        Error::Invalid(problem) | Error::Local(problem) => problem.code,
     }
 }

@@ -128,6 +128,10 @@ error_table! {
         "Another request changed the same record first." "Read the record again and repeat the change.";
     RequestKeyReused "request.key_reused" 422 - Never Client
         "This Idempotency-Key was used with another request." "Use a new key for a new request.";
+    RequestRepeated "request.repeated" 409 - Never Client
+        "This repeats a request that was sent before, and what came of that one is not known any more." "Look at what it should have done, then send a new one.";
+    NameTaken "name.taken" 409 - Never Client
+        "Something else has this name." "Choose another name, or end what has it.";
     AuthMissing "auth.missing" 401 1008 Never Client
         "The request carries no token." "Send an access token for this instance, or an API key to the control plane, as Authorization: Bearer.";
     AuthInvalid "auth.invalid" 401 1008 Never Client

@@ -101,6 +101,8 @@ ids! {
     KeyId = "key";
     /// One request or session at a gateway, as told to the client in `landfast-request-id`.
     RequestId = "req";
+    /// A pool of browsers.
+    PoolId = "pol";
     /// A client's connection to a browser, as told in events.
     ConnectionId = "con";
 }

@@ -11,6 +11,7 @@ pub mod error;
 pub mod event;
 pub mod id;
 pub mod keeper;
+pub mod kernel;
 pub mod lease;
 pub mod lifecycle;
 pub mod limit;

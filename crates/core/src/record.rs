@@ -364,6 +364,10 @@ pub mod keys {
     pub const TOKEN_KEYS: &str = "token-keys/";
     /// Answers kept for `Idempotency-Key`.
     pub const IDEMPOTENCY: &str = "idempotency/";
+    /// Which browser has a name that one of Kernel's clients gave it.
+    pub const BROWSER_NAMES: &str = "browser-names/";
+    /// All pools of browsers.
+    pub const BROWSER_POOLS: &str = "browser-pools/";
 
     /// One instance.
     pub fn instance(id: InstanceId) -> String {

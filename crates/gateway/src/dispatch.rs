@@ -18,6 +18,7 @@ use crate::forward::{self, Call, Forwarded, Switched, Unanswered, Wishes};
 use crate::gateway::{Gateway, Worker};
 use crate::headers::Origin;
 use crate::hold::{self, Held};
+use crate::kernel::Manners;
 use crate::limits::{self, entrance};
 use crate::links::{self, Relayed};
 use crate::place::{Inside, Place};
@@ -98,6 +99,7 @@ pub(crate) async fn respond<C: Client>(worker: &Worker, origin: &Origin, client:
     }
     let origin = &*origin.behind_proxies(&request.headers, &gateway.config);
     let mut record = Box::new(Record::new(worker, origin, client, &request));
+    let manners = Manners::of(&request);
     let reply = reply(worker, origin, client, request, &mut record).await;
     let answer = match reply {
         Ok(Reply::Forwarded(Forwarded::Answered)) => return Outcome::Answered,
@@ -109,10 +111,10 @@ pub(crate) async fn respond<C: Client>(worker: &Worker, origin: &Origin, client:
             record.cause = Some(ErrorCode::ClientLost);
             return Outcome::Gone;
         }
-        Ok(Reply::Forwarded(Forwarded::Switched(_))) => answer::refusal(&ErrorCode::Internal.into()),
+        Ok(Reply::Forwarded(Forwarded::Switched(_))) => manners.refusal(&ErrorCode::Internal.into()),
         Ok(Reply::Switch(head, kind)) => return switch(client, head, Upgraded { kind, record }).await,
         Ok(Reply::Whole(answer)) => answer,
-        Err(Unanswered::Refused(problem)) => answer::refusal(&problem),
+        Err(Unanswered::Refused(problem)) => manners.refusal(&problem),
     };
     let Answer { mut head, body, cause } = answer;
     (record.status, record.cause) = (Some(head.status), cause);

@@ -31,6 +31,7 @@ mod h1;
 mod h2;
 mod headers;
 mod hold;
+mod kernel;
 mod limits;
 mod links;
 mod metrics;

@@ -25,8 +25,11 @@ pub(crate) struct Inside {
 }
 
 /// The first segments of paths that are the agent's own.
-const AGENT_PATHS: [&str; 9] =
-    ["browser", "devtools", "exec", "files", "json", "links", "processes", "services", "telemetry"];
+const AGENT_PATHS: [&str; 10] =
+    ["browser", "devtools", "exec", "files", "json", "kernel", "links", "processes", "services", "telemetry"];
+
+/// The first segments of paths that are the control plane's: our own, and those of Kernel's API.
+const API_PATHS: [&str; 3] = ["v1", "browsers", "browser_pools"];
 
 /// Stands where a service's name may, and means the agent itself: to clients of CDP it looks like a browser of their own.
 const CDP: &str = "cdp";
@@ -52,7 +55,7 @@ impl Place {
             };
         }
         let path = path_of(target);
-        if path == "/v1" || path.starts_with("/v1/") {
+        if API_PATHS.contains(&first_segment(path)) {
             return Ok(Self::Api);
         }
         let rest = target.strip_prefix("/i/").ok_or(ErrorCode::RequestNotFound)?;
@@ -145,6 +148,10 @@ fn check_agent_path(target: &str) -> Result<(), Problem> {
     Ok(())
 }
 
+fn first_segment(path: &str) -> &str {
+    path.strip_prefix('/').and_then(|rest| rest.split('/').next()).unwrap_or("")
+}
+
 fn path_of(target: &str) -> &str {
     target.split_once('?').map_or(target, |(path, _)| path)
 }
@@ -230,8 +237,13 @@ mod tests {
     }
 
     #[test]
-    fn the_control_plane_is_below_its_version() {
-        assert_eq!((place("/v1"), place("/v1/a/b?c")), (Ok(Place::Api), Ok(Place::Api)));
+    fn the_control_plane_is_below_its_version_and_where_clients_of_kernel_look_for_it() {
+        for target in ["/v1", "/v1/a/b?c", "/browsers?limit=1", "/browsers/x/process/exec", "/browser_pools/p/acquire"]
+        {
+            assert_eq!(place(target), Ok(Place::Api), "{target}");
+        }
+        assert_eq!(place("/browsers_of_mine"), Err(ErrorCode::RequestNotFound));
+        assert_eq!(place(&format!("/i/{ID}/kernel/fs/x")), at(Target::Agent, "/kernel/fs/x"));
     }
 
     #[test]

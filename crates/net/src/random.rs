@@ -1,6 +1,6 @@
 //! Randomness and new ids.
 
-use landfast_core::id::{ConnectionId, InstanceId, KeyId, NodeId, ProcessId, RequestId, SessionId, TokenId};
+use landfast_core::id::{ConnectionId, InstanceId, KeyId, NodeId, PoolId, ProcessId, RequestId, SessionId, TokenId};
 
 use crate::clock::unix_millis;
 
@@ -28,6 +28,8 @@ fresh! {
     key_id -> KeyId;
     /// A new request's id.
     request_id -> RequestId;
+    /// A new id of a pool of browsers.
+    pool_id -> PoolId;
     /// A new id of a connection to a browser.
     connection_id -> ConnectionId;
 }

@@ -31,6 +31,7 @@ mod health;
 mod idempotency;
 mod input;
 mod instances;
+mod kernel;
 mod keys;
 mod moves;
 mod nodes;
@@ -102,10 +103,11 @@ pub async fn start(
     let api = Arc::new(Api { cell, store: store.clone(), archive: archive.clone(), public_url, stop: stop.clone() });
     let mut tasks = JoinSet::new();
     let credential = api.cell.credential().clone();
-    tasks.spawn(serve::serve(listener, credential, router(api), stop.clone()));
+    tasks.spawn(serve::serve(listener, credential, router(api.clone()), stop.clone()));
     tasks.spawn(registration::keep(store.clone(), advertised, lease, stop.clone()));
     tasks.spawn(keeper::run(store, stop.clone()));
     tasks.spawn(telemetry::sweep(archive, stop.clone()));
+    tasks.spawn(kernel::tend(api));
     let done = tokio::spawn(wait_for(tasks, stop));
     Ok(Running { address, done })
 }
@@ -140,6 +142,7 @@ fn router(api: Arc<Api>) -> Router {
     let protected = protected.route_layer(from_fn_with_state(api.clone(), access::require_key));
     let (open, _) = open().split_for_parts();
     open.merge(protected)
+        .merge(kernel::router(&api))
         .fallback(refusal::unknown_path)
         .method_not_allowed_fallback(refusal::wrong_method)
         .layer(from_fn(refusal::guard))

@@ -1,6 +1,7 @@
 //! Answers, and refusals that say what is wrong and what to do.
 
 use std::io;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream;
@@ -12,12 +13,16 @@ use landfast_core::{ErrorCode, Problem};
 use landfast_net::head::ResponseHead;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::time::timeout;
 
 /// The most bytes of a JSON body: what the kernel takes as arguments and environment, twice.
 const JSON_MAX: usize = 4 << 20;
 
 /// The most bytes of a refused body that are read.
 const DRAINED_MAX: usize = 16 << 20;
+
+/// How long a sender of a refused body may pause before nobody reads on.
+const DRAIN_PAUSE: Duration = Duration::from_secs(10);
 
 /// An answer's body.
 pub(crate) type Body = UnsyncBoxBody<Bytes, io::Error>;
@@ -35,6 +40,11 @@ impl Refused {
     pub(crate) fn method(allow: &'static str) -> Self {
         let problem = Problem::new(ErrorCode::RequestMethod, format!("This path takes {allow}."));
         Self { problem, allow: Some(allow) }
+    }
+
+    /// What was wrong.
+    pub(crate) const fn problem(&self) -> &Problem {
+        &self.problem
     }
 
     /// Its code.
@@ -105,7 +115,24 @@ pub(crate) fn head(head: &ResponseHead) -> Response<Body> {
 ///
 /// [`ErrorCode::LimitBody`], [`ErrorCode::RequestInvalid`] with where and why.
 pub(crate) async fn read_json<T: DeserializeOwned>(request: Request<Incoming>) -> Result<T, Problem> {
-    let invalid = |detail: String| Problem::new(ErrorCode::RequestInvalid, detail);
+    parse(&read_body(request).await?)
+}
+
+/// Reads what should be JSON.
+///
+/// # Errors
+///
+/// [`ErrorCode::RequestInvalid`] with where and why.
+pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    serde_json::from_slice(bytes).map_err(|error| invalid(format!("The body: {error}.")))
+}
+
+/// Reads a body that is to be JSON.
+///
+/// # Errors
+///
+/// [`ErrorCode::LimitBody`], and [`ErrorCode::RequestInvalid`] if it breaks off.
+pub(crate) async fn read_body(request: Request<Incoming>) -> Result<Bytes, Problem> {
     let (mut body, mut bytes, mut len) = (request.into_body(), Vec::new(), 0);
     // A body that is too large is still read, up to a point: whoever sends would otherwise find the connection closed
     // before the answer that says why.
@@ -122,19 +149,17 @@ pub(crate) async fn read_json<T: DeserializeOwned>(request: Request<Incoming>) -
     if len > JSON_MAX {
         return Err(Problem::new(ErrorCode::LimitBody, format!("A body here has at most {JSON_MAX} bytes.")));
     }
-    serde_json::from_slice(&bytes).map_err(|error| invalid(format!("The body: {error}.")))
+    Ok(bytes.into())
 }
 
-/// Reads on in a body that is refused, up to a point: whoever sends would otherwise find the connection closed before the
-/// answer that says why.
-pub(crate) async fn drain(body: &mut Incoming) {
-    let mut len = 0;
-    while let Some(Ok(frame)) = body.frame().await {
-        len += frame.data_ref().map_or(0, Bytes::len);
-        if len > DRAINED_MAX {
-            return;
-        }
-    }
+fn invalid(detail: String) -> Problem {
+    Problem::new(ErrorCode::RequestInvalid, detail)
+}
+
+/// Reads on in a body that is refused, while the refusal is on its way: whoever only listens once all is sent would
+/// otherwise find the connection closed before the answer that says why. One that stops sending is not waited for.
+pub(crate) async fn drain(mut body: Incoming) {
+    while let Ok(Some(Ok(_))) = timeout(DRAIN_PAUSE, body.frame()).await {}
 }
 
 /// A body that is all there.

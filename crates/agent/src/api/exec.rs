@@ -37,16 +37,24 @@ struct Outcome {
 }
 
 /// A process that nobody but the asker knows: killed if the asker leaves, forgotten in any case.
-struct Errand {
+pub(super) struct Errand {
     processes: Arc<Processes>,
     process: Arc<Process>,
+}
+
+/// What a process has said.
+#[derive(Debug, Default)]
+pub(super) struct Output {
+    pub(super) stdout: Vec<u8>,
+    pub(super) stderr: Vec<u8>,
+    /// Whether the oldest was let go.
+    truncated: bool,
 }
 
 /// `POST /exec`.
 pub(super) async fn post(agent: &Agent, request: Request<Incoming>) -> Result<Response<Body>, Refused> {
     let (plan, input) = read(read_json(request).await?)?;
-    let process = agent.processes.start(plan, &agent.config)?;
-    let errand = Errand { processes: agent.processes.clone(), process };
+    let errand = Errand::start(agent, plan)?;
     let viewer = Viewer::watch(errand.process.clone());
     let typed = async {
         // A command that does not read its input, or not all of it, has not failed by that.
@@ -84,34 +92,58 @@ fn read(mut body: Map<String, Value>) -> Result<(Plan, String), Problem> {
 }
 
 fn outcome(process: &Process) -> Outcome {
+    let Output { stdout, stderr, truncated } = Output::of(process);
     let state = process.state();
-    let (mut stdout, mut stderr, mut at) = (Vec::new(), Vec::new(), 0);
-    let mut outcome = Outcome { exit: state.life.exit(), killed_by: state.killed_by, ..Outcome::default() };
-    loop {
-        match state.log.read(at) {
-            Piece::Data(stream, bytes) => {
-                at += bytes.len() as u64;
-                match stream {
-                    Stream::Stdout => stdout.extend_from_slice(bytes),
-                    Stream::Stderr => stderr.extend_from_slice(bytes),
-                }
-            }
-            Piece::Gap { to } => {
-                outcome.truncated = true;
-                at = to;
-            }
-            Piece::End => break,
-        }
-    }
+    let mut outcome = Outcome { exit: state.life.exit(), killed_by: state.killed_by, truncated, ..Outcome::default() };
     (outcome.stdout, outcome.stdout_base64) = text_or_base64(stdout);
     (outcome.stderr, outcome.stderr_base64) = text_or_base64(stderr);
     outcome
+}
+
+impl Output {
+    /// All that is kept of it.
+    pub(super) fn of(process: &Process) -> Self {
+        let (state, mut output, mut at) = (process.state(), Self::default(), 0);
+        loop {
+            match state.log.read(at) {
+                Piece::Data(stream, bytes) => {
+                    at += bytes.len() as u64;
+                    match stream {
+                        Stream::Stdout => output.stdout.extend_from_slice(bytes),
+                        Stream::Stderr => output.stderr.extend_from_slice(bytes),
+                    }
+                }
+                Piece::Gap { to } => {
+                    output.truncated = true;
+                    at = to;
+                }
+                Piece::End => return output,
+            }
+        }
+    }
 }
 
 fn text_or_base64(bytes: Vec<u8>) -> (Option<String>, Option<String>) {
     match String::from_utf8(bytes) {
         Ok(text) => (Some(text), None),
         Err(error) => (None, Some(STANDARD.encode(error.as_bytes()))),
+    }
+}
+
+impl Errand {
+    /// Starts a process that ends with this.
+    ///
+    /// # Errors
+    ///
+    /// As [`Processes::start`].
+    pub(super) fn start(agent: &Agent, plan: Plan) -> Result<Self, Problem> {
+        let process = agent.processes.start(plan, &agent.config)?;
+        Ok(Self { processes: agent.processes.clone(), process })
+    }
+
+    /// The process.
+    pub(super) const fn process(&self) -> &Arc<Process> {
+        &self.process
     }
 }
 

@@ -49,7 +49,7 @@ pub(super) async fn route(agent: &Agent, verb: &str, request: Request<Incoming>)
     let files = &agent.files;
     match (verb, request.method()) {
         ("content", &Method::GET | &Method::HEAD) => read(agent, &query, &request).await,
-        ("content", &Method::PUT) => write(files, &query, request).await,
+        ("content", &Method::PUT) => write(agent, &query, request).await,
         ("content", &Method::DELETE) => remove(files, &query, landfast_files::remove_file).await,
         ("content", _) => Err(Refused::method("GET, HEAD, PUT, DELETE")),
         ("stat", &Method::GET) => stat(files, &query).await,
@@ -63,7 +63,7 @@ pub(super) async fn route(agent: &Agent, verb: &str, request: Request<Incoming>)
         ("move", &Method::POST) => move_to(files, &query).await,
         ("move", _) => Err(Refused::method("POST")),
         ("tree", &Method::GET) => pack(agent, &query).await,
-        ("tree", &Method::PUT) => unpack(files, &query, request).await,
+        ("tree", &Method::PUT) => unpack(agent, &query, request).await,
         ("tree", &Method::DELETE) => remove(files, &query, landfast_files::remove_tree).await,
         ("tree", _) => Err(Refused::method("GET, PUT, DELETE")),
         ("watch", &Method::GET) => watch(files, &query).await,
@@ -183,7 +183,8 @@ fn wants(headers: &HeaderMap, name: header::HeaderName, etag: &str) -> bool {
 }
 
 /// `PUT /files/content`: the body becomes the file, whole or not at all.
-async fn write(files: &Files, query: &Query, request: Request<Incoming>) -> Result<Response<Body>, Refused> {
+async fn write(agent: &Agent, query: &Query, request: Request<Incoming>) -> Result<Response<Body>, Refused> {
+    let files = &agent.files;
     let (path, mode, parents) = (query.path("path", files)?, query.mode()?, query.flag("parents", false)?);
     let text = |name| request.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok());
     let is_new = match text(header::IF_NONE_MATCH) {
@@ -207,12 +208,15 @@ async fn write(files: &Files, query: &Query, request: Request<Incoming>) -> Resu
     };
     match written.await {
         Ok((is_new, info)) => Ok(json(if is_new { StatusCode::CREATED } else { StatusCode::OK }, &info)),
-        Err(problem) => refuse_body(&mut body, problem).await,
+        Err(problem) => {
+            agent.until_stopped(drain(body));
+            Err(problem.into())
+        }
     }
 }
 
 /// Takes a body piece by piece into what is made of it.
-async fn receive<S: Send + 'static>(
+pub(super) async fn receive<S: Send + 'static>(
     files: &Files,
     body: &mut Incoming,
     mut sink: S,
@@ -226,11 +230,6 @@ async fn receive<S: Send + 'static>(
     }
     let rest = gathered.rest();
     Ok(files.step(sink, move |sink| push(sink, &rest)).await?.0)
-}
-
-async fn refuse_body(body: &mut Incoming, problem: Problem) -> Result<Response<Body>, Refused> {
-    drain(body).await;
-    Err(problem.into())
 }
 
 /// `GET /files/stat`.
@@ -304,7 +303,8 @@ async fn pack(agent: &Agent, query: &Query) -> Result<Response<Body>, Refused> {
 }
 
 /// `PUT /files/tree`: a tar stream that lands below the path.
-async fn unpack(files: &Files, query: &Query, request: Request<Incoming>) -> Result<Response<Body>, Refused> {
+async fn unpack(agent: &Agent, query: &Query, request: Request<Incoming>) -> Result<Response<Body>, Refused> {
+    let files = &agent.files;
     let (path, parents) = (query.path("path", files)?, query.flag("parents", false)?);
     let links = match query.find("links") {
         None | Some("inside") => Links::Inside,
@@ -319,12 +319,19 @@ async fn unpack(files: &Files, query: &Query, request: Request<Incoming>) -> Res
     };
     match unpacked.await {
         Ok(unpacked) => Ok(json(StatusCode::OK, &unpacked)),
-        Err(problem) => refuse_body(&mut body, problem).await,
+        Err(problem) => {
+            agent.until_stopped(drain(body));
+            Err(problem.into())
+        }
     }
 }
 
 /// A body that asks for the next piece once its reader has taken the last. Until then the instance is not idle.
-fn streamed<S: Send + 'static>(agent: &Agent, subject: S, piece: fn(&mut S) -> Result<Option<Bytes>, Problem>) -> Body {
+pub(super) fn streamed<S: Send + 'static>(
+    agent: &Agent,
+    subject: S,
+    piece: fn(&mut S) -> Result<Option<Bytes>, Problem>,
+) -> Body {
     struct Stream<S>(Arc<Files>, S, Busy);
     let first = Stream(agent.files.clone(), subject, agent.activity.begin());
     let pieces = stream::unfold(Some(first), move |stream| async move {

@@ -8,6 +8,7 @@ mod exec;
 mod files;
 pub(crate) mod handoff;
 mod history;
+pub(crate) mod kernel;
 mod links;
 pub(crate) mod network;
 mod output;
@@ -187,6 +188,7 @@ async fn route(
     let is_activity = match segments.first() {
         Some(&"links") => false,
         Some(&"telemetry") => request.method() != Method::GET,
+        Some(&"kernel") => !matches!(segments.get(1), Some(&("telemetry" | "logs"))),
         Some(&"files") => segments.get(1) != Some(&"watch"),
         _ => true,
     };
@@ -242,6 +244,7 @@ async fn route(
             links::connect(agent, cut, request).await
         }
         (["cdp"] | ["cdp", ""] | ["devtools", "browser" | "page", ..], _) => Err(Refused::method("GET")),
+        (["kernel", ..], _) => Ok(kernel::answer(agent, request).await),
         (["links"], &Method::GET) => links::open(agent, request).await,
         (["links", session], &Method::GET) => links::resume(agent, session, request).await,
         (["links"] | ["links", _], _) => Err(Refused::method("GET")),

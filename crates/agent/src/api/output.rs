@@ -23,10 +23,10 @@ use crate::process::{Life, Process, Viewer};
 use crate::upgrade::read_from;
 
 /// The most bytes of output in one event: base64 adds a third, and readers of events keep whole ones.
-const EVENT_MAX: usize = 16 * 1024;
+pub(super) const EVENT_MAX: usize = 16 * 1024;
 
 /// Reads a log from an offset to its end, or on.
-struct Reader {
+pub(super) struct Reader {
     viewer: Viewer,
     at: u64,
     /// Where to end; `None` ends with the process.
@@ -42,7 +42,7 @@ enum Form {
 }
 
 /// The next thing in the log.
-enum Next {
+pub(super) enum Next {
     Data { stream: Stream, offset: u64, bytes: Bytes },
     Gap { from: u64, to: u64 },
     End(Option<Exit>),
@@ -70,7 +70,12 @@ pub(super) fn get(process: Arc<Process>, request: &Request<Incoming>) -> Result<
 }
 
 impl Reader {
-    fn new(process: Arc<Process>, from: From, follows: bool) -> Result<Self, Problem> {
+    /// Begins there; one that follows goes on until the process has ended.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorCode::RequestInvalid`] for a place that is not in the log.
+    pub(super) fn new(process: Arc<Process>, from: From, follows: bool) -> Result<Self, Problem> {
         let end = process.state().log.end();
         let invalid = |detail: String| Err(Problem::new(ErrorCode::RequestInvalid, detail));
         let at = match from {
@@ -89,7 +94,15 @@ impl Reader {
         self.at = self.at.max(self.viewer.process().state().log.start());
     }
 
-    async fn next(&mut self, most: usize) -> Next {
+    /// The offset that comes next.
+    pub(super) const fn at(&self) -> u64 {
+        self.at
+    }
+
+    /// What comes next, at most so many bytes of it.
+    ///
+    /// Cancel safe.
+    pub(super) async fn next(&mut self, most: usize) -> Next {
         let (at, until) = (self.at, self.until);
         let next = self.viewer.until(|state| match state.log.read(at) {
             Piece::Data(stream, bytes) if until.is_none_or(|until| at < until) => {

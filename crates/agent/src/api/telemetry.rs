@@ -16,7 +16,7 @@ use futures_util::stream;
 use http::{Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::{Frame, Incoming};
-use landfast_core::event::{Cursor, Event, Filter, Reader, Source, Telemetry};
+use landfast_core::event::{Cursor, Event, Filter, Item, Reader, Source, Telemetry};
 use landfast_core::{ErrorCode, Problem};
 use landfast_net::clock;
 use serde::Deserialize;
@@ -46,7 +46,11 @@ struct Stream {
     reader: Reader,
     next: watch::Receiver<u64>,
     silent_since: Instant,
+    tell: Tell,
 }
+
+/// How an item is written as a server-sent event.
+pub(super) type Tell = fn(&Item, &mut String);
 
 /// What a stream is asked for.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -63,11 +67,29 @@ pub(super) fn stream(agent: &Agent, request: &Request<Incoming>) -> Result<Respo
 fn open(events: &Arc<Events>, request: &Request<Incoming>) -> Result<Response<Body>, Refused> {
     let wish = Wish::read(request.uri().query().unwrap_or(""))?;
     let last = request.headers().get("last-event-id").map(|id| read_cursor(id.as_bytes())).transpose()?;
+    follow(events, wish, last, Item::write_frame)
+}
+
+/// The same in other words, for readers that know a number only: one of an earlier start, which may be higher than any so
+/// far, means to them that everything is new.
+pub(super) fn stream_in_other_words(
+    agent: &Agent,
+    request: &Request<Incoming>,
+    tell: Tell,
+) -> Result<Response<Body>, Refused> {
+    let mut wish = Wish::read(request.uri().query().unwrap_or(""))?;
+    let last = request.headers().get("last-event-id").and_then(|id| read_cursor(id.as_bytes()).ok());
+    let is_known = last.is_none_or(|last| agent.events.ring().after(last).is_ok());
+    wish.replays |= !is_known;
+    follow(&agent.events, wish, last.filter(|_| is_known), tell)
+}
+
+fn follow(events: &Arc<Events>, wish: Wish, last: Option<Cursor>, tell: Tell) -> Result<Response<Body>, Refused> {
     let events = events.clone();
     // Before the reader: what is said in between is not missed.
     let next = events.watch();
     let reader = wish.reader(&events, last)?;
-    let body = streamed(Stream { events, reader, next, silent_since: Instant::now() });
+    let body = streamed(Stream { events, reader, next, silent_since: Instant::now(), tell });
     let builder = Response::builder().header(header::CACHE_CONTROL, "no-store");
     let response = builder.header(header::CONTENT_TYPE, "text/event-stream").body(body);
     Ok(response.expect("the headers are well formed"))
@@ -78,7 +100,7 @@ impl Wish {
         let mut wish = Self::default();
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
             match (&*name, &*value) {
-                ("type", kinds) => wish.filter.kinds.extend(read_kinds(kinds)?),
+                ("type" | "type[]", kinds) => wish.filter.kinds.extend(read_kinds(kinds)?),
                 ("replay", "all") => wish.replays = true,
                 ("replay", other) => return Err(invalid(format!("replay is {other:.50?}; say all, or leave it out."))),
                 _ => {}
@@ -112,7 +134,7 @@ impl Stream {
             }
             if !items.is_empty() {
                 let mut frames = String::new();
-                items.iter().for_each(|item| item.write_frame(&mut frames));
+                items.iter().for_each(|item| (self.tell)(item, &mut frames));
                 return frames.into();
             }
             if is_late {
@@ -254,17 +276,23 @@ fn invalid(detail: String) -> Problem {
 mod tests {
     use super::*;
 
-    fn follow(events: &Arc<Events>, kinds: &str) -> Stream {
+    fn reader_of(events: &Arc<Events>, kinds: &str) -> Stream {
         let wish = Wish::read(&format!("type={kinds}")).unwrap();
         let reader = wish.reader(events, None).unwrap();
-        Stream { events: events.clone(), reader, next: events.watch(), silent_since: Instant::now() }
+        Stream {
+            events: events.clone(),
+            reader,
+            next: events.watch(),
+            silent_since: Instant::now(),
+            tell: Item::write_frame,
+        }
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_stream_is_never_silent_for_longer_than_fifteen_seconds() {
         let dir = tempfile::tempdir().unwrap();
         let events = Events::open(dir.path()).unwrap();
-        let mut stream = follow(&events, "wanted");
+        let mut stream = reader_of(&events, "wanted");
         let before = Instant::now();
         assert!(stream.next().await.starts_with(b"id: "), "where it begins");
         assert_eq!(&stream.next().await[..], b":\n\n");
@@ -275,7 +303,7 @@ mod tests {
     async fn a_reader_that_wants_nothing_of_what_happens_learns_how_far_it_is_instead() {
         let dir = tempfile::tempdir().unwrap();
         let events = Events::open(dir.path()).unwrap();
-        let mut stream = follow(&events, "wanted");
+        let mut stream = reader_of(&events, "wanted");
         stream.next().await;
         events.say("other", Value::Null);
         let before = Instant::now();

@@ -6,11 +6,11 @@
 
 pub(crate) mod cdp;
 mod chromium;
-mod client;
+pub(crate) mod client;
 mod devtools;
 mod flags;
 pub(crate) mod monitor;
-mod pages;
+pub(crate) mod pages;
 pub(crate) mod picture;
 mod public;
 mod sandbox;

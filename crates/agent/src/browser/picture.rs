@@ -3,6 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use landfast_core::{ErrorCode, Problem};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::DevTools;
@@ -20,8 +21,20 @@ pub(crate) struct Wish {
     quality: Option<u8>,
     /// All of the page, and not only what its window shows.
     is_full: bool,
+    /// A part of it.
+    region: Option<Region>,
     /// Which page; the one that was used last if none is named.
     target: Option<String>,
+}
+
+/// A part of a page, in pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Region {
+    x: u32,
+    y: u32,
+    width: u32,
+    height: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +59,7 @@ impl Wish {
     ///
     /// [`ErrorCode::RequestInvalid`], naming the parameter.
     pub(crate) fn read(query: &str) -> Result<Self, Problem> {
-        let mut wish = Self { format: Format::Png, quality: None, is_full: false, target: None };
+        let mut wish = Self { format: Format::Png, quality: None, is_full: false, region: None, target: None };
         for pair in query.split('&') {
             match pair.split_once('=') {
                 Some(("format", "png")) => wish.format = Format::Png,
@@ -71,6 +84,11 @@ impl Wish {
         Ok(wish)
     }
 
+    /// A PNG of what the window shows, or of a part of that.
+    pub(crate) const fn of(region: Option<Region>) -> Self {
+        Self { format: Format::Png, quality: None, is_full: false, region, target: None }
+    }
+
     /// Takes the picture.
     ///
     /// # Errors
@@ -88,6 +106,9 @@ impl Wish {
             let layout = client.call("Page.getLayoutMetrics", json!({}), Some(&session)).await?;
             how["clip"] = whole(&layout["cssContentSize"]);
             how["captureBeyondViewport"] = true.into();
+        }
+        if let Some(Region { x, y, width, height }) = self.region {
+            how["clip"] = json!({"x": x, "y": y, "width": width, "height": height, "scale": 1});
         }
         let taken = client.call("Page.captureScreenshot", how, Some(&session)).await?;
         let bytes = taken["data"].as_str().and_then(|data| STANDARD.decode(data).ok());
@@ -140,7 +161,8 @@ mod tests {
     #[test]
     fn a_query_says_which_picture_and_one_that_cannot_be_is_refused() {
         let wish = Wish::read("format=jpeg&quality=80&full_page=true&target=T&other=x").unwrap();
-        let expected = Wish { format: Format::Jpeg, quality: Some(80), is_full: true, target: Some("T".to_owned()) };
+        let expected =
+            Wish { format: Format::Jpeg, quality: Some(80), is_full: true, region: None, target: Some("T".to_owned()) };
         assert_eq!(wish, expected);
         assert_eq!(Wish::read("").unwrap().format, Format::Png);
         for wrong in ["format=gif", "quality=0", "format=jpeg&quality=101", "full_page=yes", "quality=50"] {

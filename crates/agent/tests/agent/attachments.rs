@@ -284,6 +284,44 @@ async fn signals_and_the_end_of_input_can_be_said_in_text() {
 }
 
 #[tokio::test]
+async fn a_mark_comes_back_once_everything_before_it_was_taken() {
+    let agent = Agent::start().await;
+    let id = agent.command("read go; wc -c").await;
+    let mut looker = agent.attach(&id, "from=start&input=false").await;
+    looker.controls(r#"{"mark":1}"#).await;
+    assert_eq!(looker.next_mark().await, 1);
+    let mut viewer = agent.attach(&id, "from=start").await;
+    viewer.controls(r#"{"mark":7}"#).await;
+    assert_eq!(viewer.next_mark().await, 7);
+    viewer.types("go\n").await;
+    // More than the agent and the pipe hold together: it is taken as it is read.
+    viewer.types(vec![b'x'; 2_000_000]).await;
+    viewer.controls(r#"{"mark":18446744073709551615}"#).await;
+    assert_eq!(viewer.next_mark().await, u64::MAX);
+    viewer.controls(r#"{"eof":true}"#).await;
+    viewer.exits(0).await;
+    assert_eq!(viewer.text().trim(), "2000000");
+}
+
+#[tokio::test]
+async fn a_window_holds_output_back_until_it_was_taken() {
+    let agent = Agent::start().await;
+    let id = agent.command("head -c 900000 /dev/zero; exit 3").await;
+    agent.ends(&id).await;
+    let mut viewer = agent.attach(&id, "from=start&window=100000").await;
+    let mut taken = 0;
+    while taken < 900_000 {
+        viewer.reads((taken + 100_000).min(900_000)).await;
+        viewer.controls(r#"{"mark":1}"#).await;
+        viewer.next_mark().await;
+        assert!(viewer.output.len() < taken + 200_000, "{} bytes after {taken} were taken", viewer.output.len());
+        taken = viewer.output.len();
+        viewer.controls(&format!(r#"{{"taken":{taken}}}"#)).await;
+    }
+    viewer.exits(3).await;
+}
+
+#[tokio::test]
 async fn messages_may_be_fragmented_empty_and_interrupted_by_pings() {
     let agent = Agent::start().await;
     let id = agent.command("read x; echo got $x").await;

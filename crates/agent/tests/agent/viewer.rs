@@ -16,6 +16,7 @@ pub(crate) enum Said {
     Live(u64),
     Gap(u64, u64),
     Offset(u64),
+    Mark(u64),
     Pong(Vec<u8>),
     Close(u16, String),
 }
@@ -122,7 +123,8 @@ impl<S: AsyncRead + Unpin> Viewer<S> {
             }
             (Opcode::Text, _) => {
                 let control: Value = serde_json::from_slice(&payload).unwrap();
-                Said::Offset(control["offset"].as_u64().unwrap())
+                let mark = control["mark"].as_u64().map(Said::Mark);
+                mark.unwrap_or_else(|| Said::Offset(control["offset"].as_u64().unwrap()))
             }
             (Opcode::Binary, Some(1)) => Said::Out(payload[1..].to_vec()),
             (Opcode::Binary, Some(2)) => Said::Err(payload[1..].to_vec()),
@@ -144,7 +146,7 @@ impl<S: AsyncRead + Unpin> Viewer<S> {
             Said::Exit(status) => assert_eq!(self.exit.replace(*status), None, "a second exit"),
             Said::Live(offset) => assert_eq!(self.live.replace(*offset), None, "a second end of replay"),
             Said::Gap(from, to) => self.gaps.push((*from, *to)),
-            Said::Offset(_) | Said::Pong(_) | Said::Close(..) => {}
+            Said::Offset(_) | Said::Mark(_) | Said::Pong(_) | Said::Close(..) => {}
         }
         Some(said)
     }
@@ -176,6 +178,17 @@ impl<S: AsyncRead + Unpin> Viewer<S> {
             match self.next().await {
                 Said::Pong(payload) => return payload,
                 Said::Close(code, reason) => panic!("closed {code} {reason} without a pong"),
+                _ => {}
+            }
+        }
+    }
+
+    /// Reads on to the next mark.
+    pub(crate) async fn next_mark(&mut self) -> u64 {
+        loop {
+            match self.next().await {
+                Said::Mark(mark) => return mark,
+                Said::Close(code, reason) => panic!("closed {code} {reason} without a mark"),
                 _ => {}
             }
         }

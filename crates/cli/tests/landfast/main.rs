@@ -2,6 +2,7 @@
 
 mod cell;
 mod control;
+mod files;
 mod terminal;
 
 use std::io::{Read, Write};

@@ -34,7 +34,7 @@ use super::{Api, wait};
 use crate::records;
 
 /// The largest body that is forwarded.
-const BODY_MAX: usize = 16 * 1024 * 1024;
+pub(super) const BODY_MAX: usize = 16 * 1024 * 1024;
 
 /// How long to wait for an instance that starts, moves or comes back.
 const PLACE_DEADLINE: Duration = Duration::from_secs(30);
@@ -175,18 +175,42 @@ pub(super) async fn forward_to(api: &Api, id: InstanceId, request: Request, rout
 pub(super) async fn stream(api: &Api, id: InstanceId, request: Request) -> Result<Response, Refusal> {
     let (parts, _) = request.into_parts();
     let target = agent_target(&parts, id)?;
+    open(api, id, agent_request(&parts, &target, Full::new(Bytes::new())), HEAD_DEADLINE).await
+}
+
+/// Sends the agent a request that is put together already, and passes its answer on as it comes. The agent may take so
+/// long to begin it.
+pub(super) async fn open(
+    api: &Api,
+    id: InstanceId,
+    request: http::Request<Full<Bytes>>,
+    patience: Duration,
+) -> Result<Response, Refusal> {
     let socket = reach(api, id).await?;
     let broken = |error| Refusal(lost(&CallError::Connection(error)));
     let (mut sender, connection) = http1::handshake(TokioIo::new(socket)).await.map_err(broken)?;
     let stop = api.stop.clone();
     tokio::spawn(async move { stop.run_until_cancelled(connection).await });
-    let answer =
-        timeout(HEAD_DEADLINE, sender.send_request(agent_request(&parts, &target, Full::new(Bytes::new())))).await;
+    let answer = timeout(patience, sender.send_request(request)).await;
     let (mut head, body) = answer.map_err(|_| lost(&CallError::Timeout))?.map_err(broken)?.into_parts();
     for name in [CONNECTION, TRANSFER_ENCODING, UPGRADE] {
         head.headers.remove(name);
     }
     Ok(Response::from_parts(head, Body::new(body)))
+}
+
+/// Asks the agent for something on behalf of the control plane itself, and waits for the whole answer.
+pub(super) async fn ask(
+    api: &Api,
+    id: InstanceId,
+    method: http::Method,
+    target: &str,
+    body: Bytes,
+) -> Result<http::Response<Bytes>, Refusal> {
+    let request = http::Request::builder().method(method).uri(target).header(HOST, "agent").body(Full::new(body));
+    let request = request.map_err(|_| ErrorCode::Internal)?;
+    let socket = reach(api, id).await?;
+    call(socket, request, ANSWER_DEADLINE).await.map_err(|error| Refusal(lost(&error)))
 }
 
 async fn exchange(socket: Socket, parts: &Parts, target: &str, body: Bytes) -> Result<Response, Refusal> {

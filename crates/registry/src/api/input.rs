@@ -115,6 +115,13 @@ impl Params {
         }
     }
 
+    /// Takes all of a map that is written `name[key]=value`.
+    pub(super) fn bracketed(&mut self, name: &str) -> Vec<(String, String)> {
+        let key = |text: &str| text.strip_prefix(name)?.strip_prefix('[')?.strip_suffix(']').map(ToOwned::to_owned);
+        let taken = self.0.extract_if(.., |pair| key(&pair.0).is_some());
+        taken.filter_map(|(text, value)| Some((key(&text)?, value))).collect()
+    }
+
     /// Takes how long the caller is ready to wait.
     pub(super) fn wait(&mut self) -> Result<Duration, Problem> {
         let wait = Duration::from_secs(self.one("wait")?.unwrap_or(0));

@@ -40,12 +40,12 @@ const SCAN_MAX: usize = 5_000;
 pub(super) struct Wish {
     /// The preset: `sandbox` if not said.
     #[schema(value_type = Option<schema::Kind>)]
-    kind: Option<Kind>,
+    pub(super) kind: Option<Kind>,
     /// How it is to be.
     #[schema(value_type = schema::InstanceSpec)]
-    spec: InstanceSpec,
+    pub(super) spec: InstanceSpec,
     /// Labels to find it by.
-    labels: BTreeMap<String, String>,
+    pub(super) labels: BTreeMap<String, String>,
 }
 
 /// A page of instances.
@@ -192,7 +192,7 @@ async fn end(
 }
 
 impl Wish {
-    fn check(&self) -> Result<(), Problem> {
+    pub(super) fn check(&self) -> Result<(), Problem> {
         check_labels("labels", &self.labels)?;
         spec::check(self.kind(), &self.spec)
     }
@@ -202,7 +202,7 @@ impl Wish {
     }
 
     /// The record to begin with. What runs elsewhere runs already, and is never placed.
-    fn into_record(mut self, id: InstanceId) -> Instance {
+    pub(super) fn into_record(mut self, id: InstanceId) -> Instance {
         if self.kind() == Kind::Browser {
             self.spec.browser.get_or_insert_default();
         }
@@ -226,7 +226,7 @@ impl Wish {
 }
 
 /// Whether there is nothing to wait for after a create.
-fn is_settled(instance: &Instance) -> Option<()> {
+pub(super) fn is_settled(instance: &Instance) -> Option<()> {
     match instance.phase {
         Phase::Pending | Phase::Starting => None,
         Phase::Running | Phase::Moving | Phase::Sleeping => Some(()),

@@ -69,6 +69,8 @@ impl IntoResponse for Refusal {
         if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
             headers.insert(RETRY_AFTER, TRY_AGAIN_SECONDS.into());
         }
+        // For whoever tells it in other words.
+        response.extensions_mut().insert(problem);
         response
     }
 }

@@ -21,7 +21,7 @@ use crate::store::{Expect, Swap};
 use crate::token::Scope;
 
 /// The longest life of a token. A revocation is kept as long, since an id does not tell when its token expires.
-const TTL_MAX_SECONDS: u64 = 24 * 60 * 60;
+pub(super) const TTL_MAX_SECONDS: u64 = 24 * 60 * 60;
 
 /// What is asked for.
 #[derive(Debug, Deserialize, ToSchema)]

@@ -57,6 +57,7 @@ fn documents() -> Vec<Document> {
         Document { name: "config.md", text: settings() },
         Document { name: "../../sdk/errors.json", text: errors_for_programs() },
         Document { name: "../../sdk/python/src/landfast/_errors.py", text: errors_in_python() },
+        Document { name: "../../sdk/typescript/src/table.ts", text: errors_in_typescript() },
     ]
 }
 
@@ -127,12 +128,7 @@ fn errors_in_python() -> String {
     }
     text.push_str("]\n");
     for &code in ErrorCode::ALL {
-        let base = match code.blame() {
-            Blame::Client => "CallerError",
-            Blame::Instance => "InstanceError",
-            Blame::Platform => "PlatformError",
-            Blame::Nobody => "OrdinaryEnd",
-        };
+        let base = kind_of(code);
         let retry = match code.retry() {
             Retry::Never => "NEVER",
             Retry::Safe => "SAFE",
@@ -157,6 +153,54 @@ fn errors_in_python() -> String {
     }
     text.push_str("}\n");
     text
+}
+
+/// Every row of the error table as a class of the TypeScript SDK.
+fn errors_in_typescript() -> String {
+    let mut text = String::from(
+        "/**\n * Every way in which Landfast says no, a class each.\n *\n * Made from crates/core/src/error.rs by `cargo xtask \
+         docs`.\n *\n * @module\n */\n\nimport { CallerError, InstanceError, OrdinaryEnd, PlatformError, type Row, type Told } \
+         from \"./failure.js\";\n",
+    );
+    for &code in ErrorCode::ALL {
+        let number = |name: &str, number: Option<u16>| {
+            number.map_or_else(String::new, |number| format!("    {name}: {number},\n"))
+        };
+        write!(
+            text,
+            "\n/** {} {} */\nexport class {code:?} extends {} {{\n  static override readonly row: Row = {{\n    name: \"{code:?}\",\n    \
+             code: \"{code}\",\n{}{}    retry: \"{}\",\n    sentence: {},\n    advice: {},\n  }};\n}}\n",
+            code.sentence(),
+            code.advice(),
+            kind_of(code),
+            number("status", code.status()),
+            number("closeCode", code.close()),
+            code.retry().as_str(),
+            json!(code.sentence()),
+            json!(code.advice()),
+        )
+        .expect("a string takes text");
+    }
+    text.push_str(
+        "\n/** A class of the error table. */\nexport interface RefusalClass {\n  readonly row: Row;\n  new (detail?: string, told?: \
+         Told): CallerError | InstanceError | OrdinaryEnd | PlatformError;\n}\n\n/** The classes by their codes. */\nexport const \
+         TABLE: ReadonlyMap<string, RefusalClass> = new Map<string, RefusalClass>([\n",
+    );
+    for code in ErrorCode::ALL {
+        writeln!(text, "  [\"{code}\", {code:?}],").expect("a string takes text");
+    }
+    text.push_str("]);\n");
+    text
+}
+
+/// The class that the SDKs have for whose side a cause lies on.
+fn kind_of(code: ErrorCode) -> &'static str {
+    match code.blame() {
+        Blame::Client => "CallerError",
+        Blame::Instance => "InstanceError",
+        Blame::Platform => "PlatformError",
+        Blame::Nobody => "OrdinaryEnd",
+    }
 }
 
 /// Every command's help, as it prints it.

@@ -10,6 +10,7 @@ from ._async.attachment import AsyncAttachment
 from ._async.browser import AsyncBrowser
 from ._async.client import AsyncLandfast
 from ._async.events import AsyncEvents
+from ._async.files import AsyncFiles
 from ._async.forward import AsyncForward
 from ._async.instances import AsyncInstance, AsyncInstances
 from ._async.processes import AsyncProcess, AsyncProcesses
@@ -23,16 +24,20 @@ from ._records import (
     EventGap,
     EventPage,
     Exit,
+    FileChange,
+    FileInfo,
     InstanceRecord,
     LogPart,
     ProcessRecord,
     ServiceRecord,
     Token,
+    Unpacked,
 )
 from ._sync.attachment import Attachment
 from ._sync.browser import Browser
 from ._sync.client import Landfast
 from ._sync.events import Events
+from ._sync.files import Files
 from ._sync.forward import Forward
 from ._sync.instances import Instance, Instances
 from ._sync.processes import Process, Processes
@@ -60,6 +65,7 @@ __all__ = [
     "AsyncAttachment",
     "AsyncBrowser",
     "AsyncEvents",
+    "AsyncFiles",
     "AsyncForward",
     "AsyncInstance",
     "AsyncInstances",
@@ -79,6 +85,9 @@ __all__ = [
     "Events",
     "Exit",
     "Exited",
+    "FileChange",
+    "FileInfo",
+    "Files",
     "Forward",
     "Gap",
     "InputUnsure",
@@ -107,6 +116,7 @@ __all__ = [
     "Token",
     "TransportFailure",
     "UnknownRefusal",
+    "Unpacked",
     "Unreachable",
     "errors",
 ]

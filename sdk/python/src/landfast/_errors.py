@@ -59,6 +59,7 @@ __all__ = [
     "ListenInUse",
     "MoveFailed",
     "MoveRefused",
+    "NameTaken",
     "NodeDraining",
     "NodeNoneFits",
     "NodeNotHere",
@@ -78,6 +79,7 @@ __all__ = [
     "RequestKeyReused",
     "RequestMethod",
     "RequestNotFound",
+    "RequestRepeated",
     "RequestTimeout",
     "RequestVersion",
     "ServiceUnknown",
@@ -175,6 +177,28 @@ class RequestKeyReused(CallerError):
     retry = Retry.NEVER
     sentence = "This Idempotency-Key was used with another request."
     advice = "Use a new key for a new request."
+
+
+class RequestRepeated(CallerError):
+    """This repeats a request that was sent before, and what came of that one is not known any more. Look at what it should have done, then send a new one."""
+
+    code = "request.repeated"
+    status = 409
+    close_code = None
+    retry = Retry.NEVER
+    sentence = "This repeats a request that was sent before, and what came of that one is not known any more."
+    advice = "Look at what it should have done, then send a new one."
+
+
+class NameTaken(CallerError):
+    """Something else has this name. Choose another name, or end what has it."""
+
+    code = "name.taken"
+    status = 409
+    close_code = None
+    retry = Retry.NEVER
+    sentence = "Something else has this name."
+    advice = "Choose another name, or end what has it."
 
 
 class AuthMissing(CallerError):
@@ -1087,6 +1111,8 @@ TABLE: dict[str, type[Refused]] = {
     "request.expectation": RequestExpectation,
     "request.conflict": RequestConflict,
     "request.key_reused": RequestKeyReused,
+    "request.repeated": RequestRepeated,
+    "name.taken": NameTaken,
     "auth.missing": AuthMissing,
     "auth.invalid": AuthInvalid,
     "auth.expired": AuthExpired,

@@ -9,7 +9,7 @@ from urllib.parse import quote, unquote
 
 import httpx
 
-DIRECT = ("browser", "devtools", "exec", "json", "processes", "services", "telemetry")
+DIRECT = ("browser", "devtools", "exec", "files", "json", "processes", "services", "telemetry")
 """The sub-resources of an instance that its own agent answers."""
 
 DIRECT_VARIABLE = "LANDFAST_DIRECT"

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import os
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
+from urllib.parse import unquote_to_bytes
 
 from ._failure import ProtocolFailure
 
@@ -260,3 +262,73 @@ def items_of(answer: object, name: str) -> list[Any]:
 def _output(answer: dict[str, Any], name: str) -> bytes:
     text, encoded = answer.get(name), answer.get(f"{name}_base64")
     return base64.b64decode(encoded) if isinstance(encoded, str) else (text or "").encode()
+
+
+@dataclass(frozen=True)
+class FileInfo(Record):
+    """A file of an instance, as it is without its content."""
+
+    path: str
+    """Its path; bytes that are no UTF-8 are surrogate escapes, as everywhere in Python."""
+    name: str
+    kind: str
+    """`file`, `directory`, `link`, `fifo`, `socket` or `device`."""
+    size: int
+    mode: int
+    """Who may do what, as for `chmod`."""
+    modified: int
+    """When its content last changed."""
+    uid: int
+    gid: int
+    etag: str
+    """Changes whenever its content may have."""
+    target: str | None = None
+    """Where a link leads, as it says."""
+
+    @classmethod
+    def read(cls, answer: object) -> FileInfo:
+        """Reads it. Raises `ProtocolFailure` if it is something else."""
+        if not isinstance(answer, dict):
+            raise ProtocolFailure("A FileInfo was expected.")
+        try:
+            path = _path(answer)
+            name = answer["name"] if "path_encoded" not in answer else path.rpartition("/")[2]
+            return super().read({**answer, "path": path, "name": name, "mode": int(answer["mode"], 8)})
+        except (KeyError, TypeError, ValueError) as error:
+            raise ProtocolFailure(f"The answer is no FileInfo: {error}.") from error
+
+
+@dataclass(frozen=True)
+class FileChange:
+    """Something that happened to a file of an instance."""
+
+    type: str
+    """`created`, `modified`, `written`, `attributes`, `removed`, `moved`; or `gap`: some was missed, look again."""
+    path: str = ""
+    source: str | None = None
+    """Where it was before it was moved."""
+    is_directory: bool = False
+
+    @classmethod
+    def read(cls, answer: object) -> FileChange:
+        """Reads it. Raises `ProtocolFailure` if it is something else."""
+        if not isinstance(answer, dict) or not isinstance(answer.get("type"), str):
+            raise ProtocolFailure("A FileChange was expected.")
+        source = _path(answer, "from") if "from" in answer else None
+        path = _path(answer) if "path" in answer else ""
+        return cls(answer["type"], path, source, bool(answer.get("directory", False)))
+
+
+@dataclass(frozen=True)
+class Unpacked(Record):
+    """What was put in place of a tree."""
+
+    files: int
+    directories: int
+    links: int
+    bytes: int
+
+
+def _path(answer: dict[str, Any], name: str = "path") -> str:
+    encoded = answer.get(f"{name}_encoded")
+    return str(answer[name]) if encoded is None else os.fsdecode(unquote_to_bytes(encoded))

@@ -13,6 +13,9 @@ from websockets.typing import Subprotocol
 
 sleep = asyncio.sleep
 
+run = asyncio.to_thread
+"""Does something that blocks, where it holds nobody up."""
+
 ERRORS_MAX = 4096
 """Bytes of a program's errors that are passed on."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from typing import Any
 
 import httpx
@@ -51,7 +51,7 @@ class AsyncCaller:
         path: str,
         *,
         body: object = None,
-        content: bytes | None = None,
+        content: bytes | AsyncIterable[bytes] | None = None,
         params: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
         direct: bool = False,
@@ -78,7 +78,7 @@ class AsyncCaller:
 
     @contextlib.asynccontextmanager
     async def stream(
-        self, path: str, *, params: Mapping[str, Any], headers: Mapping[str, str], silence: float
+        self, path: str, *, params: Mapping[str, Any] | None = None, headers: Mapping[str, str], silence: float
     ) -> AsyncIterator[httpx.Response]:
         """Opens an answer that lasts; it is broken when nothing comes for `silence` seconds."""
         opened = self.http.stream(

@@ -11,6 +11,7 @@ from .._records import InstanceRecord, Token, items_of
 from .browser import AsyncBrowser
 from .caller import DEADLINE_SECONDS, AsyncCaller
 from .events import AsyncEvents
+from .files import AsyncFiles
 from .processes import AsyncProcesses
 from .services import AsyncServices
 
@@ -19,7 +20,7 @@ PAGE = 200
 
 
 class AsyncInstance:
-    """One instance. What it does is below `processes`, `services`, `browser` and `events`."""
+    """One instance. What it does is below `processes`, `files`, `services`, `browser` and `events`."""
 
     def __init__(self, caller: AsyncCaller, record: InstanceRecord) -> None:
         self._caller = caller
@@ -27,6 +28,7 @@ class AsyncInstance:
         """What was told of it last; `refresh` asks again."""
         self.id = record.id
         self.processes = AsyncProcesses(caller, record.id)
+        self.files = AsyncFiles(caller, record.id)
         self.services = AsyncServices(caller, record.id)
         self.browser = AsyncBrowser(caller, record.id)
         self.events = AsyncEvents(caller, record.id)
@@ -72,7 +74,10 @@ class AsyncInstance:
         return await self._told("POST", "/wake", wait=wait)
 
     async def create_token(self, *, scopes: Sequence[str] = ("all",), seconds: int = 3600) -> Token:
-        """Makes an access token for it, for others: `all`, `process` or `browser`, good for a day at most."""
+        """Makes an access token for it, for others; good for a day at most.
+
+        Scopes are `all`, `process`, `files`, `browser` and `telemetry`.
+        """
         body = {"scopes": list(scopes), "ttl_seconds": seconds}
         return Token.read(await self._caller.json("POST", f"/instances/{self.id}/tokens", body=body))
 

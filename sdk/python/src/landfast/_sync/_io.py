@@ -9,13 +9,21 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
-from typing import IO, Any
+from collections.abc import Callable, Sequence
+from typing import IO, Any, TypeVar
 
 from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
 sleep = time.sleep
+
+
+def run(function: Callable[..., T], *arguments: Any) -> T:
+    """Does something that blocks, where it holds nobody up."""
+    return function(*arguments)
+
+
+T = TypeVar("T")
 
 ERRORS_MAX = 4096
 """Bytes of a program's errors that are passed on."""

@@ -11,6 +11,7 @@ from .._records import InstanceRecord, Token, items_of
 from .browser import Browser
 from .caller import DEADLINE_SECONDS, Caller
 from .events import Events
+from .files import Files
 from .processes import Processes
 from .services import Services
 
@@ -19,7 +20,7 @@ PAGE = 200
 
 
 class Instance:
-    """One instance. What it does is below `processes`, `services`, `browser` and `events`."""
+    """One instance. What it does is below `processes`, `files`, `services`, `browser` and `events`."""
 
     def __init__(self, caller: Caller, record: InstanceRecord) -> None:
         self._caller = caller
@@ -27,6 +28,7 @@ class Instance:
         """What was told of it last; `refresh` asks again."""
         self.id = record.id
         self.processes = Processes(caller, record.id)
+        self.files = Files(caller, record.id)
         self.services = Services(caller, record.id)
         self.browser = Browser(caller, record.id)
         self.events = Events(caller, record.id)
@@ -72,7 +74,10 @@ class Instance:
         return self._told("POST", "/wake", wait=wait)
 
     def create_token(self, *, scopes: Sequence[str] = ("all",), seconds: int = 3600) -> Token:
-        """Makes an access token for it, for others: `all`, `process` or `browser`, good for a day at most."""
+        """Makes an access token for it, for others; good for a day at most.
+
+        Scopes are `all`, `process`, `files`, `browser` and `telemetry`.
+        """
         body = {"scopes": list(scopes), "ttl_seconds": seconds}
         return Token.read(self._caller.json("POST", f"/instances/{self.id}/tokens", body=body))
 

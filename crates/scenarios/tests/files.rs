@@ -1,0 +1,108 @@
+//! Files of an instance, by the data plane and by the control plane, over a network that fails.
+
+use std::time::Duration;
+
+use landfast_scenarios::cell::Cell;
+use landfast_scenarios::http::{self, Answer};
+use landfast_scenarios::instance::Instance;
+use serde_json::json;
+
+/// Who is asked, and with what.
+#[derive(Clone, Copy, Debug)]
+enum Way {
+    /// The instance, with its token.
+    Data,
+    /// The control plane, with an API key.
+    Control,
+}
+
+async fn ask(instance: &Instance, way: Way, method: &str, target: &str, headers: &str, body: &[u8]) -> Answer {
+    let operator = &instance.operator;
+    let (path, token) = match way {
+        Way::Data => (format!("/i/{}/files/{target}", instance.id), &instance.token),
+        Way::Control => (format!("/v1/instances/{}/files/{target}", instance.id), &operator.key),
+    };
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nAuthorization: Bearer {token}\r\n{headers}\
+         Content-Length: {}\r\n\r\n",
+        operator.address,
+        body.len()
+    );
+    http::send(operator.address, &[head.as_bytes(), body].concat()).await
+}
+
+fn pattern(len: u32) -> Vec<u8> {
+    (0..len).map(|n| (n.wrapping_mul(2_654_435_761) >> 11) as u8).collect()
+}
+
+#[tokio::test]
+async fn files_are_reached_by_the_data_plane_and_by_the_control_plane_alike() {
+    let cell = Cell::start().await;
+    let instance = cell.create().await;
+    let large = pattern(20 << 20);
+    for (way, name) in [(Way::Data, "one"), (Way::Control, "two")] {
+        let target = format!("content?path={name}");
+        let written = ask(&instance, way, "PUT", &target, "If-None-Match: *\r\n", &large).await;
+        assert_eq!(written.status, 201, "{way:?}");
+        let again = ask(&instance, way, "PUT", &target, "If-None-Match: *\r\n", b"x").await;
+        assert_eq!(again.refusal(), (409, "file.exists".to_owned()), "{way:?}");
+        let read = ask(&instance, way, "GET", &target, "", b"").await;
+        assert!(read.status == 200 && read.body == large, "{way:?}");
+        let part = ask(&instance, way, "GET", &target, "Range: bytes=1000-1999\r\n", b"").await;
+        assert_eq!((part.status, part.header("content-range")), (206, Some("bytes 1000-1999/20971520")), "{way:?}");
+        assert_eq!(part.body, large[1000..2000], "{way:?}");
+        let outside = ask(&instance, way, "GET", &target, "Range: bytes=20971520-\r\n", b"").await;
+        assert_eq!(outside.refusal(), (416, "file.range".to_owned()), "{way:?}");
+        let tree = ask(&instance, way, "GET", &format!("tree?path={name}"), "", b"").await;
+        let unpacked = ask(&instance, way, "PUT", &format!("tree?path=in-{name}&parents=true"), "", &tree.body).await;
+        assert_eq!((unpacked.status, &unpacked.json()["bytes"]), (200, &json!(20 << 20)), "{way:?}");
+        let looked = ask(&instance, way, "GET", &format!("stat?path=in-{name}/{name}&follow=true"), "", b"").await;
+        assert_eq!(looked.json()["size"], 20 << 20, "{way:?}");
+        assert_eq!(ask(&instance, way, "DELETE", &format!("tree?path=in-{name}"), "", b"").await.status, 204);
+        // Refused at once, and all of it is sent.
+        let garbage = ask(&instance, way, "PUT", "tree?path=.", "", &large).await;
+        assert_eq!(garbage.refusal(), (422, "file.archive".to_owned()), "{way:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_file_on_its_way_outlives_links_and_a_restart_of_the_node() {
+    let mut cell = Cell::start().await;
+    let instance = cell.create().await;
+    let large = pattern(100 << 20);
+    for round in 0..2 {
+        let moved = async {
+            let written = ask(&instance, Way::Data, "PUT", "content?path=large", "", &large).await;
+            assert!(matches!(written.status, 200 | 201), "{written:?}");
+            let read = ask(&instance, Way::Data, "GET", "content?path=large", "", b"").await;
+            assert!(read.status == 200 && read.body == large, "round {round}");
+        };
+        let mut moved = std::pin::pin!(moved);
+        let mut cuts = 0;
+        loop {
+            tokio::select! {
+                () = &mut moved => break,
+                () = tokio::time::sleep(Duration::from_millis(100)) => cell.cut_links(),
+            }
+            cuts += 1;
+            if cuts == 3 {
+                cell.nodes[0].restart().await;
+            }
+        }
+        assert!(cuts > 0, "it was over before anything was cut");
+    }
+}
+
+#[tokio::test]
+async fn a_token_reaches_files_if_it_says_so() {
+    let cell = Cell::start().await;
+    let mut instance = cell.create().await;
+    for (scope, status) in [("files", 200), ("process", 403), ("telemetry", 403)] {
+        let wish = json!({"scopes": [scope]});
+        instance.token = instance.operator.token(&instance.id, &wish).await.text;
+        let answer = ask(&instance, Way::Data, "GET", "list?path=.", "", b"").await;
+        assert_eq!(answer.status, status, "{scope}");
+    }
+    let processes = instance.ask("GET", "/processes", None).await;
+    assert_eq!(processes.status, 403);
+}

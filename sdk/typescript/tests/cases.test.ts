@@ -1,0 +1,65 @@
+/** The cases that all SDKs share, through `directFetch`. */
+
+import { test } from "node:test";
+import { LandfastError } from "../src/errors.js";
+import { PAUSES } from "../src/retry.js";
+import { type DirectInit, type DirectOptions, directFetch } from "../src/routing.js";
+import { API_KEY, allCases, type Call, type Case, type Outcome, Play } from "./support/cases.js";
+
+/** Milliseconds of a call of which a case says that the server is silent. */
+const TIMEOUT = 500;
+
+PAUSES.first = 1;
+const unset = { LANDFAST_DIRECT: process.env["LANDFAST_DIRECT"] };
+
+for (const one of allCases()) {
+  test(one.name, async () => {
+    await using play = await Play.begin(one);
+    const fetch = directFetch(play.url, optionsOf(one, play));
+    for (const call of one.call) {
+      const started = performance.now();
+      play.judgeCall(call, await outcome(() => fetch(play.urlOf(call), initOf(call))), started);
+    }
+    await play.judge();
+  });
+}
+
+/** The variables count when the client is made. */
+function optionsOf({ direct, environment, retries }: Case, play: Play): DirectOptions {
+  for (const name of Object.keys(unset)) delete process.env[name];
+  Object.assign(process.env, environment);
+  return {
+    routes: play.routes,
+    timeout: TIMEOUT,
+    ...(direct === undefined ? {} : { direct }),
+    ...(retries === undefined ? {} : { retries }),
+  };
+}
+
+function initOf({ method, headers, body, streams, follows }: Call): DirectInit {
+  const content = body === undefined ? null : streams ? streamOf(body) : body;
+  const all = { Authorization: `Bearer ${API_KEY}`, ...headers };
+  return { method, headers: all, body: content, redirect: follows ? "follow" : "manual" };
+}
+
+async function outcome(ask: () => Promise<Response>): Promise<Outcome> {
+  try {
+    const response = await ask();
+    return { status: response.status, answer: await response.text() };
+  } catch (failure) {
+    if (failure instanceof LandfastError) return { error: failure.code };
+    throw failure;
+  }
+}
+
+function streamOf(body: string): ReadableStream<Uint8Array> {
+  const bytes = new TextEncoder().encode(body);
+  let at = 0;
+  return new ReadableStream({
+    pull(out) {
+      if (at === bytes.length) return out.close();
+      out.enqueue(bytes.slice(at, at + 1));
+      at += 1;
+    },
+  });
+}
