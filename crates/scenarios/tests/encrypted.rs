@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 #[tokio::test]
-async fn a_session_over_tls_outlives_links_nodes_gateways_relays_and_moves() {
+async fn a_session_over_tls_outlives_links_moves_and_a_daemons_restart() {
     let mut cell = Plan::default().encrypted().start().await;
     cell.add_node("b", Default::default()).await;
     let instance = cell.create().await;
