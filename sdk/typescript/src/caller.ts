@@ -25,7 +25,7 @@ const ENDS: Readonly<Record<string, string>> = {
 };
 
 /** What goes into a query; what is undefined is not said. */
-export type Params = Record<string, string | number | boolean | readonly string[] | undefined>;
+export type Params = Record<string, string | number | boolean | readonly string[] | Uint8Array | undefined>;
 
 /** What every method takes. */
 export interface Abortable {
@@ -38,7 +38,7 @@ export interface Ask extends Abortable {
   /** Is sent as JSON. */
   body?: unknown;
   /** Is sent as it is. */
-  content?: Uint8Array | string | undefined;
+  content?: Uint8Array | string | Blob | ReadableStream<Uint8Array> | undefined;
   params?: Params | undefined;
   headers?: Record<string, string> | undefined;
   /** Only the instance itself can answer. */
@@ -137,11 +137,27 @@ export async function jsonOf(response: Response): Promise<unknown> {
   }
 }
 
-function queryOf(params: Params = {}): string {
-  const query = new URLSearchParams();
-  for (const [name, value] of Object.entries(params)) {
-    const values = value === undefined ? [] : Array.isArray(value) ? value : [value];
-    for (const one of values) query.append(name, String(one));
+/** The parts of an answer as they come. Who leaves the loop ends the answer. */
+export async function* partsOf(response: Response): AsyncGenerator<Uint8Array, void, undefined> {
+  const reader = response.body?.getReader();
+  try {
+    for (let part = await reader?.read(); part?.value !== undefined; part = await reader?.read()) yield part.value;
+  } finally {
+    // What fails is about bytes that nobody wants any more.
+    reader?.cancel().catch(() => undefined);
   }
-  return query.size === 0 ? "" : `?${query}`;
+}
+
+/** A query; what is undefined is not in it. A path of a file may be bytes. */
+export function queryOf(params: Params = {}): string {
+  const pairs = Object.entries(params).flatMap(([name, value]) => {
+    const values = value === undefined ? [] : Array.isArray(value) ? value : [value];
+    return values.map((one) => `${name}=${quoted(one)}`);
+  });
+  return pairs.length === 0 ? "" : `?${pairs.join("&")}`;
+}
+
+function quoted(value: string | number | boolean | Uint8Array): string {
+  if (!(value instanceof Uint8Array)) return encodeURIComponent(value);
+  return [...value].map((byte) => `%${byte.toString(16).padStart(2, "0")}`).join("");
 }

@@ -5,7 +5,7 @@
  */
 
 import { PATIENCE_SECONDS } from "./attachment.js";
-import { type Abortable, type Caller, jsonOf } from "./caller.js";
+import { type Abortable, type Caller, jsonOf, partsOf } from "./caller.js";
 import { mayPass } from "./endings.js";
 import { LandfastError, ProtocolFailure } from "./failure.js";
 import { type Event, type EventGap, type EventPage, itemsOf, readEvent } from "./records.js";
@@ -13,7 +13,7 @@ import { pauseBefore, sleep } from "./retry.js";
 import { Decoder, type Frame } from "./sse.js";
 
 /** Seconds of silence after which a stream counts as cut: three times what the agent keeps. */
-const SILENCE_SECONDS = 45;
+export const SILENCE_SECONDS = 45;
 
 /** How events are followed. */
 export interface StreamOptions extends Abortable {
@@ -33,7 +33,8 @@ export interface PageOptions extends Abortable {
   since?: string | number;
   until?: string | number;
   limit?: number;
-  offset?: number;
+  /** Where the page begins: the `nextOffset` of the one before. */
+  offset?: string;
   order?: "asc" | "desc";
   types?: readonly string[];
   categories?: readonly string[];
@@ -95,16 +96,10 @@ export class Events {
     const headers = { Accept: "text/event-stream", ...(last === undefined ? {} : { "Last-Event-ID": last }) };
     const ask = { params, headers, seconds: SILENCE_SECONDS, signal };
     const response = await this.#caller.stream(`${this.#path}/stream`, ask);
-    const reader = response.body?.getReader();
     const decoder = new Decoder();
-    try {
-      for (let part = await reader?.read(); part?.value !== undefined; part = await reader?.read()) {
-        yield undefined;
-        yield* decoder.feed(part.value);
-      }
-    } finally {
-      // What fails is about bytes that nobody wants any more.
-      reader?.cancel().catch(() => undefined);
+    for await (const part of partsOf(response)) {
+      yield undefined;
+      yield* decoder.feed(part);
     }
   }
 
@@ -115,7 +110,7 @@ export class Events {
     const params = { since, until, limit, offset, order, ...lists };
     const response = await this.#caller.call("GET", `${this.#path}/events`, { params, signal });
     const items = itemsOf({ events: await jsonOf(response) }, "events").map((item) => readEvent(item));
-    const nextOffset = Number(response.headers.get("x-next-offset") ?? 0);
+    const nextOffset = response.headers.get("x-next-offset") ?? "0";
     return { items, nextOffset, hasMore: response.headers.get("x-has-more") === "true" };
   }
 

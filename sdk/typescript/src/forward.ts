@@ -27,16 +27,16 @@ export interface ForwardOptions extends Abortable {
 export class Forward {
   /** What to give to other programs: `host:port`, or for `cdp` a URL. */
   readonly address: string;
-  readonly #program: ChildProcess;
+  readonly #end: () => Promise<void>;
 
-  constructor(address: string, program: ChildProcess) {
+  constructor(address: string, end: () => Promise<void>) {
     this.address = address;
-    this.#program = program;
+    this.#end = end;
   }
 
   /** Stops it, and returns once it has ended; what is connected is cut. */
   async stop(): Promise<void> {
-    await ended(this.#program);
+    await this.#end();
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -72,7 +72,7 @@ export async function openForward(
   });
   try {
     const line = await firstLine(program, signal);
-    if (line !== "") return new Forward(line, program);
+    if (line !== "") return new Forward(line, () => ended(program));
   } catch (failure) {
     await ended(program);
     throw failure;

@@ -11,6 +11,15 @@ export { Landfast, type LandfastOptions } from "./client.js";
 export type { Exited, Gap, InputUnsure, Output, ProcessEvent, ReplayEnd, Start } from "./conversation.js";
 export * from "./errors.js";
 export { Events, type PageOptions, type StreamOptions, type Watched } from "./events.js";
+export {
+  type ContentOptions,
+  type FilePath,
+  Files,
+  type MakeOptions,
+  type MoveOptions,
+  type WatchOptions,
+  type WriteOptions,
+} from "./files.js";
 export { Forward, type ForwardOptions } from "./forward.js";
 export {
   type CreateOptions,
@@ -36,12 +45,15 @@ export {
   type EventGap,
   type EventPage,
   Exit,
+  type FileChange,
+  type FileInfo,
   type InstanceRecord,
   type LogPart,
   type Phase,
   type ProcessRecord,
   type ServiceRecord,
   type Token,
+  type Unpacked,
 } from "./records.js";
 export { type Route, RouteCache } from "./routes.js";
 export { Services } from "./services.js";

@@ -7,6 +7,7 @@
 import { Browser } from "./browser.js";
 import { type Abortable, type Caller, DEADLINE_SECONDS } from "./caller.js";
 import { Events } from "./events.js";
+import { Files } from "./files.js";
 import { plain } from "./names.js";
 import { Processes } from "./processes.js";
 import { type InstanceRecord, itemsOf, type Phase, readInstance, readToken, type Token } from "./records.js";
@@ -55,11 +56,12 @@ export interface WaitOptions extends Abortable {
   wait?: number;
 }
 
-/** One instance. What it does is below `processes`, `services`, `browser` and `events`. */
+/** One instance. What it does is below `processes`, `files`, `services`, `browser` and `events`. */
 export class Instance {
   readonly id: string;
   readonly processes: Processes;
   readonly services: Services;
+  readonly files: Files;
   readonly browser: Browser;
   readonly events: Events;
   readonly #caller: Caller;
@@ -71,6 +73,7 @@ export class Instance {
     this.#record = record;
     this.processes = new Processes(caller, this.id);
     this.services = new Services(caller, this.id);
+    this.files = new Files(caller, this.id);
     this.browser = new Browser(caller, this.id);
     this.events = new Events(caller, this.id);
   }
@@ -129,7 +132,7 @@ export class Instance {
     return this.#told("POST", "/wake", { wait: 30, ...options });
   }
 
-  /** Makes an access token for it, for others: `all`, `process` or `browser`; for so many seconds, a day at most. */
+  /** Makes an access token for it, for others: `all`, `process`, `browser` or `files`; for so many seconds, a day at most. */
   async createToken(options: Abortable & { scopes?: readonly string[]; seconds?: number } = {}): Promise<Token> {
     const { scopes = ["all"], seconds = 3600, signal } = options;
     const body = { scopes, ttl_seconds: seconds };

@@ -7,7 +7,16 @@
 import { variable } from "./settings.js";
 
 /** The sub-resources of an instance that its own agent answers. */
-export const DIRECT: readonly string[] = ["browser", "devtools", "exec", "json", "processes", "services", "telemetry"];
+export const DIRECT: readonly string[] = [
+  "browser",
+  "devtools",
+  "exec",
+  "files",
+  "json",
+  "processes",
+  "services",
+  "telemetry",
+];
 
 /** The variable that names other ones, with commas between them; empty for none. */
 export const DIRECT_VARIABLE = "LANDFAST_DIRECT";

@@ -180,9 +180,49 @@ export interface EventGap {
 /** Events that were stored, and where the next page begins. */
 export interface EventPage {
   readonly items: readonly (Event | EventGap)[];
-  /** What to ask for next; 0 at the end. A page may be empty although more follow. */
-  readonly nextOffset: number;
+  /** What to ask for next, a number beyond what JavaScript counts to. A page may be empty although more follow. */
+  readonly nextOffset: string;
   readonly hasMore: boolean;
+}
+
+/** A file of an instance, as it is without its content. */
+export interface FileInfo {
+  /** Its path; what is no UTF-8 in it is replaced, and then `rawPath` is what leads to it. */
+  readonly path: string;
+  /** The bytes of a path that is no UTF-8. */
+  readonly rawPath: Uint8Array | undefined;
+  readonly name: string;
+  readonly kind: "file" | "directory" | "link" | "fifo" | "socket" | "device" | (string & {});
+  readonly size: number;
+  /** Who may do what, as for `chmod`. */
+  readonly mode: number;
+  /** When its content last changed. */
+  readonly modified: number;
+  readonly uid: number;
+  readonly gid: number;
+  /** Changes whenever its content may have. */
+  readonly etag: string;
+  /** Where a link leads, as it says. */
+  readonly target: string | undefined;
+}
+
+/** Something that happened to a file of an instance. */
+export interface FileChange {
+  /** `gap` means that some was missed: look again. */
+  readonly type: "created" | "modified" | "written" | "attributes" | "removed" | "moved" | "gap" | (string & {});
+  /** Empty for a gap. */
+  readonly path: string;
+  /** Where it was before it was moved. */
+  readonly source: string | undefined;
+  readonly isDirectory: boolean;
+}
+
+/** What was put in place of a tree. */
+export interface Unpacked {
+  readonly files: number;
+  readonly directories: number;
+  readonly links: number;
+  readonly bytes: number;
 }
 
 /** Reads an instance. Throws `ProtocolFailure` if it is something else, and so do all of these. */
@@ -293,6 +333,38 @@ export function readEvent(answer: unknown, id?: string): Event | EventGap {
   };
 }
 
+/** Reads what is told of a file. */
+export function readFile(answer: unknown): FileInfo {
+  const from = new Fields("a file", answer);
+  return {
+    path: from.text("path"),
+    rawPath: from.bytes("path_encoded"),
+    name: from.text("name"),
+    kind: from.text("kind"),
+    size: from.number("size"),
+    mode: Number.parseInt(from.text("mode"), 8),
+    modified: from.number("modified"),
+    uid: from.number("uid"),
+    gid: from.number("gid"),
+    etag: from.text("etag"),
+    target: from.maybeText("target"),
+  };
+}
+
+/** Reads what happened to a file. */
+export function readChange(answer: unknown): FileChange {
+  const from = new Fields("a change of a file", answer);
+  const [path, source] = [from.maybeText("path") ?? "", from.maybeText("from")];
+  return { type: from.text("type"), path, source, isDirectory: from.flag("directory") };
+}
+
+/** Reads what was put in place of a tree. */
+export function readUnpacked(answer: unknown): Unpacked {
+  const from = new Fields("what was unpacked", answer);
+  const [files, directories] = [from.number("files"), from.number("directories")];
+  return { files, directories, links: from.number("links"), bytes: from.number("bytes") };
+}
+
 /** The list of this name in an answer. */
 export function itemsOf(answer: unknown, name: string): unknown[] {
   const items = new Fields(`a list of ${name}`, answer).value(name);
@@ -337,6 +409,16 @@ class Fields {
   maybeNumber(name: string): number | undefined {
     const value = this.value(name);
     return value === undefined || typeof value === "number" ? value : this.#missing(name);
+  }
+
+  /** Bytes, each of which may stand as % and two digits. */
+  bytes(name: string): Uint8Array | undefined {
+    const text = this.maybeText(name);
+    if (text === undefined) return undefined;
+    const one = text.replace(/[^%]|%[0-9a-f]{2}/gi, (part) =>
+      part.length === 1 ? `%${part.charCodeAt(0).toString(16).padStart(2, "0")}` : part,
+    );
+    return Uint8Array.from(one.split("%").slice(1), (digits) => Number.parseInt(digits, 16));
   }
 
   flag(name: string): boolean {

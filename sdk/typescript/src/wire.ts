@@ -74,14 +74,15 @@ export class Body {
     return this.#reader !== undefined;
   }
 
-  /** The body for one attempt. */
-  open(): BodyInit | undefined {
+  /** The body for one attempt; `onMove` is called whenever more of a stream is taken. */
+  open(onMove: () => void): BodyInit | undefined {
     const reader = this.#reader;
     if (reader === undefined) return this.#held;
     return new ReadableStream<Uint8Array>(
       {
         pull: async (out) => {
           this.#isBegun = true;
+          onMove();
           const { done, value } = await reader.read();
           if (done) {
             out.close();
@@ -101,7 +102,7 @@ export class Body {
 export async function send(fetch: Fetch, wire: Wire): Promise<Response> {
   const deadline = new Deadline(wire.signal, wire.timeout);
   const init: RequestInit = { ...wire.rest, method: wire.method, headers: wire.headers, signal: deadline.signal };
-  const body = wire.body.open();
+  const body = wire.body.open(() => deadline.start());
   if (body !== undefined) init.body = body;
   let response: Response;
   try {
@@ -266,7 +267,8 @@ function toldOf(failure: unknown): TransportFailure | LandfastError {
   if (codes.some((code) => NOT_CONNECTED.includes(code) || NOT_TRUSTED.test(code))) {
     return new Unreachable(text, { cause: failure });
   }
-  if (codes.includes("ERR_INVALID_URL")) return new Misused(text, { cause: failure });
+  const isRefused = codes.includes("ERR_INVALID_URL") || (failure as Error)?.cause?.toString() === "Error: bad port";
+  if (isRefused) return new Misused(text, { cause: failure });
   const isLate = codes.some((code) => LATE.includes(code));
   return isLate ? new TimedOut(text, { cause: failure }) : new Broken(text, { cause: failure });
 }
