@@ -34,6 +34,15 @@ impl Alone {
 
     /// An agent with this spec, as this user if not as ours.
     fn start_with(spec_text: &str, user: Option<u32>) -> Self {
+        Self::start_as(spec_text, user, |_| Vec::new())
+    }
+
+    /// An agent behind a command, which is told where its home is.
+    fn start_within(before: impl FnOnce(&str) -> Vec<String>) -> Self {
+        Self::start_as("{}", None, before)
+    }
+
+    fn start_as(spec_text: &str, user: Option<u32>, before: impl FnOnce(&str) -> Vec<String>) -> Self {
         let dir = tempfile::Builder::new().prefix("lf").tempdir().unwrap();
         let path = |name: &str| {
             let path = dir.path().join(name);
@@ -53,8 +62,13 @@ impl Alone {
             ["--home", &path("home")],
             ["--spec", &spec],
         ];
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(["--exact", "agent", "--nocapture"]).env(ARGUMENTS, arguments.as_flattened().join("\n"));
+        let mut line = before(&path_in(&dir, "home"));
+        line.push(std::env::current_exe().unwrap().to_str().unwrap().to_owned());
+        let mut command = Command::new(&line[0]);
+        command
+            .args(&line[1..])
+            .args(["--exact", "agent", "--nocapture"])
+            .env(ARGUMENTS, arguments.as_flattened().join("\n"));
         if let Some(user) = user {
             command.uid(user).gid(user).env("HOME", dir.path().join("home"));
         }
@@ -122,6 +136,10 @@ impl Drop for Alone {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+fn path_in(dir: &tempfile::TempDir, name: &str) -> String {
+    dir.path().join(name).to_str().unwrap().to_owned()
 }
 
 fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
@@ -228,6 +246,29 @@ fn a_large_file_comes_and_goes_in_little_memory() {
     let peak = alone.field("VmHWM");
     eprintln!("{before} KiB before, {peak} KiB at most");
     assert!(peak < before + 16_384, "{before} KiB before, {peak} KiB at most");
+}
+
+#[test]
+fn a_disk_that_is_full_costs_no_file() {
+    const ROOM: usize = 4 << 20;
+    let sandbox = ["bwrap", "--die-with-parent", "--dev-bind", "/", "/"];
+    if !Command::new(sandbox[0]).args(&sandbox[1..]).arg("true").status().is_ok_and(|status| status.success()) {
+        eprintln!("no disk can be made full here: bubblewrap does not work");
+        return;
+    }
+    let alone = Alone::start_within(|home| {
+        let room = ROOM.to_string();
+        [&sandbox[..], &["--size", &room, "--tmpfs", home]].concat().into_iter().map(str::to_owned).collect()
+    });
+    let old = "old".repeat(1000);
+    alone.ask("PUT", "/files/content?path=f", &old).unwrap();
+    for (path, body) in [("content?path=f", "x".repeat(ROOM + 1)), ("content?path=g", "x".repeat(2 * ROOM))] {
+        let refused = alone.ask("PUT", &format!("/files/{path}"), &body).unwrap();
+        assert!(refused.contains(r#""code":"file.no_space""#), "{refused}");
+    }
+    assert_eq!(alone.ask("GET", "/files/content?path=f", "").unwrap(), old);
+    let listed = alone.ask("GET", "/files/list?path=.", "").unwrap();
+    assert!(listed.contains(r#""name":"f""#) && !listed.contains("landfast-"), "{listed}");
 }
 
 /// The head of an answer, and not a byte more.

@@ -30,7 +30,8 @@ pub struct Draft {
     dir: OwnedFd,
     name: OsString,
     temporary: OsString,
-    file: File,
+    /// Until it is whole.
+    file: Option<File>,
     /// For refusals.
     path: PathBuf,
     is_in_place: bool,
@@ -78,7 +79,7 @@ impl Draft {
             match rustix::fs::openat(&dir, &temporary, flags, Mode::RUSR | Mode::WUSR) {
                 Ok(file) => {
                     let (name, path) = (name.to_owned(), path.to_owned());
-                    return Ok(Self { dir, name, temporary, file: file.into(), path, is_in_place: false });
+                    return Ok(Self { dir, name, temporary, file: Some(file.into()), path, is_in_place: false });
                 }
                 Err(Errno::EXIST) => {}
                 Err(error) => return Err(fault(error, path)),
@@ -93,7 +94,10 @@ impl Draft {
     ///
     /// [`ErrorCode::FileNoSpace`], and what else the kernel says no with. What was in its place stays.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), Problem> {
-        self.file.write_all(bytes).map_err(|error| fault(error, &self.path))
+        match &mut self.file {
+            Some(file) => file.write_all(bytes).map_err(|error| fault(error, &self.path)),
+            None => Ok(()),
+        }
     }
 
     /// Puts the file in its place, and says whether there was none.
@@ -103,7 +107,8 @@ impl Draft {
     /// [`ErrorCode::FileExists`] and [`ErrorCode::FileChanged`] for what `commit` demands, and what the kernel says no
     /// with. What was in its place stays.
     pub fn commit(mut self, commit: &Commit) -> Result<bool, Problem> {
-        let refuse = |error: Errno| fault(error, &self.path);
+        let path = self.path.clone();
+        let refuse = |error: Errno| fault(error, &path);
         let old = match rustix::fs::statat(&self.dir, &self.name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(old) => Some(old),
             Err(Errno::NOENT) => None,
@@ -113,11 +118,9 @@ impl Draft {
         let is_file = |old: &rustix::fs::Stat| FileType::from_raw_mode(old.st_mode) == FileType::RegularFile;
         let old_mode = old.as_ref().filter(|old| is_file(old)).map(|old| old.st_mode & 0o777);
         let mode = commit.mode.or(old_mode).unwrap_or(FILE_MODE);
-        rustix::fs::fchmod(&self.file, Mode::from_raw_mode(mode)).map_err(refuse)?;
-        if let Some(seconds) = commit.modified {
-            let time = Timespec { tv_sec: seconds, tv_nsec: 0 };
-            let times = Timestamps { last_access: time, last_modification: time };
-            rustix::fs::futimens(&self.file, &times).map_err(refuse)?;
+        // Closed before it has its name: whoever watches that name would otherwise hear of the file twice.
+        if let Some(file) = self.file.take() {
+            finish(&file, mode, commit.modified).map_err(refuse)?;
         }
         put(&self.dir, &self.temporary, &self.name, commit.is_new).map_err(refuse)?;
         self.is_in_place = true;
@@ -144,6 +147,13 @@ impl Drop for Draft {
             let _ = rustix::fs::unlinkat(&self.dir, &self.temporary, AtFlags::empty());
         }
     }
+}
+
+fn finish(file: &File, mode: u32, modified: Option<i64>) -> rustix::io::Result<()> {
+    rustix::fs::fchmod(file, Mode::from_raw_mode(mode))?;
+    let Some(seconds) = modified else { return Ok(()) };
+    let time = Timespec { tv_sec: seconds, tv_nsec: 0 };
+    rustix::fs::futimens(file, &Timestamps { last_access: time, last_modification: time })
 }
 
 /// Renames within a directory, over what is there or not.

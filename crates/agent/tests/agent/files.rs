@@ -310,6 +310,8 @@ async fn a_watch_tells_what_happens_in_order() {
     agent.file("PUT", "content", "path=whole", &[], b"at once").await;
     let change = watch.next().await.unwrap();
     assert_eq!((change["type"].as_str(), name(&change)), (Some("written"), "whole"), "not how it was written");
+    fs::create_dir(agent.home().join("next")).unwrap();
+    assert_eq!(name(&watch.next().await.unwrap()), "next", "and once");
     fs::write(agent.home().join("f"), "x").unwrap();
     assert_eq!(name(&watch.until("created").await), "f");
     assert_eq!(name(&watch.until("modified").await), "f");
