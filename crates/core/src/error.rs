@@ -132,6 +132,8 @@ error_table! {
         "This repeats a request that was sent before, and what came of that one is not known any more." "Look at what it should have done, then send a new one.";
     NameTaken "name.taken" 409 - Never Client
         "Something else has this name." "Choose another name, or end what has it.";
+    PoolInUse "pool.in_use" 409 - Never Client
+        "Browsers of the pool are acquired." "Release them first, or say force.";
     AuthMissing "auth.missing" 401 1008 Never Client
         "The request carries no token." "Send an access token for this instance, or an API key to the control plane, as Authorization: Bearer.";
     AuthInvalid "auth.invalid" 401 1008 Never Client

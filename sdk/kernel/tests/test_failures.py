@@ -39,11 +39,11 @@ def test_a_browser_that_is_gone_says_so_on_both_surfaces(client: Kernel, connect
     for asker in (client, other):
         with pytest.raises(kernel.NotFoundError) as gone:
             asker.browsers.process.status("prc_00000000000000000000000000", **at(browser))
-        assert gone.value.body["code"] == "browser_gone" and gone.value.body["message"]  # type: ignore[index,call-overload]
+        assert gone.value.body["code"] == "browser_gone" and gone.value.body["message"]
         assert gone.value.response.headers["x-should-retry"] == "false"
     with pytest.raises(kernel.NotFoundError) as unread:
         client.browsers.retrieve(browser.session_id)
-    assert unread.value.body["code"] == "browser_gone"  # type: ignore[index,call-overload]
+    assert unread.value.body["code"] == "browser_gone"
     with pytest.raises(kernel.NotFoundError):
         client.browsers.delete_by_id(browser.session_id)
 
@@ -51,10 +51,10 @@ def test_a_browser_that_is_gone_says_so_on_both_surfaces(client: Kernel, connect
 def test_what_a_live_browser_does_not_have_is_not_its_end(client: Kernel, browser: Any) -> None:
     with pytest.raises(kernel.NotFoundError) as absent:
         client.browsers.process.status("prc_00000000000000000000000000", **at(browser))
-    assert absent.value.body["code"] == "process.unknown"  # type: ignore[index,call-overload]
+    assert absent.value.body["code"] == "process.unknown"
     with pytest.raises(kernel.NotFoundError) as unknown:
         client.browsers.retrieve("nobody-has-this-name")
-    assert unknown.value.body["code"] == "instance.unknown"  # type: ignore[index,call-overload]
+    assert unknown.value.body["code"] == "instance.unknown"
 
 
 def test_an_expired_token_is_replaced_by_the_control_plane(cell: Cell, client: Kernel, browser: Any) -> None:
@@ -177,11 +177,11 @@ def test_what_cannot_work_is_refused_once(client: Kernel, connect: Callable[...,
     through = connect(base_url=relay.url)
     with pytest.raises(kernel.BadRequestError) as refused:
         through.browsers.create(stealth=True)
-    assert "stealth" in refused.value.body["message"]  # type: ignore[index,call-overload]
+    assert "stealth" in refused.value.body["message"]
     browser = through.browsers.create()
     with pytest.raises(kernel.APIStatusError) as absent:
         through.browsers.process.exec(browser.session_id, command="no-such-program", args=["x"])
-    assert absent.value.body["code"] == "process.spawn"  # type: ignore[index,call-overload]
+    assert absent.value.body["code"] == "process.spawn"
     spawned = through.browsers.process.spawn(browser.session_id, command="true")
     eventually("it ends", lambda: client.browsers.process.status(spawned.process_id, **at(browser)).state == "exited")
     with pytest.raises(kernel.ConflictError):

@@ -28,7 +28,7 @@ def test_a_file_is_written_read_listed_changed_moved_and_deleted(client: Kernel,
     fs.delete_directory(session, path="/tmp/files")
     with pytest.raises(kernel.NotFoundError) as absent:
         fs.file_info(session, path="/tmp/files")
-    assert absent.value.body["code"] == "file.not_found"  # type: ignore[index,call-overload]
+    assert absent.value.body["code"] == "file.not_found"
 
 
 def test_files_are_uploaded_together(client: Kernel, browser: Any) -> None:

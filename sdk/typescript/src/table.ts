@@ -118,6 +118,18 @@ export class NameTaken extends CallerError {
   };
 }
 
+/** Browsers of the pool are acquired. Release them first, or say force. */
+export class PoolInUse extends CallerError {
+  static override readonly row: Row = {
+    name: "PoolInUse",
+    code: "pool.in_use",
+    status: 409,
+    retry: "never",
+    sentence: "Browsers of the pool are acquired.",
+    advice: "Release them first, or say force.",
+  };
+}
+
 /** The request carries no token. Send an access token for this instance, or an API key to the control plane, as Authorization: Bearer. */
 export class AuthMissing extends CallerError {
   static override readonly row: Row = {
@@ -1152,6 +1164,7 @@ export const TABLE: ReadonlyMap<string, RefusalClass> = new Map<string, RefusalC
   ["request.key_reused", RequestKeyReused],
   ["request.repeated", RequestRepeated],
   ["name.taken", NameTaken],
+  ["pool.in_use", PoolInUse],
   ["auth.missing", AuthMissing],
   ["auth.invalid", AuthInvalid],
   ["auth.expired", AuthExpired],

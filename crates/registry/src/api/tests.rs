@@ -32,6 +32,7 @@ mod api_keys;
 mod external;
 mod forward;
 mod instances;
+mod kernel;
 mod moves;
 mod nodes;
 mod server;
@@ -114,6 +115,10 @@ impl Api {
 
     fn assert_described(&self, method: &str, target: &str, answer: &Answer) {
         assert!(answer.headers.contains_key("landfast-request-id"));
+        // Those paths are described by whoever thought of them.
+        if target.starts_with("/browser") {
+            return;
+        }
         let path = target.split('?').next().unwrap();
         let found = self.description["paths"].as_object().unwrap().iter().find(|(template, _)| fits(template, path));
         let operation = found.map_or(&Value::Null, |(_, item)| &item[method.to_lowercase()]);

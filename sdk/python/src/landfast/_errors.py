@@ -66,6 +66,7 @@ __all__ = [
     "NodeStaleGeneration",
     "NodeUnknown",
     "NodeUnreachable",
+    "PoolInUse",
     "ProcessExited",
     "ProcessNoTerminal",
     "ProcessNotRunning",
@@ -199,6 +200,17 @@ class NameTaken(CallerError):
     retry = Retry.NEVER
     sentence = "Something else has this name."
     advice = "Choose another name, or end what has it."
+
+
+class PoolInUse(CallerError):
+    """Browsers of the pool are acquired. Release them first, or say force."""
+
+    code = "pool.in_use"
+    status = 409
+    close_code = None
+    retry = Retry.NEVER
+    sentence = "Browsers of the pool are acquired."
+    advice = "Release them first, or say force."
 
 
 class AuthMissing(CallerError):
@@ -1113,6 +1125,7 @@ TABLE: dict[str, type[Refused]] = {
     "request.key_reused": RequestKeyReused,
     "request.repeated": RequestRepeated,
     "name.taken": NameTaken,
+    "pool.in_use": PoolInUse,
     "auth.missing": AuthMissing,
     "auth.invalid": AuthInvalid,
     "auth.expired": AuthExpired,

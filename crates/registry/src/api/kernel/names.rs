@@ -3,17 +3,24 @@
 //! A name is an entry of its own with the id of whoever has it, so that two requests cannot give it at once. It is taken
 //! over when its holder has ended; nothing has to give it back.
 
-use landfast_core::record::{Desired, keys};
+use std::time::Duration;
+
+use landfast_core::record::keys;
 use landfast_core::{ErrorCode, InstanceId, Problem};
+use landfast_net::clock;
 use serde::{Deserialize, Serialize};
 
 use super::super::Api;
 use super::super::refusal::Refusal;
+use super::view::is_over;
 use crate::records;
 use crate::store::{Expect, StoreError, Swap};
 
 /// Attempts to take a name: each failure is somebody else who wants it.
 const ATTEMPTS: u32 = 4;
+
+/// How long after its name a browser's record may come. Then whoever was to write it has died.
+const MADE_WITHIN: Duration = Duration::from_secs(60);
 
 /// What the store keeps of a name.
 #[derive(Debug, Serialize, Deserialize)]
@@ -86,18 +93,20 @@ pub(super) async fn find(api: &Api, id_or_name: &str) -> Result<InstanceId, Refu
 pub(super) async fn sweep(api: &Api) -> Result<(), StoreError> {
     for entry in api.store.list(keys::BROWSER_NAMES).await?.entries {
         let Ok(Name { instance }) = records::decode(&entry.key, &entry.value) else { continue };
-        if records::instance(&*api.store, instance).await?.is_none() {
+        let is_forgotten = records::instance(&*api.store, instance).await?.is_none();
+        if is_forgotten && !is_live(api, instance).await? {
             api.store.delete(&entry.key, Expect::Revision(entry.revision)).await?;
         }
     }
     Ok(())
 }
 
-/// Whether nobody else may have its name. One that is to be made in a moment has none yet, and has had its name for a
-/// moment only.
+/// Whether nobody else may have its name. One that is to be made has its name first, and its record a moment later.
 async fn is_live(api: &Api, id: InstanceId) -> Result<bool, StoreError> {
-    let found = records::instance(&*api.store, id).await?;
-    Ok(found.is_some_and(|(instance, _)| !instance.phase.is_end() && instance.desired != Desired::Deleted))
+    match records::instance(&*api.store, id).await? {
+        Some((instance, _)) => Ok(!is_over(&instance)),
+        None => Ok(id.created_at_millis() + MADE_WITHIN.as_millis() as u64 > clock::unix_millis()),
+    }
 }
 
 fn key(name: &str) -> String {

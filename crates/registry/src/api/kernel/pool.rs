@@ -53,6 +53,15 @@ pub(super) struct Member {
     pub(super) is_lent: bool,
 }
 
+/// What has become of a pool's members.
+#[derive(Debug, Default)]
+struct Found {
+    there: Vec<Member>,
+    /// Named, and not made yet.
+    awaited: Vec<InstanceId>,
+    ended: BTreeSet<InstanceId>,
+}
+
 impl Member {
     /// Whether it may be lent now.
     pub(super) fn is_free(&self) -> bool {
@@ -148,15 +157,26 @@ pub(super) async fn remove(api: &Api, id: PoolId) -> Result<(), StoreError> {
 ///
 /// The store's.
 pub(super) async fn members(api: &Api, pool: &Pool) -> Result<Vec<Member>, StoreError> {
-    let mut members = Vec::new();
+    Ok(look(api, pool).await?.there)
+}
+
+/// What has become of the members of a pool. Each is read once: what was not there a moment ago may be there now.
+async fn look(api: &Api, pool: &Pool) -> Result<Found, StoreError> {
+    let mut found = Found::default();
     for &id in &pool.members {
-        let Some((instance, _)) = records::instance(&*api.store, id).await? else { continue };
-        if !is_over(&instance) {
-            let is_lent = Labels::of(&instance).is_lent;
-            members.push(Member { instance, is_lent });
+        match records::instance(&*api.store, id).await? {
+            Some((instance, _)) if is_over(&instance) => drop(found.ended.insert(id)),
+            Some((instance, _)) => {
+                let is_lent = Labels::of(&instance).is_lent;
+                found.there.push(Member { instance, is_lent });
+            }
+            None if id.created_at_millis() + NAMED_FOR.as_millis() as u64 > clock::unix_millis() => {
+                found.awaited.push(id);
+            }
+            None => drop(found.ended.insert(id)),
         }
     }
-    Ok(members)
+    Ok(found)
 }
 
 /// Brings a pool to its size: members that have ended are replaced, and those that are too many and free are ended.
@@ -166,28 +186,20 @@ pub(super) async fn members(api: &Api, pool: &Pool) -> Result<Vec<Member>, Store
 /// The store's.
 pub(super) async fn fill(api: &Api, id: PoolId) -> Result<(), Refusal> {
     let Some(pool) = read(api, id).await? else { return Ok(()) };
-    let there: Vec<Member> = members(api, &pool).await?;
-    let now = clock::unix_millis();
-    let is_awaited = |id: &InstanceId| id.created_at_millis() + NAMED_FOR.as_millis() as u64 > now;
-    let mut ended = BTreeSet::new();
-    for id in &pool.members {
-        let is_there = there.iter().any(|member| member.instance.id == *id);
-        let was_made = records::instance(&*api.store, *id).await?.is_some();
-        if !is_there && (was_made || !is_awaited(id)) {
-            ended.insert(*id);
-        }
-    }
+    let Found { there, awaited, ended } = look(api, &pool).await?;
+    let mut named = Vec::new();
     let name_them = |pool: &mut Pool| {
         pool.members.retain(|id| !ended.contains(id));
+        named.clear();
         while pool.members.len() < pool.size {
-            pool.members.insert(random::instance_id());
+            let id = random::instance_id();
+            named.push(id);
+            pool.members.insert(id);
         }
     };
     let Some(pool) = change(api, id, name_them).await? else { return Ok(()) };
-    for &member in &pool.members {
-        if records::instance(&*api.store, member).await?.is_none() && is_awaited(&member) {
-            make(api, &pool, member).await?;
-        }
+    for member in awaited.into_iter().chain(named).filter(|member| pool.members.contains(member)) {
+        make(api, &pool, member).await?;
     }
     let surplus = pool.members.len().saturating_sub(pool.size);
     let free = there.iter().filter(|member| !member.is_lent).take(surplus);

@@ -137,8 +137,7 @@ pub(super) async fn delete(
     let members = pool::members(&api, &pool).await?;
     let lent = members.iter().filter(|member| member.is_lent).count();
     if lent > 0 && !is_forced {
-        let detail = format!("{lent} of its browsers are acquired; release them first, or say force.");
-        return Err(Problem::new(ErrorCode::NameTaken, detail).into());
+        return Err(Problem::new(ErrorCode::PoolInUse, format!("{lent} of its browsers are acquired.")).into());
     }
     pool::remove(&api, pool.id).await?;
     for member in members {

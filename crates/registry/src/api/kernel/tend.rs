@@ -8,10 +8,12 @@ use landfast_core::id::PoolId;
 use landfast_core::lifecycle::desire_deleted;
 use landfast_core::record::{Desired, Instance, Phase, keys};
 use landfast_core::{ErrorCode, InstanceId};
+use landfast_net::clock;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::super::Api;
 use super::label::Labels;
+use super::pool::Pool;
 use super::view::is_over;
 use super::{lease, names, pool};
 use crate::records::{self, UpdateError};
@@ -19,6 +21,9 @@ use crate::store::{StoreError, Watch, WatchEvent};
 
 /// How often everything is looked at, whatever was heard: it heals what a server that died left.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
+
+/// How old a browser of a pool that is not there has to be: a pool is read before it is, and may have been made since.
+const STRAY_AFTER: Duration = Duration::from_secs(60);
 
 /// How long to wait after the store's failure.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -46,9 +51,11 @@ pub(in crate::api) async fn tend(api: Arc<Api>) {
 async fn look_and_listen(api: &Api, looks: u32) -> Result<(), StoreError> {
     let until = Instant::now() + LOOK_EVERY;
     let mut watch = api.store.watch(keys::INSTANCES, None);
-    for pool in pool::all(api).await? {
+    let pools = pool::all(api).await?;
+    for pool in &pools {
         lease::tidy(api, pool.id).await;
     }
+    remove_strays(api, &pools).await?;
     if looks.is_multiple_of(SWEEP_EVERY) {
         names::sweep(api).await?;
     }
@@ -57,12 +64,26 @@ async fn look_and_listen(api: &Api, looks: u32) -> Result<(), StoreError> {
         for instance in changed? {
             let labels = Labels::of(&instance);
             if labels.is_made_here && has_idled(&instance) {
-                remove(api, instance.id).await;
+                remove(api, instance.id, has_idled).await;
             }
             pools.extend(labels.pool.filter(|_| is_over(&instance)));
         }
         for pool in pools {
             fill_unless_full(api, pool).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes browsers that were made for a pool that was deleted in that moment: nobody knows of them, and they never idle.
+async fn remove_strays(api: &Api, pools: &[Pool]) -> Result<(), StoreError> {
+    let now = clock::unix_millis();
+    for (instance, _) in records::instances(&*api.store).await? {
+        let labels = Labels::of(&instance);
+        let is_known = |pool: PoolId| pools.iter().any(|known| known.id == pool);
+        let is_stray = labels.pool.is_some_and(|pool| !is_known(pool)) && !labels.is_lent && !is_over(&instance);
+        if is_stray && instance.created_at + STRAY_AFTER.as_millis() as u64 <= now {
+            remove(api, instance.id, |_| true).await;
         }
     }
     Ok(())
@@ -93,19 +114,19 @@ fn has_idled(instance: &Instance) -> bool {
     instance.phase == Phase::Sleeping && instance.desired == Desired::Sleeping
 }
 
-/// Removes a browser that sleeps, unless it is wanted again.
-async fn remove(api: &Api, id: InstanceId) {
+/// Removes a browser if that is still true of it.
+async fn remove(api: &Api, id: InstanceId, is_useless: fn(&Instance) -> bool) {
     let end = |instance: &mut Instance| {
-        if !has_idled(instance) {
+        if !is_useless(instance) {
             return Err(ErrorCode::RequestConflict.into());
         }
         Ok(desire_deleted(instance)?)
     };
     match records::update_instance(&*api.store, id, end).await {
-        Ok(_) => tracing::info!(instance = %id, "a browser was idle for its time and is removed"),
+        Ok(_) => tracing::info!(instance = %id, "a browser that nobody uses is removed"),
         Err(UpdateError::Refused(_) | UpdateError::Unknown) => {}
         Err(error @ (UpdateError::Conflict | UpdateError::Store(_))) => {
-            tracing::warn!(instance = %id, %error, "an idle browser is not removed; trying again later");
+            tracing::warn!(instance = %id, %error, "a browser that nobody uses is not removed; trying again later");
         }
     }
 }
