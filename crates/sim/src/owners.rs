@@ -3,7 +3,7 @@
 //! Chance finds what happens often. Whether two nodes may serve one instance hangs on coincidences that chance hardly
 //! meets: a daemon that stands still between its fence and its write, a renewal that is late by more than a lease, a keeper that
 //! looks a moment before a claim. So here one instance and the two nodes that may have it are small enough to be looked at in
-//! every state they can reach, with no limit of time: the machines are the product's own ([`Lease`], [`lifecycle`]), and around them
+//! every state they can reach, with no limit of time: the machines are the product's own ([`Lease`](landfast_core::lease::Lease), [`lifecycle`](landfast_core::lifecycle)), and around them
 //! every message may be late or lost, every daemon may stand still or be killed, at every moment.
 //!
 //! * **Node 0** has the instance in the beginning. Its daemon, its lease, what it has read, and its agent, which carries
