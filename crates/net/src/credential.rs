@@ -1,12 +1,13 @@
 //! What the roles of a cell show each other before one believes the other.
 //!
 //! A relay leads into every instance of its machine, so it speaks with nobody but the cell's own gateways and API servers:
-//! they know the cell's key. On one machine that is enough. Between machines the key would be read by whoever is on the way, and with
-//! it everything else; there both ends show a certificate of the cell's own authority first, over TLS 1.3, and each sees what the
-//! other is for: a gateway's certificate makes no relay. Without certificates nothing leaves the machine.
+//! they know the cell's key. On one machine that is enough. Between machines the key would be read by whoever is on the
+//! way, and with it everything else; there both ends show a certificate of the cell's own authority first, over TLS 1.3,
+//! and each sees what the other is for: a gateway's certificate makes no relay. Without certificates nothing leaves the
+//! machine.
 //!
-//! The files are those that `landfast ca issue` writes, in a folder of their own: `ca.pem`, `role.pem` and `role-key.pem`. They are
-//! looked at again every few seconds, so that they can be renewed under a running role.
+//! The files are those that `landfast ca issue` writes, in a folder of their own: `ca.pem`, `role.pem` and
+//! `role-key.pem`. They are looked at again every few seconds, so that they can be renewed under a running role.
 
 use std::fmt;
 use std::io;
@@ -173,8 +174,8 @@ impl Credential {
         Ok(Socket::tls(TlsStream::Client(stream)))
     }
 
-    /// Greets whoever has connected, and sees that it is one of these. Where there are no certificates, a plain connection is
-    /// passed on as it is.
+    /// Greets whoever has connected, and sees that it is one of these. Where there are no certificates, a plain
+    /// connection is passed on as it is.
     ///
     /// # Errors
     ///

@@ -6,8 +6,8 @@
 //! looks when the time is over, and cuts what it carries unless the node has meanwhile written a later one. Nobody has
 //! to be told anything, and an agent that carries nothing is never woken. See docs/decisions/0009.
 //!
-//! A tenure that others may have seen end is never prolonged: the next one begins in another file. What was handed over under
-//! the old one ends with it, whatever becomes of the node.
+//! A tenure that others may have seen end is never prolonged: the next one begins in another file. What was handed over
+//! under the old one ends with it, whatever becomes of the node.
 //!
 //! In the file: nanoseconds of the machine's monotonic clock (u64, big-endian), and their complement, so that a reader who
 //! comes in the middle of a write notices. The clock begins anew with the machine, and so do all agents.

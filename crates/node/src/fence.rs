@@ -36,8 +36,8 @@ pub(crate) struct Fence {
     holds_until: AtomicU64,
     /// Whether the lease is held as far as the timers know: what the instances' tasks are woken by.
     holding: watch::Sender<bool>,
-    /// Tells the agents the same: they have to see for themselves when this daemon cannot tell them anything. Never held across an
-    /// await.
+    /// Tells the agents the same: they have to see for themselves when this daemon cannot tell them anything. Never held
+    /// across an await.
     tenure: Mutex<TenureFile>,
 }
 
@@ -109,11 +109,11 @@ impl Fence {
         }
     }
 
-    /// The node holds its lease until then, which may be over. The agents know before the first connection comes to them under
-    /// it.
+    /// The node holds its lease until then, which may be over. The agents know before the first connection comes to them
+    /// under it.
     ///
-    /// They are not told that it is over: the time they know is, or their end is near. A daemon that has just started and holds
-    /// nothing yet goes on with what the one before it was granted.
+    /// They are not told that it is over: the time they know is, or their end is near. A daemon that has just started and
+    /// holds nothing yet goes on with what the one before it was granted.
     ///
     /// # Errors
     ///

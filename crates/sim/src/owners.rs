@@ -1,10 +1,11 @@
 //! Every interleaving there is of one lease, one claim and one move: no two nodes ever serve the instance at once.
 //!
 //! Chance finds what happens often. Whether two nodes may serve one instance hangs on coincidences that chance hardly
-//! meets: a daemon that stands still between its fence and its write, a renewal that is late by more than a lease, a keeper that
-//! looks a moment before a claim. So here one instance and the two nodes that may have it are small enough to be looked at in
-//! every state they can reach, with no limit of time: the machines are the product's own ([`Lease`](landfast_core::lease::Lease), [`lifecycle`](landfast_core::lifecycle)), and around them
-//! every message may be late or lost, every daemon may stand still or be killed, at every moment.
+//! meets: a daemon that stands still between its fence and its write, a renewal that is late by more than a lease, a
+//! keeper that looks a moment before a claim. So here one instance and the two nodes that may have it are small enough to
+//! be looked at in every state they can reach, with no limit of time: the machines are the product's own
+//! ([`Lease`](landfast_core::lease::Lease), [`lifecycle`](landfast_core::lifecycle)), and around them every message may
+//! be late or lost, every daemon may stand still or be killed, at every moment.
 //!
 //! * **Node 0** has the instance in the beginning. Its daemon, its lease, what it has read, and its agent, which carries
 //!   connections under the daemon's tenure.
@@ -14,8 +15,8 @@
 //!   steps, the registry may take a lease for lapsed one step early.
 //!
 //! States that will behave alike are one state, so there is an end to them: one or two millions with one question about the
-//! lease under way at a time, twelve with two. They are searched breadth first, so that what is found is told by its shortest
-//! story. See docs/decisions/0009 for the agent's part.
+//! lease under way at a time, twelve with two. They are searched breadth first, so that what is found is told by its
+//! shortest story. See docs/decisions/0009 for the agent's part.
 
 mod rules;
 mod state;
@@ -413,8 +414,8 @@ impl Search {
         state.keeper_looked && self.change(state, Op::Lose, Some(state.registry.record.generation))
     }
 
-    /// Swaps the record for what a step makes of it; whether it may be taken. Who has read the record before has read an old
-    /// one now.
+    /// Swaps the record for what a step makes of it; whether it may be taken. Who has read the record before has read an
+    /// old one now.
     fn change(&self, state: &mut State, op: Op, meant: Option<u64>) -> bool {
         let is_done = self.rules.apply(&mut state.registry.record, op, meant);
         if is_done {

@@ -1,4 +1,5 @@
-//! The product's own rules about the record, as a table: what `landfast_core::lifecycle` says of every record there is here.
+//! The product's own rules about the record, as a table: what `landfast_core::lifecycle` says of every record there is
+//! here.
 
 use std::collections::{BTreeMap, HashMap};
 
