@@ -28,6 +28,7 @@ mod verbs;
 mod wish;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
 use tokio::runtime::{Builder, Runtime};
@@ -35,6 +36,10 @@ use tokio::runtime::{Builder, Runtime};
 use crate::args::{Cli, Command, Global, NodeVerb};
 use crate::failure::Failure;
 use crate::print::Paint;
+
+/// How long an agent's thread for the disk waits for more: events come in bursts, and a thousand agents would keep a thousand
+/// threads for nothing.
+const DISK_THREAD_KEPT: Duration = Duration::from_secs(1);
 
 /// The program: parses the command line, does what it says, and returns the exit code.
 pub fn main() -> ExitCode {
@@ -62,8 +67,11 @@ fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Ca(wish) => authority::ca(&wish).map(|()| 0),
         Command::Agent(args) => {
             logging::begin("info")?;
-            // One thread: an agent stands beside every instance, and does little but copy.
-            let runtime = started(Builder::new_current_thread())?;
+            // One thread: an agent stands beside every instance, and does little but copy. Those that it needs for the disk go
+            // soon after.
+            let mut builder = Builder::new_current_thread();
+            builder.thread_keep_alive(DISK_THREAD_KEPT);
+            let runtime = started(builder)?;
             runtime.block_on(roles::agent(args)).map(|()| 0)
         }
         command => {

@@ -70,6 +70,19 @@ pub async fn returns_to(pid: u32, before: Footprint, limit: Duration) -> Footpri
     }
 }
 
+/// Waits until the process has no more threads than it had, within `limit`: those that write to the disk go when they are idle.
+///
+/// # Panics
+///
+/// It still has more after that time.
+pub async fn threads_return_to(pid: u32, before: Footprint, limit: Duration) {
+    let deadline = Instant::now() + limit;
+    while Footprint::of(pid).threads > before.threads {
+        assert!(Instant::now() < deadline, "process {pid} had {before}; now it has {}", Footprint::of(pid));
+        sleep(Duration::from_millis(100)).await;
+    }
+}
+
 /// The agent of an instance. In a sandbox it knows no path of the cell, but it is told its instance.
 pub fn agent_of(instance: &str) -> Option<u32> {
     processes().find_map(|(pid, process)| {

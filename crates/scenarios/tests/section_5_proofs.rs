@@ -6,7 +6,7 @@ use std::time::Duration;
 use landfast_scenarios::cell::{Cell, eventually};
 use landfast_scenarios::conversation::{Conversation, Talk};
 use landfast_scenarios::direct;
-use landfast_scenarios::leaks::{Footprint, returns_to};
+use landfast_scenarios::leaks::{Footprint, returns_to, threads_return_to};
 use landfast_scenarios::plain::PlainClient;
 use landfast_scenarios::seed::seed;
 use landfast_scenarios::storm::Storm;
@@ -224,9 +224,7 @@ async fn after_two_thousand_sessions_nothing_is_left() {
     round(2_000).await;
     for (pid, before) in roles.into_iter().zip(before) {
         let after = returns_to(pid, before, Duration::from_secs(5)).await;
-        // Those that write to the disk come and go: the pool starts another one when the last has not idled yet, and two that
-        // take turns keep each other. None is a session's.
-        assert!(after.threads <= before.threads + 2, "{before} {after}");
+        threads_return_to(pid, before, Duration::from_secs(5)).await;
         let grown = after.resident.saturating_sub(before.resident);
         assert!(grown < 8 << 20, "process {pid} grew by {grown} bytes: {before:?} {after:?}");
     }
