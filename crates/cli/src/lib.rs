@@ -37,8 +37,8 @@ use crate::args::{Cli, Command, Global, NodeVerb};
 use crate::failure::Failure;
 use crate::print::Paint;
 
-/// How long an agent's thread for the disk waits for more: events come in bursts, and a thousand agents would keep a thousand
-/// threads for nothing.
+/// How long a thread for the disk waits for more: work comes in bursts, and a thousand agents would keep a thousand threads
+/// for nothing.
 const DISK_THREAD_KEPT: Duration = Duration::from_secs(1);
 
 /// The program: parses the command line, does what it says, and returns the exit code.
@@ -67,11 +67,8 @@ fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Ca(wish) => authority::ca(&wish).map(|()| 0),
         Command::Agent(args) => {
             logging::begin("info")?;
-            // One thread: an agent stands beside every instance, and does little but copy. Those that it needs for the disk go
-            // soon after.
-            let mut builder = Builder::new_current_thread();
-            builder.thread_keep_alive(DISK_THREAD_KEPT);
-            let runtime = started(builder)?;
+            // One thread: an agent stands beside every instance, and does little but copy.
+            let runtime = started(Builder::new_current_thread())?;
             runtime.block_on(roles::agent(args)).map(|()| 0)
         }
         command => {
@@ -86,7 +83,7 @@ fn run(cli: Cli) -> Result<u8, Failure> {
 }
 
 fn started(mut builder: Builder) -> Result<Runtime, Failure> {
-    builder.enable_all().build().map_err(|error| {
+    builder.enable_all().thread_keep_alive(DISK_THREAD_KEPT).build().map_err(|error| {
         Failure::local(format!("The runtime cannot start: {error}. Raise the limits of processes and open files."))
     })
 }
