@@ -33,3 +33,4 @@ pub mod served;
 pub mod stalled;
 pub mod storm;
 pub mod traffic;
+pub mod user;

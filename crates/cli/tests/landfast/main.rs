@@ -2,6 +2,7 @@
 
 mod cell;
 mod control;
+mod encrypted;
 mod files;
 mod terminal;
 
