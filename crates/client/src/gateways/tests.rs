@@ -169,7 +169,9 @@ fn an_authority_that_is_none_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("ca.pem");
     for content in [None, Some("no certificate")] {
-        content.map(|content| std::fs::write(&file, content).unwrap());
+        if let Some(content) = content {
+            std::fs::write(&file, content).unwrap();
+        }
         let error = Gateways::parse("https://a", Some(&file)).unwrap_err().to_string();
         assert!(error.contains("ca.pem"), "{error}");
     }
