@@ -84,6 +84,13 @@ pub(crate) fn inner(target: &str) -> Result<(Target, &str), Problem> {
     }
 }
 
+/// Whether a path of the agent is a socket of the browser, which may have to be started first.
+pub(crate) fn is_browser(target: &str) -> bool {
+    let path = path_of(target);
+    let path = path.strip_prefix("/services/cdp").unwrap_or(path);
+    path.trim_end_matches('/').is_empty() || ["cdp", "devtools"].contains(&first_segment(path))
+}
+
 /// Reads a path inside an instance: its first segment is the agent's, or names a server.
 fn inside(instance: InstanceId, target: &str) -> Result<Inside, Problem> {
     let rest = target.strip_prefix('/').unwrap_or(target);
@@ -274,6 +281,16 @@ mod tests {
         assert_eq!(inner("/processes/1/attach"), Ok((Target::Agent, "/processes/1/attach")));
         for target in ["processes", "/processes//x", "/services/agent/x", "/services/"] {
             assert_eq!(inner(target), Err(ErrorCode::RequestInvalid), "{target}");
+        }
+    }
+
+    #[test]
+    fn the_browsers_sockets_are_known() {
+        for path in ["/", "/cdp", "/cdp/", "/cdp?x", "/devtools/page/1", "/services/cdp", "/services/cdp/cdp"] {
+            assert!(is_browser(path), "{path}");
+        }
+        for path in ["/processes/x/attach", "/services/web/", "/services/web/cdp", "/browser/screencast", "/json"] {
+            assert!(!is_browser(path), "{path}");
         }
     }
 

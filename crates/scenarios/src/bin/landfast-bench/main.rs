@@ -1,6 +1,7 @@
 //! What Landfast costs and how long it pauses, measured on this machine with the program that is in the tree.
 
 mod cdp;
+mod events;
 mod faults;
 mod figures;
 mod http;
@@ -42,6 +43,15 @@ enum Bench {
     /// A client of CDP straight to its browser, and through gateway, node and agent, in one run
     Cdp {
         /// Under a minute: for a look, not for a figure to quote
+        #[arg(long)]
+        quick: bool,
+        /// How the figures are written
+        #[arg(short, long, value_enum, default_value_t = Output::Text)]
+        output: Output,
+    },
+    /// A million events of an agent to a hundred readers, one of whom stalls, and to nobody
+    Events {
+        /// A tenth of the work: for a look, not for a figure to quote
         #[arg(long)]
         quick: bool,
         /// How the figures are written
@@ -105,6 +115,10 @@ fn main() -> Result<ExitCode> {
                     Output::Text => print!("{}", figures.text()),
                     Output::Json => println!("{}", figures.values()),
                 }
+            }
+            Bench::Events { quick, output } => {
+                // It has threads and a runtime of its own.
+                show(&tokio::task::spawn_blocking(move || events::measure(quick)).await?, output);
             }
             Bench::Routes { quick, output } => {
                 let (figures, is_sound) = routes::measure(quick).await?;
