@@ -21,6 +21,9 @@ use crate::stalled::Stalled;
 /// The variable that says how much a role logs.
 const LEVEL: &str = "LANDFAST_LOG";
 
+/// The setting that is said for all roles alike: where the store is.
+const STORE: &str = "store";
+
 /// A role's settings, by key; they reach it as `LANDFAST_<ROLE>_<KEY>`.
 pub type Settings = BTreeMap<&'static str, String>;
 
@@ -205,7 +208,10 @@ impl Role {
         for (name, _) in std::env::vars_os().filter(|(name, _)| is_setting(name)) {
             command.env_remove(name);
         }
-        for (key, value) in &self.settings {
+        if let Some(store) = self.settings.get(STORE) {
+            command.arg("--store").arg(store);
+        }
+        for (key, value) in self.settings.iter().filter(|(key, _)| **key != STORE) {
             command.env(format!("LANDFAST_{}_{}", self.kind, key).to_uppercase(), value);
         }
         if let Some(level) = self.level {

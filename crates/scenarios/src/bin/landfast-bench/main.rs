@@ -7,12 +7,17 @@ mod figures;
 mod http;
 mod moves;
 mod routes;
+mod scale;
 mod session;
 
 use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
+use landfast_core::{InstanceId, TokenId};
+use landfast_registry::cell::Cell;
+use landfast_registry::token::{Claims, Scope};
 
 use crate::figures::Figures;
 
@@ -64,6 +69,15 @@ enum Bench {
     /// Ten thousand routes that change a thousand times a second under load, beside the same load over idle ones
     Routes {
         /// A tenth of the work: for a look, not for a figure to quote
+        #[arg(long)]
+        quick: bool,
+        /// How the figures are written
+        #[arg(short, long, value_enum, default_value_t = Output::Text)]
+        output: Output,
+    },
+    /// A hundred thousand routes at four gateways: their start, their memory, and how fast they hear of a change
+    Scale {
+        /// A twentieth of the routes: for a look, not for a figure to quote
         #[arg(long)]
         quick: bool,
         /// How the figures are written
@@ -125,12 +139,28 @@ fn main() -> Result<ExitCode> {
                 show(&figures, output);
                 return Ok(if is_sound { ExitCode::SUCCESS } else { ExitCode::FAILURE });
             }
+            Bench::Scale { quick, output } => show(&scale::measure(quick).await?, output),
             Bench::Faults { faults, sessions, seed } => {
                 faults::rage(faults, sessions, seed.unwrap_or_else(landfast_scenarios::seed::seed)).await;
             }
         }
         Ok(ExitCode::SUCCESS)
     })
+}
+
+/// Seconds for which tokens hold: longer than any run.
+const TOKENS_LIVE: u64 = 24 * 3600;
+
+/// A token for everything in an instance, made past the API.
+///
+/// # Errors
+///
+/// The clock stands before 1970.
+fn token(cell: &Cell, ins: InstanceId) -> Result<String> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
+    let jti = TokenId::new(now.as_millis() as u64, rand::random());
+    let (iat, exp) = (now.as_secs(), now.as_secs() + TOKENS_LIVE);
+    Ok(cell.signer().sign(&Claims { jti, ins, scopes: vec![Scope::All], exp, iat }))
 }
 
 fn show(figures: &Figures, output: Output) {

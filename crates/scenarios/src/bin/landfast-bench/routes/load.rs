@@ -3,12 +3,10 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use landfast_core::TokenId;
 use landfast_registry::cell::Cell;
-use landfast_registry::token::{Claims, Scope};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -23,9 +21,6 @@ const CONNECTIONS: u32 = 64;
 
 /// Longer than any answer takes that is not lost.
 const PATIENCE: Duration = Duration::from_secs(30);
-
-/// Seconds for which tokens hold: longer than any run.
-const TOKENS_LIVE: u64 = 3_600;
 
 /// Requests to every instance.
 pub(super) struct Load {
@@ -53,17 +48,14 @@ impl Load {
     /// The cell has no key.
     pub(super) fn new(gateway: SocketAddr, dir: &Path, truth: Arc<Truth>) -> Result<Self> {
         let cell = Cell::open(dir)?;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
         let requests = truth.instances().into_iter().enumerate().map(|(number, ins)| {
-            let jti = TokenId::new(now.as_millis() as u64, rand::random());
-            let (iat, exp) = (now.as_secs(), now.as_secs() + TOKENS_LIVE);
-            let token = cell.signer().sign(&Claims { jti, ins, scopes: vec![Scope::All], exp, iat });
-            format!(
+            let token = crate::token(&cell, ins)?;
+            let request = format!(
                 "GET /i/{ins}/{SERVICE}/{number} HTTP/1.1\r\nHost: {gateway}\r\nAuthorization: Bearer {token}\r\n\r\n"
-            )
-            .into_bytes()
+            );
+            anyhow::Ok(request.into_bytes())
         });
-        Ok(Self { gateway, requests: Arc::new(requests.collect()), truth })
+        Ok(Self { gateway, requests: Arc::new(requests.collect::<Result<_>>()?), truth })
     }
 
     /// Asks every instance once, so that the gateway knows every route and every token.
