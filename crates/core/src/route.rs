@@ -13,8 +13,9 @@
 //! An end is final and says its cause. No record and no end is "unknown", remembered for a moment only; a question that
 //! failed proves nothing at all.
 
+use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use crate::lifecycle::{end_code, is_handed_over, will_restart};
@@ -92,7 +93,7 @@ impl Route {
             generation: instance.generation,
             node: instance.node,
             address: instance.address.as_deref().map(Arc::from),
-            services: Arc::new(instance.spec.services.iter().map(|(name, service)| (*name, service.into())).collect()),
+            services: services_of(instance),
             limits: instance.spec.limits,
             handed_over: is_handed_over(instance),
             restarts: will_restart(instance),
@@ -254,9 +255,9 @@ impl RouteView {
     ///
     /// A listing from before what is known, or without anything, is that of a store that was restored or emptied: it
     /// adds, and raises doubt, but ends nothing.
-    pub fn handle_snapshot<'a>(
+    pub fn handle_snapshot(
         &mut self,
-        instances: impl IntoIterator<Item = (&'a Instance, u64)>,
+        instances: impl IntoIterator<Item = (impl Borrow<Instance>, u64)>,
         revision: u64,
         now: Instant,
     ) {
@@ -268,6 +269,7 @@ impl RouteView {
         self.revision = revision;
         let mut listed = HashSet::new();
         for (instance, revision) in instances {
+            let instance = instance.borrow();
             listed.insert(instance.id);
             self.learn(instance, revision, now);
         }
@@ -493,6 +495,15 @@ impl<T: Copy> Timed<T> {
     }
 }
 
+/// What is known of an instance's services. Most have none, and share that.
+fn services_of(instance: &Instance) -> Arc<BTreeMap<ServiceName, ServiceRoute>> {
+    static NONE: LazyLock<Arc<BTreeMap<ServiceName, ServiceRoute>>> = LazyLock::new(Arc::default);
+    match &instance.spec.services {
+        none if none.is_empty() => Arc::clone(&NONE),
+        services => Arc::new(services.iter().map(|(name, service)| (*name, service.into())).collect()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -501,6 +512,9 @@ mod tests {
 
     use super::*;
     use crate::record::{External, InstanceSpec, Kind, Move, MoveStep, Restart};
+
+    /// A listing without instances.
+    const NOTHING: [(&Instance, u64); 0] = [];
 
     fn at(millis: u64) -> Instant {
         Instant::from_millis(millis)
@@ -631,7 +645,7 @@ mod tests {
     fn an_empty_snapshot_leaves_an_end_an_end() {
         let mut view = knowing(3);
         view.handle_change(id(1), Some(&record(1, Phase::Failed, 3)), 11, at(1));
-        view.handle_snapshot([], 12, at(5));
+        view.handle_snapshot(NOTHING, 12, at(5));
         assert_eq!(view.lookup(id(1), at(5)), Lookup::Ended(ErrorCode::InstanceFailed));
     }
 
@@ -639,7 +653,7 @@ mod tests {
     fn an_empty_snapshot_deletes_nothing_that_lives_and_is_doubted() {
         for revision in [0, 10, 20] {
             let mut view = knowing(3);
-            view.handle_snapshot([], revision, at(5));
+            view.handle_snapshot(NOTHING, revision, at(5));
             assert_eq!(generation(&mut view, at(6)), Some(3));
             assert_eq!(effects(&mut view, at(6)), [Effect::Ask(id(1))]);
             view.handle_answer(id(1), None, at(7));
@@ -708,7 +722,7 @@ mod tests {
     fn a_doubted_route_that_nobody_uses_is_forgotten_after_a_day_and_one_in_use_is_not() {
         let mut view = knowing(1);
         view.handle_change(id(2), Some(&running(2, 1)), 11, at(1));
-        view.handle_snapshot([], 0, at(2));
+        view.handle_snapshot(NOTHING, 0, at(2));
         let day = view.sweep_at.unwrap();
         view.lookup(id(1), day);
         effects(&mut view, day);
@@ -819,7 +833,7 @@ mod tests {
                         view.handle_snapshot([(&running(1, store), store)], store, now);
                         (seen, vouched) = (store, store);
                     }
-                    Step::Snapshot(_) => view.handle_snapshot([], seen, now),
+                    Step::Snapshot(_) => view.handle_snapshot(NOTHING, seen, now),
                     Step::Lookup => match view.lookup(id(1), now) {
                         Lookup::Known(route) => {
                             let generation = route.generation.0;

@@ -36,6 +36,7 @@ mod net;
 mod node;
 pub mod owners;
 mod place;
+pub mod scale;
 mod stage;
 mod store;
 mod tally;

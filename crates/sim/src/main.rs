@@ -4,10 +4,11 @@ use std::panic::catch_unwind;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 use landfast_sim::owners::{Explored, World, explore};
+use landfast_sim::scale::{Outage, Renewals, Storm, renewals, storm};
 use landfast_sim::{Config, Counts, Outcome, Tally, run};
 
 /// Plays the whole cell under faults, one seed after the other, and judges each run
@@ -35,12 +36,19 @@ struct Args {
     /// How many questions about the lease may be late at once: two take some minutes and ten gigabytes
     #[arg(long, default_value_t = 1, requires = "owners", value_parser = clap::value_parser!(u8).range(1..=2))]
     late: u8,
+    /// Plays instead what very many sessions and nodes do at once, and prints the figures
+    #[arg(long, conflicts_with = "owners")]
+    scale: bool,
 }
 
 fn main() -> ExitCode {
     let args = Args::parse();
     if args.owners {
         return explore_owners(args.late);
+    }
+    if args.scale {
+        show_scale(args.start);
+        return ExitCode::SUCCESS;
     }
     let (start, seeds) = args.seed.map_or((args.start, args.seeds), |seed| (seed, 1));
     let config = Config { trace: args.trace, ..Config::default() };
@@ -65,6 +73,29 @@ fn explore_owners(late: u8) -> ExitCode {
     }
     println!("in none of them do two nodes serve one instance");
     ExitCode::SUCCESS
+}
+
+/// Outages of a node, by how many sessions it had and how fast it takes them back; then nodes that renew.
+fn show_scale(seed: u64) {
+    println!("sessions  away s  taken/s      dials  peak away  peak back  timed out   half s   99 % s    all s  ended");
+    for sessions in [1_000, 10_000, 100_000] {
+        for (seconds, takes_back) in [(1, 4_000), (10, 4_000), (40, 4_000), (10, 1_000)] {
+            let outage = Outage { sessions, lasts: Duration::from_secs(seconds), takes_back };
+            let Storm { dials, peak_away, peak_back, timed_out, back, ended } = storm(outage, seed);
+            let [half, most, all] = back.map(|time| time.as_secs_f64());
+            println!(
+                "{sessions:>8} {seconds:>7} {takes_back:>8} {dials:>10} {peak_away:>10} {peak_back:>10} {timed_out:>10} \
+                 {half:>8.2} {most:>8.2} {all:>8.2} {ended:>6}"
+            );
+        }
+    }
+    println!("\n   nodes  registry away s  renewals/s  peak in 100 ms  peak after  fenced");
+    for nodes in [100, 1_000, 5_000] {
+        for seconds in [1, 5, 30] {
+            let Renewals { mean, peak, peak_back, fenced } = renewals(nodes, Duration::from_secs(seconds), seed);
+            println!("{nodes:>8} {seconds:>16} {mean:>11.1} {peak:>15} {peak_back:>11} {fenced:>7}");
+        }
+    }
 }
 
 #[derive(Default)]
