@@ -5,7 +5,7 @@ mod control;
 mod files;
 mod terminal;
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Command, Stdio};
 
 use nix::sys::signal::Signal;
@@ -137,6 +137,20 @@ fn a_role_says_one_line_when_it_is_ready_and_stops_on_a_signal() {
     let mut rest = String::new();
     out.read_to_string(&mut rest).unwrap();
     assert_eq!(rest, "");
+}
+
+#[test]
+fn a_log_that_takes_nothing_stops_nothing() {
+    let cell = Cell::start();
+    // A disk that is full, as far as the log knows.
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let mut command = cell.command(&["gateway", "--listen", "127.0.0.1:0"]);
+    let mut gateway = command.env("LANDFAST_LOG", "info").stderr(full).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(gateway.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert!(line.starts_with("ready gateway "), "{line}");
+    cell::signal(&gateway, Signal::SIGTERM);
+    assert_eq!(finish(&mut gateway), 0);
 }
 
 #[test]
