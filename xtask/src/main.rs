@@ -80,6 +80,8 @@ enum Bench {
     Faults,
     /// A client of CDP straight to its browser, and through gateway, node and agent, in one run
     Cdp,
+    /// A million events of an agent to a hundred readers, one of whom stalls, and to nobody
+    Events,
     /// The HTTP and WebSocket path beside HAProxy and nginx, in one run
     Http,
     /// Fifty moves of a service under load, which its clients must not notice
@@ -133,7 +135,7 @@ fn bench(what: Bench, arguments: &[String]) -> Result<ExitCode> {
             system::provide(&[system::CHROMIUM])?;
             clients::provide()?;
         }
-        Bench::Session | Bench::Faults | Bench::Moves | Bench::Routes => {}
+        Bench::Session | Bench::Events | Bench::Faults | Bench::Moves | Bench::Routes => {}
     }
     build_programs(&[
         "landfast-bench",
@@ -145,6 +147,7 @@ fn bench(what: Bench, arguments: &[String]) -> Result<ExitCode> {
     let what = match what {
         Bench::Session => "session",
         Bench::Cdp => "cdp",
+        Bench::Events => "events",
         Bench::Faults => "faults",
         Bench::Http => "http",
         Bench::Moves => "moves",

@@ -10,6 +10,7 @@
 //! starts it in a session of its own.
 
 mod activity;
+mod apart;
 mod api;
 mod attach;
 mod browser;
@@ -53,6 +54,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use activity::Activity;
+pub use apart::EventsApart;
 use api::kernel::{Ledger, Watches};
 use api::{Door, handoff, network};
 pub use config::{Config, Limits, Listen};

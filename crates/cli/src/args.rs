@@ -49,7 +49,7 @@ pub struct Global {
         help_heading = "Global options"
     )]
     pub store: Option<String>,
-    /// Where the cell is [default: where `landfast up` listens]
+    /// Where the cell is; several gateways of it are separated by commas [default: where `landfast up` listens]
     #[arg(
         long,
         global = true,
@@ -59,6 +59,16 @@ pub struct Global {
         help_heading = "Global options"
     )]
     pub url: Option<String>,
+    /// The authority, PEM, that alone vouches for a cell at https:// [default: those of the machine]
+    #[arg(
+        long,
+        global = true,
+        env = "LANDFAST_CA",
+        hide_env_values = true,
+        value_name = "FILE",
+        help_heading = "Global options"
+    )]
+    pub ca: Option<OsString>,
     /// The API key [default: the one in the data directory]
     #[arg(
         long,
@@ -134,6 +144,9 @@ pub enum Command {
     Ca(Ca),
     /// Show how the cell is
     Status(Status),
+    /// Find the leg that is broken, between this machine and the agents
+    #[command(after_help = NETCHECK_HELP)]
+    Netcheck(Netcheck),
     /// Cut, kill and move a small cell under load, and count what is lost
     Demo(Demo),
     /// The program that the demo runs in its instance
@@ -555,7 +568,7 @@ pub enum Ca {
         roles: Vec<RoleName>,
         /// The folder of the authority
         #[arg(long, value_name = "DIR")]
-        ca: PathBuf,
+        ca: OsString,
         /// The folder to write, which becomes `tls` in the machine's data directory
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
@@ -616,6 +629,11 @@ pub enum Scope {
 }
 
 /// What `landfast cp` says at the end of its help.
+const NETCHECK_HELP: &str = "\
+Each gateway of --url is asked by itself, then it looks at its own legs: whether the registry answers it, an API server, \
+and every node's relay, which says how its lease and its agents are. What lies behind a broken leg cannot be seen. \
+Without an API key only the gateways are looked at. The exit status is 1 if a leg is broken.";
+
 const CP_HELP: &str = "\
 SRC and DST are paths of this machine, or ID:PATH, a path in an instance: absolute, or from its home. At least one \
 is in an instance.
@@ -648,6 +666,14 @@ pub struct Cp {
     /// Let a tree that comes from an instance bring symbolic links that lead out of it; they are not followed
     #[arg(long)]
     pub outside_links: bool,
+    /// How to print.
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// `landfast netcheck`.
+#[derive(Debug, Args)]
+pub struct Netcheck {
     /// How to print.
     #[command(flatten)]
     pub output: Output,
@@ -744,6 +770,14 @@ mod tests {
             let Ok(Command::Exec(exec)) = parse(line) else { panic!("{line}") };
             assert_eq!((exec.interactive, exec.command.join(" ").as_str()), (true, "ls -l --color"));
         }
+    }
+
+    #[test]
+    fn the_authority_of_a_cells_machines_is_not_taken_for_that_of_its_clients() {
+        let Ok(Command::Ca(Ca::Issue { ca, .. })) = parse("landfast ca issue --ca /made --out /o node") else {
+            panic!()
+        };
+        assert_eq!(ca, "/made");
     }
 
     #[test]

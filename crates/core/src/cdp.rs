@@ -163,13 +163,13 @@ struct Facts {
 }
 
 impl Connection {
-    /// A connection that a client asks for now.
-    pub const fn new(now: Instant) -> Self {
+    /// A connection that a client asks for now and waits for `within` this time, at most for [`START_BUDGET`].
+    pub fn new(now: Instant, within: Duration) -> Self {
         Self {
             browser: Latest::new(),
             phase: Phase::Parked,
             facts: Facts { cancelled: None, client: None, upstream: None, dialled: None, failed: None },
-            until: Instant::from_nanos(now.as_nanos() + START_BUDGET.as_nanos() as u64),
+            until: now + within.min(START_BUDGET),
             is_begun: false,
             is_announced: false,
             effects: VecDeque::new(),

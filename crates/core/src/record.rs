@@ -237,6 +237,9 @@ pub enum ServiceRestart {
 pub struct Browser {
     /// Flags of its command line, after those that every browser has.
     pub flags: Vec<String>,
+    /// Seconds for which it may answer nothing before it is started anew; 0 is for ever.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unresponsive_after: Option<u64>,
 }
 
 /// What a gateway lets through: to one instance, or with one access token.

@@ -6,12 +6,16 @@
 //!
 //! ```text
 //!   down ──▶ starting ──probe──▶ up
-//!    ▲  ▲       ▲ │ late or exited │ exited
+//!    ▲  ▲       ▲ │ late or exited │ exited, or silent
 //!    │  └─stop  │ ▼               ▼
 //!    │        backoff ◀────────────    started again, after ever longer pauses
 //!    └─ exited well, and need not run    failed: exited badly, and is not started again
 //!                                        gave up: ended too often in too short a time
 //! ```
+//!
+//! A service whose policy says so is asked for a sign of life while it is up, because one that hangs does not exit. Silence is
+//! counted in turns of this machine and not read off a clock: where all of it stood still, a sleeping laptop or a frozen
+//! container, the service gets the time that it did not have.
 //!
 //! The owner does what [`Supervisor::poll`] says until it returns `None`, and calls it again after each fact and at
 //! [`Supervisor::next_deadline`].
@@ -37,6 +41,15 @@ pub const SETTLED_AFTER: Duration = Duration::from_secs(60);
 /// How long a service that is asked to end may take, before it is killed: what most supervisors give.
 pub const GRACE: Duration = Duration::from_secs(10);
 
+/// The same for one that has been silent for so long that it was given up: it is not expected to end in good order.
+pub const SILENT_GRACE: Duration = Duration::from_secs(2);
+
+/// Between a sign of life and the next question, where more silence than this is put up with: seldom enough to cost nothing.
+const LOOK_PAUSE: Duration = Duration::from_secs(10);
+
+/// Parts of the silence that is put up with. A service is given up for as many in a row, each lived through.
+const LOOK_PARTS: u32 = 3;
+
 /// Between a failed probe and the next: short at first, because most servers listen within milliseconds.
 const FIRST_PROBE_PAUSE: Duration = Duration::from_millis(10);
 
@@ -54,6 +67,8 @@ pub struct Policy {
     pub longest_backoff: Duration,
     /// When it is given up; never if absent.
     pub patience: Option<Patience>,
+    /// How long it may leave a question unanswered while it is up, before it is started anew; never asked if absent.
+    pub silence: Option<Duration>,
 }
 
 /// How many ends that nobody asked for are put up with.
@@ -68,7 +83,7 @@ pub struct Patience {
 impl Policy {
     /// The policy of a service that is never given up.
     pub const fn new(restart: ServiceRestart, within: Duration) -> Self {
-        Self { restart, within, longest_backoff: LONGEST_BACKOFF, patience: None }
+        Self { restart, within, longest_backoff: LONGEST_BACKOFF, patience: None, silence: None }
     }
 }
 
@@ -118,8 +133,10 @@ pub enum Effect {
     Spawn(u64),
     /// Look once whether it is ready, and say what was found.
     Probe(u64),
-    /// Ask it to end.
-    Ask(u64),
+    /// Ask it for a sign of life until it gives one, and say so.
+    Look(u64),
+    /// Ask it to end, for this reason.
+    Ask(u64, Why),
     /// Kill it, and everything that belongs to it.
     Kill(u64),
 }
@@ -160,6 +177,8 @@ enum Phase {
     },
     Up {
         since: Instant,
+        /// Absent if it is never asked for a sign of life.
+        look: Option<Look>,
     },
     /// It runs and is to end.
     Ending {
@@ -185,15 +204,51 @@ impl Probe {
     }
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Look {
+    DueAt(Instant),
+    UnderWay {
+        /// How many parts of the silence it has lived through.
+        silent: u32,
+        /// When the next one is over.
+        until: Instant,
+    },
+}
+
+impl Look {
+    /// The first question after a sign of life.
+    fn after(silence: Duration, now: Instant) -> Self {
+        Self::DueAt(now + silence.min(LOOK_PAUSE))
+    }
+
+    const fn deadline(self) -> Instant {
+        match self {
+            Self::DueAt(at) | Self::UnderWay { until: at, .. } => at,
+        }
+    }
+}
+
 /// Why a start is ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Why {
+pub enum Why {
     /// Somebody asked for another.
     Restart,
     /// It was not ready in time.
     Late,
+    /// It was up, and gave no sign of life for too long.
+    Silent,
     /// It is not wanted any more.
     Stop,
+}
+
+impl Why {
+    /// How long a start that is ended for this may take to end by itself.
+    const fn grace(self) -> Duration {
+        match self {
+            Self::Restart | Self::Late | Self::Stop => GRACE,
+            Self::Silent => SILENT_GRACE,
+        }
+    }
 }
 
 impl Supervisor {
@@ -211,7 +266,7 @@ impl Supervisor {
             }
             Phase::Failed => State::Failed,
             Phase::GaveUp => State::GaveUp,
-            Phase::Backoff { .. } | Phase::Ending { why: Why::Restart | Why::Late, .. } => State::Backoff,
+            Phase::Backoff { .. } | Phase::Ending { why: Why::Restart | Why::Late | Why::Silent, .. } => State::Backoff,
             Phase::Spawning { .. } | Phase::Starting { .. } => State::Starting,
             Phase::Up { .. } => State::Up,
         }
@@ -268,11 +323,21 @@ impl Supervisor {
             return;
         }
         self.phase = if is_ready {
-            Phase::Up { since: now }
+            Phase::Up { since: now, look: self.policy.silence.map(|silence| Look::after(silence, now)) }
         } else {
             let longer = (pause * 2).min(LONGEST_PROBE_PAUSE);
             Phase::Starting { since, probe: Probe::DueAt(now + pause), pause: longer }
         };
+    }
+
+    /// It gave a sign of life.
+    pub fn handle_alive(&mut self, start: u64, now: Instant) {
+        if let Phase::Up { look: Some(look @ Look::UnderWay { .. }), .. } = &mut self.phase
+            && start == self.start
+            && let Some(silence) = self.policy.silence
+        {
+            *look = Look::after(silence, now);
+        }
     }
 
     /// Its process has ended, well (with status 0) or not.
@@ -282,10 +347,8 @@ impl Supervisor {
         }
         match self.phase {
             Phase::Starting { .. } => self.end(None, well, now),
-            Phase::Up { since } => {
-                if now.since(since) >= SETTLED_AFTER {
-                    self.backoff = FIRST_BACKOFF;
-                }
+            Phase::Up { since, .. } => {
+                self.settle(since, now);
                 self.end(None, well, now);
             }
             Phase::Ending { why, .. } => self.end(Some(why), well, now),
@@ -335,8 +398,10 @@ impl Supervisor {
         {
             self.phase = ending(Why::Late, now);
         }
+        let begun = self.weigh_silence(now);
         let start = self.start;
         match &mut self.phase {
+            Phase::Up { .. } if begun => Some(Effect::Look(start)),
             Phase::Spawning { told, .. } if !*told => {
                 *told = true;
                 Some(Effect::Spawn(start))
@@ -345,9 +410,9 @@ impl Supervisor {
                 *probe = Probe::UnderWay;
                 Some(Effect::Probe(start))
             }
-            Phase::Ending { told, .. } if !*told => {
+            Phase::Ending { why, told, .. } if !*told => {
                 *told = true;
-                Some(Effect::Ask(start))
+                Some(Effect::Ask(start, *why))
             }
             Phase::Ending { kill_at, .. } if kill_at.is_some_and(|at| now >= at) => {
                 *kill_at = None;
@@ -376,7 +441,44 @@ impl Supervisor {
                 earliest(probe, Some(since + self.policy.within))
             }
             Phase::Ending { kill_at, .. } => kill_at,
-            Phase::Down | Phase::Failed | Phase::GaveUp | Phase::Spawning { .. } | Phase::Up { .. } => None,
+            Phase::Up { look, .. } => look.map(Look::deadline),
+            Phase::Down | Phase::Failed | Phase::GaveUp | Phase::Spawning { .. } => None,
+        }
+    }
+
+    /// Counts what a service that is up has left unanswered, and ends it if that is too much. Returns whether it is to be
+    /// asked now.
+    fn weigh_silence(&mut self, now: Instant) -> bool {
+        let (Phase::Up { since, look: Some(look) }, Some(silence)) = (&mut self.phase, self.policy.silence) else {
+            return false;
+        };
+        if now < look.deadline() {
+            return false;
+        }
+        let until = now + silence / LOOK_PARTS;
+        match *look {
+            Look::DueAt(_) => {
+                *look = Look::UnderWay { silent: 0, until };
+                true
+            }
+            // However late this turn is, it is one: nobody was there to answer meanwhile.
+            Look::UnderWay { silent, .. } if silent + 1 < LOOK_PARTS => {
+                *look = Look::UnderWay { silent: silent + 1, until };
+                false
+            }
+            Look::UnderWay { .. } => {
+                let since = *since;
+                self.settle(since, now);
+                self.phase = ending(Why::Silent, now);
+                false
+            }
+        }
+    }
+
+    /// Forgets earlier failures of a service that was up for long enough.
+    fn settle(&mut self, since: Instant, now: Instant) {
+        if now.since(since) >= SETTLED_AFTER {
+            self.backoff = FIRST_BACKOFF;
         }
     }
 
@@ -385,7 +487,7 @@ impl Supervisor {
         match why {
             Some(Why::Stop) => self.phase = Phase::Down,
             Some(Why::Restart) => self.begin(),
-            Some(Why::Late) => self.end_by_policy(false, now),
+            Some(Why::Late | Why::Silent) => self.end_by_policy(false, now),
             None => self.end_by_policy(well, now),
         }
     }
@@ -422,5 +524,5 @@ impl Supervisor {
 }
 
 fn ending(why: Why, now: Instant) -> Phase {
-    Phase::Ending { why, told: false, kill_at: Some(now + GRACE) }
+    Phase::Ending { why, told: false, kill_at: Some(now + why.grace()) }
 }

@@ -149,15 +149,15 @@ impl Record {
 
     /// Tells the client what is known: the request's id always, the rest where there is any.
     pub(crate) fn stamp(&self, headers: &mut Headers) {
-        headers.push_display("landfast-request-id", self.id);
+        headers.push("landfast-request-id", &*self.id.text());
         if let Some(instance) = self.instance {
-            headers.push_display("landfast-instance", instance);
+            headers.push("landfast-instance", &*instance.text());
         }
         if let Some(generation) = self.generation {
-            headers.push_display("landfast-generation", generation);
+            headers.push_number("landfast-generation", generation.0);
         }
         if self.attempts > 0 {
-            headers.push_display("landfast-attempts", self.attempts);
+            headers.push_number("landfast-attempts", self.attempts.into());
         }
     }
 

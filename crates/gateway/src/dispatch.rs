@@ -13,7 +13,7 @@ use crate::api;
 use crate::client::{BodySize, Client, Request, Upgrade};
 use crate::direct::Direct;
 use crate::exchange::{say, unless_gone};
-use crate::first::NoLink;
+use crate::first::{self, NoLink};
 use crate::forward::{self, Call, Forwarded, Switched, Unanswered, Wishes};
 use crate::gateway::{Gateway, Worker};
 use crate::headers::Origin;
@@ -21,7 +21,8 @@ use crate::hold::{self, Held};
 use crate::kernel::Manners;
 use crate::limits::{self, entrance};
 use crate::links::{self, Relayed};
-use crate::place::{Inside, Place};
+use crate::netcheck;
+use crate::place::{self, Inside, Place};
 use crate::upstream;
 
 /// How a request ended.
@@ -144,10 +145,17 @@ fn health(gateway: &Gateway, path: &str) -> Option<Answer> {
     match path {
         "/livez" => Some(answer::empty(200)),
         "/readyz" if gateway.drain.has_begun() => Some(answer::refusal(&ErrorCode::GatewayDraining.into())),
-        "/readyz" if gateway.is_loaded() => Some(answer::empty(200)),
+        "/readyz" if gateway.is_loaded() => Some(ready(gateway)),
         "/readyz" => Some(answer::refusal(&ErrorCode::RegistryUnavailable.into())),
         _ => None,
     }
+}
+
+/// It serves; how old what it knows is, whoever watches over it may want to know.
+fn ready(gateway: &Gateway) -> Answer {
+    let mut answer = answer::empty(200);
+    answer.head.headers.push("landfast-watch-age-ms", gateway.routes.silence().as_millis().to_string());
+    answer
 }
 
 async fn reply<C: Client>(
@@ -160,6 +168,10 @@ async fn reply<C: Client>(
     check_expectation(&request)?;
     let config = &worker.gateway.config;
     limits::check_body(request.body, config.body_max)?;
+    if request.method == "GET" && request.target == netcheck::PATH {
+        let looked = unless_gone(client, Box::pin(netcheck::look(&worker.gateway, &request.headers))).await?;
+        return Ok(Reply::Whole(looked?));
+    }
     match Place::of(&request.target, &request.headers, config.domain.as_deref())? {
         Place::Api => {
             origin.mark(&mut request.headers, request.body);
@@ -187,17 +199,20 @@ async fn instance<C: Client>(
     if upgrade != Some(Upgrade::Link) {
         record.ask_token(&access, entrance(upgrade), gateway)?;
     }
-    let wishes = Wishes::of(&headers, gateway.config.route_deadline())?;
+    let route_deadline = gateway.config.route_deadline();
     if upgrade.is_some() {
         check_upgrade(gateway, &method, body)?;
     }
     if upgrade == Some(Upgrade::Link) {
         let asked = links::read(&headers, &path, &gateway.auth, &access, origin)?;
         record.ask_token(&access, asked.entrance(), gateway)?;
+        let wishes = Wishes::of(&headers, asked.patience(route_deadline))?;
         let opening = Box::pin(links::open(gateway, instance, access, &asked, wishes, record));
         let opened = unless_gone(client, opening).await?;
         return Ok(switched(opened, |relayed| Kind::Relayed(Box::new(relayed)))?);
     }
+    let is_of_browser = upgrade.is_some() && target == Target::Agent && place::is_browser(&path);
+    let wishes = Wishes::of(&headers, if is_of_browser { first::for_browser(route_deadline) } else { route_deadline })?;
     origin.mark(&mut headers, body);
     record.trace(gateway, &mut headers);
     if target == Target::Agent && is_discovery(&path) {

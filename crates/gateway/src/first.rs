@@ -2,7 +2,9 @@
 //! while its node cannot be reached, until the request's own deadline.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use landfast_core::cdp::START_BUDGET;
 use landfast_core::limit::Entrance;
 use landfast_core::record::Generation;
 use landfast_core::redial::{Effect, Presence, Redial};
@@ -18,11 +20,15 @@ use tokio::time::{Instant, timeout_at};
 use crate::access::Record;
 use crate::forward::{Wishes, signal};
 use crate::gateway::Gateway;
+use crate::place;
 use crate::routes::Entry;
 use crate::search::{WAKE_EVERY, needs_waking};
 
 /// Where an agent takes links.
 pub(crate) const PATH: &str = "/links";
+
+/// How much longer an answer is waited for than the agent was told to take: its way back, and the turn of a busy machine.
+const ANSWER_MARGIN: Duration = Duration::from_secs(2);
 
 /// What the agent is asked.
 #[derive(Debug)]
@@ -41,6 +47,20 @@ impl Asked {
             Self::Resume(_) => Entrance::Resume,
         }
     }
+
+    /// How long it may wait, where a route may be waited for as long as this.
+    pub(crate) fn patience(&self, route_deadline: Duration) -> Duration {
+        match self {
+            Self::Open(request) if place::is_browser(&request.head.target) => for_browser(route_deadline),
+            Self::Open(_) | Self::Resume(_) => route_deadline,
+        }
+    }
+}
+
+/// How long a client waits for a browser, wherever on the way to it something has to be started first: as long as a start of
+/// the browser alone may take.
+pub(crate) fn for_browser(route_deadline: Duration) -> Duration {
+    route_deadline.max(START_BUDGET)
 }
 
 /// What the agent said yes with.
@@ -128,8 +148,7 @@ pub(crate) async fn link(
         match redial.poll(clock::now()) {
             Some(Effect::Dial) => {
                 record.attempts += 1;
-                let attempt = timeout_at(deadline, attempt(gateway, &entry, asked)).await;
-                last = match attempt.unwrap_or(Err(last.code().into())) {
+                last = match attempt(gateway, &entry, asked, deadline, last.code()).await {
                     Ok((route, socket, granted)) => {
                         record.generation = Some(route.generation);
                         return Ok(Link { socket, granted, generation: route.generation, entry });
@@ -183,10 +202,24 @@ pub(crate) async fn route_now(entry: &Entry) -> Result<Route, ErrorCode> {
     }
 }
 
-async fn attempt(gateway: &Gateway, entry: &Entry, asked: &Asked) -> Result<(Route, Socket, Granted), NoLink> {
-    let route = route_now(entry).await?;
-    let socket = gateway.dial(&route, Target::Agent).await?;
-    let refusal = match ask(socket, asked).await {
+/// Asks once; `last` is what is said where the deadline comes before anybody was asked.
+async fn attempt(
+    gateway: &Gateway,
+    entry: &Entry,
+    asked: &Asked,
+    deadline: Instant,
+    last: ErrorCode,
+) -> Result<(Route, Socket, Granted), NoLink> {
+    let dialled = timeout_at(deadline, async {
+        let route = route_now(entry).await?;
+        let socket = gateway.dial(&route, Target::Agent).await?;
+        Ok((route, socket))
+    });
+    let (route, socket) = dialled.await.unwrap_or(Err(last))?;
+    // The agent knows what it waits for, so the refusal is its own; one that says nothing at all is no part of the search.
+    let answered = timeout_at(deadline + ANSWER_MARGIN, ask(socket, asked, deadline)).await;
+    let Ok(answered) = answered else { return Err(ErrorCode::UpstreamTimeout.into()) };
+    let refusal = match answered {
         Ok((socket, granted)) => return Ok((route, socket, granted)),
         Err(LinkError::Refused(refusal)) => refusal,
         Err(LinkError::Connection(_)) if matches!(asked, Asked::Resume(_)) => return Err(NoLink::Lost),
@@ -214,10 +247,11 @@ fn not_run(refusal: &Refusal) -> Option<ErrorCode> {
     Some(says).filter(|code| *code == ErrorCode::InstanceStarting)
 }
 
-async fn ask(socket: Socket, asked: &Asked) -> Result<(Socket, Granted), LinkError> {
+async fn ask(socket: Socket, asked: &Asked, deadline: Instant) -> Result<(Socket, Granted), LinkError> {
     match asked {
         Asked::Open(request) => {
-            let (socket, answer) = link::open(socket, PATH, request, &[]).await?;
+            let left = deadline.saturating_duration_since(Instant::now()).as_secs_f64().to_string();
+            let (socket, answer) = link::open(socket, PATH, request, &[(link::WAIT, &left)]).await?;
             Ok((socket, Granted::Opened(answer)))
         }
         Asked::Resume(request) => {

@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::io;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -199,6 +200,14 @@ impl ResumeRequest {
         Ok(Self { session, secret, link, received })
     }
 }
+
+/// How long who asks for a link waits for an answer, in `landfast-wait`, in seconds; nothing if it does not say.
+pub fn wait<'a>(get: impl Fn(&str) -> Option<&'a str>) -> Option<Duration> {
+    get(WAIT).and_then(|text| Duration::try_from_secs_f64(text.parse().ok()?).ok())
+}
+
+/// The header that says so.
+pub const WAIT: &str = "landfast-wait";
 
 /// The 101 that answers a resume.
 pub fn resume_answer(received: u64) -> ResponseHead {

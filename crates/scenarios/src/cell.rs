@@ -198,6 +198,15 @@ impl Cell {
         self.nodes.push(Node { role, name, network });
     }
 
+    /// Starts another gateway of the cell, with nothing between its clients and it.
+    ///
+    /// # Panics
+    ///
+    /// It does not start.
+    pub async fn another_gateway(&self, name: &str, settings: Settings) -> Role {
+        Role::start("gateway", name, self.ground.path(), listening(settings)).await
+    }
+
     /// The node of this name.
     ///
     /// # Panics

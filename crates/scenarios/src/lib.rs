@@ -31,6 +31,8 @@ pub mod recorder;
 pub mod role;
 pub mod seed;
 pub mod served;
+pub mod spectators;
 pub mod stalled;
 pub mod storm;
 pub mod traffic;
+pub mod user;

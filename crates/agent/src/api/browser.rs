@@ -101,7 +101,7 @@ async fn dial(browser: &Arc<Browser>) -> Result<(Socket, Arc<DevTools>), Problem
         let devtools = browser.up().await?;
         match TcpStream::connect(("127.0.0.1", devtools.port)).await {
             Ok(stream) => return Ok((Socket::tcp(stream), devtools)),
-            Err(_) if Instant::now() >= until => return Err(late()),
+            Err(_) if Instant::now() >= until => return Err(late(START_BUDGET)),
             // It has just ended, or will be found to have; then there are news.
             Err(error) => tracing::debug!(%error, "the browser was not reached"),
         }

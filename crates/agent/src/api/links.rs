@@ -7,6 +7,7 @@ use http::{HeaderMap, Request, Response, header};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use landfast_core::ErrorCode;
+use landfast_core::cdp::START_BUDGET;
 use landfast_core::link::Close;
 use landfast_core::session::WINDOW;
 use landfast_net::copy::copy_both;
@@ -54,7 +55,7 @@ pub(super) async fn connect(
 ) -> Result<Response<Body>, Refused> {
     let wish = request_head(&request);
     let endpoint = Endpoint::read(wish.path()).ok_or(ErrorCode::RequestNotFound)?;
-    match cdp::open(agent, endpoint, &wish).await? {
+    match cdp::open(agent, endpoint, &wish, START_BUDGET).await? {
         Answer::Refused(refusal) => Ok(passed_on(refusal)),
         Answer::Accepted(answer, socket) => {
             let upgraded = hyper::upgrade::on(&mut request);
@@ -81,27 +82,30 @@ pub(super) async fn watch(
 /// `GET /links`.
 pub(super) async fn open(agent: &Arc<Agent>, mut request: Request<Incoming>) -> Result<Response<Body>, Refused> {
     let asked = OpenRequest::decode(|name| text(request.headers(), name))?;
+    // Whoever asks for an answer in time gets the one that is true then; a service's own limits may be shorter.
+    let within = landfast_net::link::wait(|name| text(request.headers(), name)).unwrap_or(START_BUDGET);
     // First, so that no more services are dialled at once than there may be sessions.
     let (place, commands) = agent.sessions.open()?;
     let opening = Opening { window: asked.window, place, commands };
     match Wanted::read(&asked.head)? {
-        None => opening.attach(agent, &mut request, &asked.head).await,
+        None => opening.attach(agent, &mut request, &asked.head, within).await,
         Some(Wanted { target: Target::Agent, speech: Speech::WebSocket(wish) }) => {
-            opening.attach(agent, &mut request, &wish).await
+            opening.attach(agent, &mut request, &wish, within).await
         }
         Some(Wanted { target, speech: Speech::Bytes }) => {
-            let pipe = service::dial(agent, target).await?;
+            let pipe = service::dial(agent, target, within).await?;
             let answer = ResponseHead { status: 200, headers: Headers::new() };
             Ok(opening.begin(agent, &mut request, &asked.head.target, answer, pipe))
         }
-        Some(Wanted { target, speech: Speech::WebSocket(wish) }) => match service::upgrade(agent, target, &wish).await?
-        {
-            Answer::Accepted(answer, socket) => {
-                let far = Observed::new(*socket, &agent.activity);
-                Ok(opening.begin(agent, &mut request, &asked.head.target, answer, far))
+        Some(Wanted { target, speech: Speech::WebSocket(wish) }) => {
+            match service::upgrade(agent, target, &wish, within).await? {
+                Answer::Accepted(answer, socket) => {
+                    let far = Observed::new(*socket, &agent.activity);
+                    Ok(opening.begin(agent, &mut request, &asked.head.target, answer, far))
+                }
+                Answer::Refused(refusal) => Ok(passed_on(refusal)),
             }
-            Answer::Refused(refusal) => Ok(passed_on(refusal)),
-        },
+        }
     }
 }
 
@@ -119,9 +123,10 @@ impl Opening {
         agent: &Arc<Agent>,
         request: &mut Request<Incoming>,
         wish: &RequestHead,
+        within: Duration,
     ) -> Result<Response<Body>, Refused> {
         if let Some(endpoint) = Endpoint::read(wish.path()) {
-            return match cdp::open(agent, endpoint, wish).await? {
+            return match cdp::open(agent, endpoint, wish, within).await? {
                 Answer::Accepted(answer, socket) => {
                     Ok(self.begin(agent, request, &wish.target, answer, Observed::new(*socket, &agent.activity)))
                 }

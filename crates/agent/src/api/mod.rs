@@ -39,6 +39,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use telemetry::stream_events;
+
 use crate::Agent;
 use answer::{Body, Refused};
 
@@ -46,7 +48,7 @@ use answer::{Body, Refused};
 const HEAD_DEADLINE: Duration = Duration::from_secs(10);
 
 /// The most bytes of a request's head, as at the gateway.
-const HEAD_MAX: usize = 64 * 1024;
+pub(crate) const HEAD_MAX: usize = 64 * 1024;
 
 /// How long to wait when the kernel has no descriptor for a further connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);

@@ -65,7 +65,7 @@ async fn lead(agent: &Arc<Agent>, mut socket: Socket, target: Target) -> io::Res
     let mut early = Vec::new();
     let dialled = tokio::select! {
         biased;
-        dialled = service::dial(agent, target) => dialled,
+        dialled = service::dial(agent, target, service::HOLD) => dialled,
         () = left(&mut socket, &mut early) => return Ok(()),
     };
     let mut socket = socket.with_ahead(early);

@@ -3,9 +3,6 @@
 //! A stream is made of frames that have an `id:`, and of comments. Readers exist that take every frame for an event, so
 //! there is none with only an `event:` or a `retry:`.
 
-#[cfg(test)]
-mod load;
-
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -62,6 +59,11 @@ struct Wish {
 /// `GET /telemetry/stream`.
 pub(super) fn stream(agent: &Agent, request: &Request<Incoming>) -> Result<Response<Body>, Refused> {
     open(&agent.events, request)
+}
+
+/// The same of events that have no agent.
+pub(crate) fn stream_events(events: &Arc<Events>, request: &Request<Incoming>) -> Response<Body> {
+    open(events, request).unwrap_or_else(Refused::into_response)
 }
 
 fn open(events: &Arc<Events>, request: &Request<Incoming>) -> Result<Response<Body>, Refused> {

@@ -35,6 +35,16 @@ const PATIENCE: Patience = Patience { ends: 10, within: Duration::from_secs(60) 
 /// How long one probe may take: the first answer of a browser on a busy machine takes some 100 ms.
 const PROBE_DEADLINE: Duration = Duration::from_secs(5);
 
+/// How long a browser that is up may answer nothing, if its spec does not say. A question is answered within milliseconds,
+/// and within seconds where a machine is so busy that nothing else on it works either.
+const SILENCE: Duration = Duration::from_secs(30);
+
+/// Between two attempts to ask a browser that accepts no connection.
+const LOOK_PAUSE: Duration = Duration::from_secs(1);
+
+/// The longest that one attempt waits for an answer; the supervisor's patience is over sooner, unless a spec asks for more.
+const LOOK_DEADLINE: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// How long a probe waits for the file that says where to look: so long is the supervisor's own pause.
 const FILE_PATIENCE: Duration = Duration::from_millis(250);
 
@@ -75,9 +85,11 @@ impl Chromium {
     }
 
     /// How it is kept running.
-    pub(crate) const fn policy() -> Policy {
+    pub(crate) fn policy(spec: &Spec) -> Policy {
         let policy = Policy::new(ServiceRestart::Always, START_BUDGET);
-        Policy { longest_backoff: LONGEST_BACKOFF, patience: Some(PATIENCE), ..policy }
+        let silence = spec.unresponsive_after.map_or(SILENCE, Duration::from_secs);
+        let silence = (!silence.is_zero()).then_some(silence);
+        Policy { longest_backoff: LONGEST_BACKOFF, patience: Some(PATIENCE), silence, ..policy }
     }
 
     /// The browser of a spec, with the flags that were chosen since, if any were.
@@ -183,6 +195,23 @@ impl Chromium {
         });
         let devtools = waited.await.ok()?;
         timeout(PROBE_DEADLINE, ask(devtools)).await.ok()?
+    }
+
+    /// Asks a start that is up for its version until it answers, over a connection of its own as a new client would.
+    ///
+    /// Cancel safe.
+    pub(crate) async fn look(devtools: &DevTools) {
+        loop {
+            let asked = async {
+                let (client, _events) = Client::connect_within(devtools, LOOK_DEADLINE).await?;
+                client.call_within("Browser.getVersion", json!({}), None, LOOK_DEADLINE).await.map_err(Problem::from)
+            };
+            match asked.await {
+                Ok(_) => return,
+                Err(problem) => tracing::debug!(%problem, "the browser gave no sign of life"),
+            }
+            sleep(LOOK_PAUSE).await;
+        }
     }
 
     fn profile(&self) -> PathBuf {

@@ -141,7 +141,18 @@ impl Client {
     ///
     /// [`ErrorCode::UpstreamRefused`], [`ErrorCode::UpstreamTimeout`].
     pub(crate) async fn connect(devtools: &DevTools) -> Result<(Self, Events), Problem> {
-        let connected = timeout(CONNECT_DEADLINE, connect(devtools)).await;
+        Self::connect_within(devtools, CONNECT_DEADLINE).await
+    }
+
+    /// The same, with another deadline.
+    ///
+    /// Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::connect`].
+    pub(crate) async fn connect_within(devtools: &DevTools, within: Duration) -> Result<(Self, Events), Problem> {
+        let connected = timeout(within, connect(devtools)).await;
         let socket = connected.map_err(|_| Problem::from(ErrorCode::UpstreamTimeout))?.map_err(|error| {
             tracing::debug!(%error, "the browser was not reached");
             Problem::new(ErrorCode::UpstreamRefused, "The browser accepts no connection.")
@@ -168,13 +179,30 @@ impl Client {
         params: Value,
         session: Option<&str>,
     ) -> Result<Value, CallError> {
+        self.call_within(method, params, session, CALL_DEADLINE).await
+    }
+
+    /// The same, with another deadline.
+    ///
+    /// Cancel safe as [`Self::call`].
+    ///
+    /// # Errors
+    ///
+    /// [`CallError`].
+    pub(crate) async fn call_within(
+        &self,
+        method: &'static str,
+        params: Value,
+        session: Option<&str>,
+        within: Duration,
+    ) -> Result<Value, CallError> {
         let (answer, answered) = oneshot::channel();
         let call = Call { method, params, session: session.map(str::to_owned), answer };
         let exchange = async {
             self.calls.send(call).await.map_err(|_| CallError::Ended)?;
             answered.await.unwrap_or(Err(CallError::Ended))
         };
-        timeout(CALL_DEADLINE, exchange).await.unwrap_or(Err(CallError::Timeout))
+        timeout(within, exchange).await.unwrap_or(Err(CallError::Timeout))
     }
 }
 

@@ -18,6 +18,7 @@ pub(crate) mod screencast;
 mod spoken;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use landfast_core::cdp::{News, START_BUDGET, Why};
 use landfast_core::supervise::State;
@@ -143,7 +144,7 @@ impl Browser {
             match timeout_at(until, status.changed()).await {
                 Ok(Ok(())) => {}
                 Ok(Err(_)) => return Err(Problem::new(ErrorCode::BrowserDown, "The instance is ending.")),
-                Err(_) => return Err(late()),
+                Err(_) => return Err(late(START_BUDGET)),
             }
         }
     }
@@ -161,9 +162,9 @@ pub(crate) fn news(status: &Status) -> News {
     }
 }
 
-/// What is said to who has waited for too long.
-pub(crate) fn late() -> Problem {
-    let detail = format!("The browser was not up within {} seconds.", START_BUDGET.as_secs());
+/// What is said to who has waited for so long.
+pub(crate) fn late(waited: Duration) -> Problem {
+    let detail = format!("The browser was not up within {} seconds.", waited.as_secs_f64().round());
     Problem::new(ErrorCode::InstanceStarting, detail)
 }
 

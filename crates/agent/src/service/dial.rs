@@ -21,7 +21,7 @@ use crate::api::serve_api;
 
 /// How long somebody who wants to reach a service that is starting is held: most are up by then, and a gateway that is
 /// told so parks the rest.
-const HOLD: Duration = Duration::from_secs(5);
+pub(crate) const HOLD: Duration = Duration::from_secs(5);
 
 /// How long it takes at most to notice that a service which refuses a connection has just ended.
 const NOTICE: Duration = Duration::from_millis(250);
@@ -29,7 +29,7 @@ const NOTICE: Duration = Duration::from_millis(250);
 /// How long a program may take to answer an upgrade, a refusal's body included.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
 
-/// Connects to a service, to speak bytes with it.
+/// Connects to a service, to speak bytes with it, for somebody who waits for so long.
 ///
 /// Cancel safe: nothing is left of a dial that was dropped.
 ///
@@ -37,28 +37,34 @@ const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
 ///
 /// [`ErrorCode::ServiceUnknown`], [`ErrorCode::UpstreamRefused`], [`ErrorCode::UpstreamTimeout`],
 /// [`ErrorCode::InstanceStarting`]; nothing was started.
-pub(crate) async fn dial(agent: &Arc<Agent>, target: Target) -> Result<Pipe, Problem> {
-    let (socket, origin) = connect(agent, target).await?;
+pub(crate) async fn dial(agent: &Arc<Agent>, target: Target, within: Duration) -> Result<Pipe, Problem> {
+    let (socket, origin) = connect(agent, target, within).await?;
     Ok(Pipe::new(socket, origin).counted(&agent.activity))
 }
 
-/// Connects to a service, and asks it for a WebSocket.
+/// Connects to a service, and asks it for a WebSocket, for somebody who waits for so long.
 ///
 /// Not cancel safe in that its program may have been asked.
 ///
 /// # Errors
 ///
 /// As [`dial`], and [`ErrorCode::UpstreamLost`] or [`ErrorCode::UpstreamTimeout`] once it was asked.
-pub(crate) async fn upgrade(agent: &Arc<Agent>, target: Target, wish: &RequestHead) -> Result<Answer, Problem> {
-    let (socket, origin) = connect(agent, target).await?;
+pub(crate) async fn upgrade(
+    agent: &Arc<Agent>,
+    target: Target,
+    wish: &RequestHead,
+    within: Duration,
+) -> Result<Answer, Problem> {
+    let until = Instant::now() + within.min(ANSWER_DEADLINE);
+    let (socket, origin) = connect(agent, target, within).await?;
     let retry_signals = service_of(agent, target)?.is_some_and(|service| service.retry_signals);
-    let answered = timeout(ANSWER_DEADLINE, ask(socket, origin, wish, retry_signals)).await;
+    let answered = timeout_at(until, ask(socket, origin, wish, retry_signals)).await;
     answered.map_err(|_| Problem::from(ErrorCode::UpstreamTimeout))?
 }
 
-async fn connect(agent: &Arc<Agent>, target: Target) -> Result<(Socket, Option<Origin>), Problem> {
+async fn connect(agent: &Arc<Agent>, target: Target, within: Duration) -> Result<(Socket, Option<Origin>), Problem> {
     match (service_of(agent, target)?, target) {
-        (Some(Service { place, handle: Some(handle), .. }), _) => reach(place, handle).await,
+        (Some(Service { place, handle: Some(handle), .. }), _) => reach(place, handle, within).await,
         (Some(service), _) => Ok((service.place.connect().await?, None)),
         (None, Target::Port(port)) => {
             agent.services.check_port(port)?;
@@ -78,8 +84,8 @@ fn service_of(agent: &Agent, target: Target) -> Result<Option<&Service>, Problem
 }
 
 /// Connects to a service that the agent keeps, waiting for it while it is about to be up.
-async fn reach(place: &Place, handle: &Handle) -> Result<(Socket, Option<Origin>), Problem> {
-    let (until, mut status) = (Instant::now() + HOLD, handle.watch());
+async fn reach(place: &Place, handle: &Handle, within: Duration) -> Result<(Socket, Option<Origin>), Problem> {
+    let (until, mut status) = (Instant::now() + within.min(HOLD), handle.watch());
     loop {
         let state = status.borrow_and_update().state;
         match state {

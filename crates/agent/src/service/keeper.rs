@@ -4,14 +4,14 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use landfast_core::supervise::{Effect, Policy, State, Supervisor};
+use landfast_core::supervise::{Effect, Policy, State, Supervisor, Why};
 use landfast_core::time::Instant;
 use landfast_core::{ErrorCode, Problem, ServiceName};
 use landfast_net::clock;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
 
-use super::recipe::{Found, Recipe};
+use super::recipe::{Found, Recipe, look};
 use crate::browser::DevTools;
 use crate::config::Config;
 use crate::events::{Crash, CrashPhase, Events};
@@ -77,6 +77,8 @@ pub(crate) struct Keeper {
     /// Waits for the end of the present start.
     ended: Option<Waiting<Exit>>,
     probed: Option<Waiting<Found>>,
+    /// Waits for a sign of life of the present start.
+    looked: Option<Waiting<()>>,
     /// What the last probe that found it ready found.
     devtools: Option<Arc<DevTools>>,
 }
@@ -92,6 +94,7 @@ enum Fact {
     Asked(Command),
     Exited(u64, Exit),
     Probed(u64, Found),
+    Alive(u64),
     Due,
 }
 
@@ -165,6 +168,7 @@ impl Keeper {
             commands,
             ended: None,
             probed: None,
+            looked: None,
             devtools: None,
         };
         (keeper, Handle { status: watcher, commands: sender })
@@ -193,6 +197,7 @@ impl Keeper {
                 }
                 Fact::Exited(start, exit) => self.handle_exit(start, exit),
                 Fact::Probed(start, found) => self.handle_probe(start, found),
+                Fact::Alive(start) => self.machine.handle_alive(start, clock::now()),
                 Fact::Due => {}
             }
         }
@@ -203,6 +208,7 @@ impl Keeper {
             Some(command) = self.commands.recv() => Fact::Asked(command),
             (start, exit) = waited(&mut self.ended) => Fact::Exited(start, exit),
             (start, found) = waited(&mut self.probed) => Fact::Probed(start, found),
+            (start, ()) = waited(&mut self.looked) => Fact::Alive(start),
             () = clock::sleep_until(self.machine.next_deadline()) => Fact::Due,
         }
     }
@@ -215,12 +221,29 @@ impl Keeper {
                 let future = self.recipe.clone().probe(session, self.config.instance);
                 self.probed = Some(Waiting { start, future: Box::pin(future) });
             }
-            Effect::Ask(_) => self.status.borrow().process.ask_to_end(),
+            Effect::Look(start) => {
+                self.looked = Some(Waiting { start, future: Box::pin(look(self.devtools.clone())) });
+            }
+            Effect::Ask(_, why) => self.ask_to_end(why),
             Effect::Kill(_) => {
                 tracing::warn!(service = %self.name, "a service did not end when asked, and is killed");
                 self.status.borrow().process.kill(KilledBy::Request);
             }
         }
+    }
+
+    fn ask_to_end(&mut self, why: Why) {
+        self.looked = None;
+        let error = match why {
+            Why::Late => Some("It was not ready in time."),
+            Why::Silent => Some("It was up and did not answer any more."),
+            Why::Restart | Why::Stop => None,
+        };
+        if let Some(error) = error {
+            tracing::warn!(service = %self.name, start = self.machine.start(), error, "a service is ended");
+            self.status.send_modify(|status| status.error = Some(error.to_owned()));
+        }
+        self.status.borrow().process.ask_to_end();
     }
 
     fn spawn(&mut self, start: u64) {
@@ -249,7 +272,7 @@ impl Keeper {
 
     fn handle_exit(&mut self, start: u64, exit: Exit) {
         tracing::info!(service = %self.name, start, status = exit.status(), "service ended");
-        self.probed = None;
+        (self.probed, self.looked) = (None, None);
         self.status.send_modify(|status| (status.exit, status.is_living) = (Some(exit), false));
         self.machine.handle_exited(start, exit == Exit::Code(0), clock::now());
         self.tell_crash(start, Some(exit));

@@ -12,7 +12,7 @@ mod table;
 mod upgrade;
 mod websocket;
 
-pub(crate) use dial::{dial, upgrade};
+pub(crate) use dial::{HOLD, dial, upgrade};
 pub(crate) use keeper::{Handle, Status};
 pub(crate) use pipe::Pipe;
 pub(crate) use table::Services;

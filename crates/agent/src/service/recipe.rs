@@ -102,6 +102,14 @@ impl Recipe {
     }
 }
 
+/// Waits for a sign of life of a start that is up. A service of the spec is asked for none: nobody but its program knows
+/// what it would be.
+pub(super) async fn look(devtools: Option<Arc<DevTools>>) {
+    if let Some(devtools) = devtools {
+        Chromium::look(&devtools).await;
+    }
+}
+
 /// Whether what listens at a place is the service's own, as far as can be known. Asked once per start: it reads the process
 /// table, aside.
 async fn is_own(place: Place, session: i32, instance: InstanceId) -> bool {

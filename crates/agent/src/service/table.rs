@@ -63,7 +63,7 @@ impl Services {
                 return Err(invalid(&format!("services.{name}"), &problem));
             }
             let chromium = Chromium::new(spec, config).map_err(|problem| invalid("browser", &problem))?;
-            let handle = keep(name, Recipe::Browser(chromium.clone()), Chromium::policy());
+            let handle = keep(name, Recipe::Browser(chromium.clone()), Chromium::policy(spec));
             services.browser = Some((name, Arc::new(Browser::new(chromium, handle))));
         }
         Ok((services, keepers))

@@ -13,12 +13,17 @@ use crate::harness::{Agent, eventually};
 
 /// An agent with a browser, which may not be up yet.
 pub(crate) async fn agent_with(flags: &[&str]) -> Agent {
+    let flags = flags.iter().map(|&flag| flag.to_owned()).collect();
+    agent_of(Browser { flags, ..Browser::default() }).await
+}
+
+/// The same, of this spec.
+pub(crate) async fn agent_of(browser: Browser) -> Agent {
     assert!(
         std::process::Command::new("chromium").arg("--version").output().is_ok(),
         "these tests drive a real Chromium; install the package chromium"
     );
-    let flags = flags.iter().map(|&flag| flag.to_owned()).collect();
-    Agent::start_with(|config| config.browser = Some(Browser { flags })).await
+    Agent::start_with(|config| config.browser = Some(browser)).await
 }
 
 pub(crate) async fn status(agent: &Agent) -> Value {

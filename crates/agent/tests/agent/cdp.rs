@@ -9,7 +9,7 @@ use landfast_core::link::Close;
 use landfast_core::record::{Browser, Generation};
 use landfast_net::head::{HEAD_MAX, Headers, RequestHead, ResponseHead, read_response, write_all};
 use landfast_net::hold::{Ending, Holder};
-use landfast_net::link::LinkError;
+use landfast_net::link::{self, LinkError, OpenRequest};
 use landfast_net::socket::Socket;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -23,15 +23,15 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
-use crate::browser::{agent_with, is_up, kill_browser, status};
+use crate::browser::{agent_of, agent_with, is_up, kill_browser, status};
 use crate::events::Stream;
 use crate::harness::{Agent, PATIENCE, eventually};
 use crate::services::{bytes_of, ending};
 use crate::way::{Holding, Way};
 
 /// A client of CDP.
-struct Cdp<S> {
-    socket: WebSocketStream<S>,
+pub(crate) struct Cdp<S> {
+    pub(crate) socket: WebSocketStream<S>,
     last_id: u64,
 }
 
@@ -51,7 +51,7 @@ fn head(path: &str) -> RequestHead {
     RequestHead { method: "GET".into(), target: path.into(), headers }
 }
 
-async fn connect(agent: &Agent, path: &str) -> Cdp<Socket> {
+pub(crate) async fn connect(agent: &Agent, path: &str) -> Cdp<Socket> {
     let (socket, answer) = upgrade(agent, path).await;
     assert_eq!(answer.status, 101, "{answer:?}");
     Cdp::over(socket).await
@@ -77,14 +77,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Cdp<S> {
     }
 
     /// Calls, and does not wait for the answer.
-    async fn calls(&mut self, method: &str, params: Value) -> u64 {
+    pub(crate) async fn calls(&mut self, method: &str, params: Value) -> u64 {
         self.last_id += 1;
         let call = json!({"id": self.last_id, "method": method, "params": params});
         self.socket.send(Message::text(call.to_string())).await.unwrap();
         self.last_id
     }
 
-    async fn call(&mut self, method: &str, params: Value) -> Value {
+    pub(crate) async fn call(&mut self, method: &str, params: Value) -> Value {
         let id = self.calls(method, params).await;
         loop {
             let said = timeout(PATIENCE, self.socket.next()).await.expect("an answer").unwrap().unwrap();
@@ -96,7 +96,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Cdp<S> {
         }
     }
 
-    async fn evaluates(&mut self, expression: &str) -> Value {
+    pub(crate) async fn evaluates(&mut self, expression: &str) -> Value {
         self.call("Runtime.evaluate", json!({"expression": expression})).await["result"]["value"].clone()
     }
 
@@ -115,7 +115,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Cdp<S> {
     }
 
     /// Checks that it is closed because the browser was started anew.
-    async fn is_told_of_the_change(&mut self) -> Instant {
+    pub(crate) async fn is_told_of_the_change(&mut self) -> Instant {
         let (code, reason, at) = self.closes().await;
         assert_eq!((code, reason.as_str()), (1012, "upstream.changed"));
         at
@@ -133,17 +133,17 @@ fn death_of(status: &Value) -> JoinHandle<Instant> {
 }
 
 /// What is told of connections, from the first on.
-async fn told(agent: &Agent) -> Stream {
+pub(crate) async fn told(agent: &Agent) -> Stream {
     Stream::open(agent, "type=cdp_connect,cdp_disconnect&replay=all", None).await
 }
 
 /// The next end that is told.
-async fn reason(told: &mut Stream) -> String {
+pub(crate) async fn reason(told: &mut Stream) -> String {
     told.event_of("cdp_disconnect").await["data"]["reason"].as_str().unwrap().to_owned()
 }
 
 /// The path of a page's own socket.
-async fn page(agent: &Agent) -> String {
+pub(crate) async fn page(agent: &Agent) -> String {
     let list = agent.ask("GET", "/json/list", "").await.json();
     let page = list.as_array().unwrap().iter().find(|target| target["type"] == "page").unwrap();
     format!("/devtools/page/{}", page["id"].as_str().unwrap())
@@ -318,13 +318,16 @@ async fn row_6_a_death_and_a_restart_at_once_are_a_change() {
 async fn agent_with_script() -> (Agent, tempfile::TempDir) {
     let programs = tempfile::tempdir().unwrap();
     write_script(&programs, "exec /usr/bin/chromium \"$@\"");
-    let agent = Agent::start_with(|config| {
-        config.browser = Some(Browser::default());
+    (script_in(&programs).await, programs)
+}
+
+async fn script_in(programs: &tempfile::TempDir) -> Agent {
+    Agent::start_with(|config| {
+        config.browser = Some(unasked());
         let path = format!("{}:{}", programs.path().display(), std::env::var("PATH").unwrap());
         config.env.insert("PATH".to_owned(), path);
     })
-    .await;
-    (agent, programs)
+    .await
 }
 
 fn write_script(programs: &tempfile::TempDir, line: &str) {
@@ -332,6 +335,11 @@ fn write_script(programs: &tempfile::TempDir, line: &str) {
     std::fs::write(&new, format!("#!/bin/sh\n{line}\n")).unwrap();
     std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o755)).unwrap();
     std::fs::rename(new, script).unwrap();
+}
+
+/// A browser that may be stopped, and to which the test's own connections are the only ones.
+fn unasked() -> Browser {
+    Browser { unresponsive_after: Some(0), ..Browser::default() }
 }
 
 /// How many connections there are to the browser's port.
@@ -381,8 +389,23 @@ async fn rows_4_10_and_13_a_browser_that_does_not_come_back_is_an_error() {
 }
 
 #[tokio::test]
+async fn a_client_that_waits_for_less_than_a_start_may_take_is_told_so_when_its_time_is_over() {
+    let programs = tempfile::tempdir().unwrap();
+    write_script(&programs, "sleep 1000");
+    let agent = script_in(&programs).await;
+    let began = Instant::now();
+    let open = OpenRequest::new(head("/cdp"));
+    let socket = Way::to(&agent, 0).dial().await.unwrap();
+    let refused = link::open(socket, "/links", &open, &[(link::WAIT, "1.5")]).await.unwrap_err();
+    let LinkError::Refused(refusal) = refused else { panic!("{refused:?}") };
+    assert_eq!((refusal.head.status, refusal.code()), (503, ErrorCode::InstanceStarting));
+    assert!(String::from_utf8_lossy(&refusal.body).contains("not up within 2 seconds"), "{refusal:?}");
+    assert!(began.elapsed() >= Duration::from_millis(1_500));
+}
+
+#[tokio::test]
 async fn row_11_a_client_that_leaves_while_its_browser_is_dialled_is_a_cancellation() {
-    let agent = agent_with(&[]).await;
+    let agent = agent_of(unasked()).await;
     let first = is_up(&agent, 1).await;
     let mut told = told(&agent).await;
     signal(&first, Signal::SIGSTOP);
@@ -396,7 +419,7 @@ async fn row_11_a_client_that_leaves_while_its_browser_is_dialled_is_a_cancellat
 
 #[tokio::test]
 async fn row_12_a_dial_that_gets_no_answer_goes_on_with_the_next_start() {
-    let agent = agent_with(&[]).await;
+    let agent = agent_of(unasked()).await;
     let first = is_up(&agent, 1).await;
     let mut told = told(&agent).await;
     signal(&first, Signal::SIGSTOP);

@@ -9,6 +9,7 @@ mod exec;
 mod files;
 mod handoff;
 mod harness;
+mod hung;
 mod idleness;
 mod links;
 mod network;

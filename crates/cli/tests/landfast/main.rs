@@ -2,6 +2,7 @@
 
 mod cell;
 mod control;
+mod encrypted;
 mod files;
 mod terminal;
 
@@ -75,7 +76,7 @@ fn what_cannot_be_done_says_why_and_what_to_do_and_has_its_own_exit_code() {
         (&["get", "nonsense"], 2, "ins_"),
         (&["move", &id, "nowhere"], 1, "node ls"),
         (&["--url", "http://127.0.0.1:1", "ls"], 255, "landfast up"),
-        (&["--url", "https://127.0.0.1", "ls"], 2, "http://"),
+        (&["--url", "ftp://127.0.0.1", "ls"], 2, "http://"),
         (&["--api-key", "wrong", "ls"], 1, "auth.invalid"),
     ] {
         let ran = cell.run(arguments);
@@ -127,9 +128,9 @@ fn a_role_says_one_line_when_it_is_ready_and_stops_on_a_signal() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data").display().to_string();
     let mut child = cell::landfast(&["api", "--data", &data]).spawn().unwrap();
-    let mut out = std::io::BufReader::new(child.stdout.take().unwrap());
+    let mut out = BufReader::new(child.stdout.take().unwrap());
     let mut line = String::new();
-    std::io::BufRead::read_line(&mut out, &mut line).unwrap();
+    out.read_line(&mut line).unwrap();
     let address = line.strip_prefix("ready api ").unwrap().trim();
     assert!(address.parse::<std::net::SocketAddr>().is_ok(), "{line}");
     cell::signal(&child, Signal::SIGTERM);

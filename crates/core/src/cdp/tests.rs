@@ -26,7 +26,7 @@ fn drain(connection: &mut Connection, now: Instant) -> Vec<Effect> {
 
 /// A connection that a client asks for at the clock's zero, of which this is known.
 fn asked(news: Option<News>) -> Connection {
-    let mut connection = Connection::new(at(0));
+    let mut connection = Connection::new(at(0), START_BUDGET);
     news.into_iter().for_each(|news| connection.handle_news(news));
     connection
 }

@@ -147,7 +147,7 @@ fn it_is_probed_ever_more_slowly_until_it_is_ready_or_late() {
         }
     };
     assert_eq!(probes[..7], [0, 10, 30, 70, 150, 310, 560]);
-    assert_eq!((late, now, service.state()), (Some(Effect::Ask(1)), at(5_000), State::Backoff));
+    assert_eq!((late, now, service.state()), (Some(Effect::Ask(1, Why::Late)), at(5_000), State::Backoff));
     service.handle_exited(1, true, at(5_001));
     assert_eq!(service.next_deadline(), Some(at(5_101)), "an end that was asked for is not a good one");
 }
@@ -156,7 +156,7 @@ fn it_is_probed_ever_more_slowly_until_it_is_ready_or_late() {
 fn who_does_not_end_when_asked_is_killed() {
     let mut service = up(ServiceRestart::Always);
     service.handle_stop(at(5));
-    assert_eq!((service.poll(at(5)), service.state()), (Some(Effect::Ask(1)), State::Down));
+    assert_eq!((service.poll(at(5)), service.state()), (Some(Effect::Ask(1, Why::Stop)), State::Down));
     assert_eq!((service.poll(at(10_004)), service.next_deadline()), (None, Some(at(10_005))));
     assert_eq!((service.poll(at(10_005)), service.poll(at(99_999))), (Some(Effect::Kill(1)), None));
     assert!(service.may_live());
@@ -168,14 +168,14 @@ fn who_does_not_end_when_asked_is_killed() {
 fn a_restart_follows_the_end_at_once_whatever_the_policy_and_the_pause() {
     let mut service = up(ServiceRestart::Never);
     service.handle_restart(at(1));
-    assert_eq!((service.poll(at(1)), service.state()), (Some(Effect::Ask(1)), State::Backoff));
+    assert_eq!((service.poll(at(1)), service.state()), (Some(Effect::Ask(1, Why::Restart)), State::Backoff));
     service.handle_exited(1, false, at(2));
     assert_eq!((service.poll(at(2)), service.state()), (Some(Effect::Spawn(2)), State::Starting));
     // While it is being spawned, and again.
     service.handle_restart(at(2));
     service.handle_restart(at(2));
     service.handle_spawned(2, at(3));
-    assert_eq!(service.poll(at(3)), Some(Effect::Ask(2)));
+    assert_eq!(service.poll(at(3)), Some(Effect::Ask(2, Why::Restart)));
     service.handle_exited(2, true, at(4));
     assert_eq!(service.poll(at(4)), Some(Effect::Spawn(3)));
     // While nothing runs.
@@ -185,11 +185,67 @@ fn a_restart_follows_the_end_at_once_whatever_the_policy_and_the_pause() {
     assert_eq!(service.poll(at(5)), Some(Effect::Spawn(4)));
 }
 
+/// A service that is up since 0 and asked for signs of life.
+fn watched() -> Supervisor {
+    let policy = Policy::new(ServiceRestart::Always, WITHIN);
+    let mut service = Supervisor::new(Policy { silence: Some(Duration::from_secs(30)), ..policy });
+    service.poll(at(0));
+    service.handle_spawned(1, at(0));
+    service.poll(at(0));
+    service.handle_probed(1, true, at(0));
+    assert_eq!((service.poll(at(9_999)), service.next_deadline()), (None, Some(at(10_000))));
+    assert_eq!(service.poll(at(10_000)), Some(Effect::Look(1)));
+    service
+}
+
+#[test]
+fn one_that_answers_however_late_is_asked_again_after_a_pause_and_never_ended() {
+    let (mut service, mut now) = (watched(), at(10_000));
+    for late in [0, 29_999, 5, 9_999, 29_999] {
+        let answered = now + Duration::from_millis(late);
+        while let Some(due) = service.next_deadline().filter(|&due| due <= answered) {
+            assert_eq!(service.poll(due), None);
+        }
+        service.handle_alive(1, answered);
+        now = answered + Duration::from_secs(10);
+        assert_eq!((service.state(), service.next_deadline()), (State::Up, Some(now)));
+        assert_eq!(service.poll(now), Some(Effect::Look(1)));
+    }
+}
+
+#[test]
+fn one_that_is_silent_for_too_long_is_ended_soon_and_started_again_as_after_a_crash() {
+    let mut service = watched();
+    for due in [20_000, 30_000] {
+        assert_eq!((service.next_deadline(), service.poll(at(due))), (Some(at(due)), None));
+    }
+    service.handle_alive(2, at(39_999));
+    assert_eq!((service.poll(at(40_000)), service.state()), (Some(Effect::Ask(1, Why::Silent)), State::Backoff));
+    // A word that comes too late changes nothing.
+    service.handle_alive(1, at(40_001));
+    assert_eq!((service.poll(at(41_999)), service.poll(at(42_000))), (None, Some(Effect::Kill(1))));
+    service.handle_exited(1, false, at(42_001));
+    assert_eq!((service.state(), service.poll(at(42_101))), (State::Backoff, Some(Effect::Spawn(2))));
+}
+
+#[test]
+fn time_in_which_everything_stood_still_is_no_silence() {
+    let mut service = watched();
+    let thawed = at(3_600_000);
+    assert_eq!((service.poll(thawed), service.state()), (None, State::Up));
+    assert_eq!(service.next_deadline(), Some(thawed + Duration::from_secs(10)));
+    service.handle_alive(1, thawed + Duration::from_secs(19));
+    assert_eq!(service.poll(thawed + Duration::from_secs(20)), None);
+    // Nor before it was asked.
+    assert_eq!(service.poll(thawed + Duration::from_secs(9_000)), Some(Effect::Look(1)));
+}
+
 #[derive(Clone, Debug)]
 enum Fact {
     Spawned(bool),
     Probed(bool),
     Exited(bool),
+    Alive,
     Restart,
     Stop,
     Wait(u64),
@@ -202,10 +258,11 @@ fn any_fact() -> impl Strategy<Value = Fact> {
         4 => prop_oneof![9 => Just(true), 1 => Just(false)].prop_map(Fact::Spawned),
         4 => any::<bool>().prop_map(Fact::Probed),
         3 => any::<bool>().prop_map(Fact::Exited),
+        2 => Just(Fact::Alive),
         1 => Just(Fact::Restart),
         1 => Just(Fact::Stop),
         6 => prop_oneof![0u64..300, 0u64..70_000].prop_map(Fact::Wait),
-        4 => (1u64..4, 0u8..5).prop_map(|(back, which)| Fact::Stale(back, which)),
+        4 => (1u64..4, 0u8..6).prop_map(|(back, which)| Fact::Stale(back, which)),
     ]
 }
 
@@ -230,7 +287,9 @@ impl World {
                 assert!(start == self.spawned && self.living);
                 self.probing = true;
             }
-            Effect::Ask(start) | Effect::Kill(start) => assert!(start == self.spawned && self.living),
+            Effect::Look(start) | Effect::Ask(start, _) | Effect::Kill(start) => {
+                assert!(start == self.spawned && self.living)
+            }
         }
     }
 }
@@ -242,10 +301,12 @@ proptest! {
             Just(ServiceRestart::Always), Just(ServiceRestart::OnFailure), Just(ServiceRestart::Never)
         ],
         is_impatient: bool,
+        is_watched: bool,
         facts in proptest::collection::vec(any_fact(), 1..80),
     ) {
         let (mut service, mut world, mut now) = (kept(restart), World::default(), at(0));
         service.policy.patience = is_impatient.then_some(Patience { ends: 3, within: Duration::from_secs(1) });
+        service.policy.silence = is_watched.then_some(Duration::from_secs(30));
         for fact in facts {
             match fact {
                 Fact::Spawned(well) if world.pending => {
@@ -262,6 +323,7 @@ proptest! {
                     service.handle_exited(world.spawned, well, now);
                 }
                 Fact::Spawned(_) | Fact::Probed(_) | Fact::Exited(_) => {}
+                Fact::Alive => service.handle_alive(world.spawned, now),
                 Fact::Restart => service.handle_restart(now),
                 Fact::Stop => {
                     service.handle_stop(now);
@@ -274,6 +336,7 @@ proptest! {
                         0 => service.handle_spawned(older, now),
                         1 => service.handle_spawn_failed(older, now),
                         2 | 3 => service.handle_probed(older, which == 2, now),
+                        4 => service.handle_alive(older, now),
                         _ => service.handle_exited(older, false, now),
                     }
                     prop_assert_eq!(&service, &before);

@@ -168,6 +168,46 @@ async fn an_upgrade_that_cannot_be_is_refused_before_its_101() {
     assert_eq!(refused.cause(), (401, Some(ErrorCode::AuthInvalid)));
 }
 
+/// How long the agent was told that its answer is waited for, in seconds.
+fn told_to_wait(node: &Node) -> f64 {
+    node.asked().last().unwrap().headers["landfast-wait"].to_str().unwrap().parse().unwrap()
+}
+
+#[tokio::test]
+async fn an_agent_is_told_how_long_its_answer_is_waited_for_and_a_browser_is_waited_for_as_long_as_it_may_take() {
+    let world = World::start().await;
+    let node = Node::start(world.cell.key()).await;
+    let id = world.instance_at(&node).await;
+    let token = bearer(&world.token(id));
+    for (path, asked, told) in [
+        ("processes/x/attach", None, 28.0..=30.0),
+        ("8080/", None, 28.0..=30.0),
+        ("cdp", None, 85.0..=90.0),
+        ("devtools/page/1", None, 85.0..=90.0),
+        ("cdp", Some("7"), 5.0..=7.0),
+        ("cdp", Some("1000"), 85.0..=90.0),
+        ("8080/", Some("1000"), 28.0..=30.0),
+    ] {
+        let mut lines = vec![("Authorization", token.as_str())];
+        lines.extend(asked.map(|seconds| ("landfast-wait", seconds)));
+        websocket(world.gateway, &format!("/i/{id}/{path}"), &lines).await.unwrap();
+        let wait = told_to_wait(&node);
+        assert!(told.contains(&wait), "{path} {asked:?}: {wait}");
+    }
+}
+
+#[tokio::test]
+async fn an_agent_that_says_nothing_in_its_time_was_late_and_not_out_of_reach() {
+    let world = World::with(|config| config.route_deadline_ms = 300).await;
+    let node = Node::start(world.cell.key()).await;
+    let id = world.instance_at(&node).await;
+    let lines = [("Authorization", bearer(&world.token(id)))];
+    let lines = lines.each_ref().map(|(name, value)| (*name, value.as_str()));
+    let refused = websocket(world.gateway, &format!("/i/{id}/8080/silent"), &lines).await.unwrap_err();
+    assert_eq!(refused.cause(), (504, Some(ErrorCode::UpstreamTimeout)));
+    assert_eq!(node.dials().len(), 1, "what may have been started is not asked for again");
+}
+
 #[tokio::test]
 async fn an_upgrade_that_is_none_is_refused_by_what_is_wrong_with_it() {
     let world = World::start().await;

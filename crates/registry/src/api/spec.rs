@@ -4,6 +4,7 @@
 //! it as it stands in the record, long after whoever asked has gone.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 
 use http::uri::Authority;
 use landfast_core::record::{External, InstanceSpec, Kind, Limits, Network, Ready, Service, ServiceRestart};
@@ -34,6 +35,9 @@ const READY_WITHIN_MAX: u64 = 3_600;
 
 /// Seconds of idleness: an instance that waits longer than a month for its traffic does not need the setting.
 const IDLE_MAX: u64 = 30 * 24 * 3_600;
+
+/// Seconds for which a browser may be silent: three questions fit into the least, and a debugger's day into the most.
+const SILENCE: RangeInclusive<u64> = 3..=24 * 3_600;
 
 /// Checks everything that is asked of an instance of this kind.
 ///
@@ -135,6 +139,15 @@ fn check_browser(kind: Kind, spec: &InstanceSpec) -> Result<(), Problem> {
     }
     if spec.services.keys().any(|name| name.as_str() == CHROMIUM) {
         return Err(invalid(format!("spec.services.{CHROMIUM} is the browser itself; choose another name.")));
+    }
+    let silence = spec.browser.as_ref().and_then(|browser| browser.unresponsive_after).unwrap_or_default();
+    if silence != 0 && !SILENCE.contains(&silence) {
+        let detail = format!(
+            "spec.browser.unresponsive_after is {} to {} seconds, or 0 for ever.",
+            SILENCE.start(),
+            SILENCE.end()
+        );
+        return Err(invalid(detail));
     }
     let flags = spec.browser.as_ref().map_or(&[][..], |browser| &browser.flags);
     if flags.len() > WORDS_MAX {
@@ -347,10 +360,15 @@ mod tests {
         let flags = json!({"browser": {"flags": ["--lang=de"]}});
         assert_eq!(refusal(Kind::Browser, flags.clone()), "fine");
         assert_eq!(refusal(Kind::Browser, json!({})), "fine");
+        for seconds in [0, 3, 86_400] {
+            assert_eq!(refusal(Kind::Browser, json!({"browser": {"unresponsive_after": seconds}})), "fine");
+        }
         assert!(refusal(Kind::Sandbox, flags).contains("spec.browser is for"));
         for (spec, expected) in [
             (json!({"browser": {"flags": ["lang"]}}), "spec.browser.flags"),
             (json!({"browser": {"flags": ["--a\u{0}"]}}), "spec.browser.flags"),
+            (json!({"browser": {"unresponsive_after": 2}}), "spec.browser.unresponsive_after"),
+            (json!({"browser": {"unresponsive_after": 86_401}}), "spec.browser.unresponsive_after"),
             (json!({"services": {"chromium": {"shell": "x", "port": 1}}}), "spec.services.chromium"),
             (json!({"external": {"agent": "h:1"}}), "spec.external"),
         ] {

@@ -1,6 +1,7 @@
 //! What is told of a connection: that it began, and, exactly once, why it ended.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use landfast_core::cdp::{Connection, Disconnect, Effect, Fate, Reason};
 use landfast_core::id::ConnectionId;
@@ -45,11 +46,11 @@ pub(super) enum Act {
 }
 
 impl Line {
-    /// A connection that is asked for now.
-    pub(super) fn new(agent: &Arc<Agent>, browser: &Browser) -> Self {
+    /// A connection that is asked for now, by a client that waits for so long.
+    pub(super) fn new(agent: &Arc<Agent>, browser: &Browser, within: Duration) -> Self {
         let began = clock::now();
         Self {
-            machine: Connection::new(began),
+            machine: Connection::new(began, within),
             status: browser.handle().watch(),
             agent: agent.clone(),
             id: random::connection_id(),
@@ -186,11 +187,11 @@ impl Drop for Line {
     }
 }
 
-/// What a client is told that cannot be served.
-pub(super) fn refusal(code: ErrorCode, status: &Status) -> Problem {
+/// What a client is told that cannot be served, and has waited for so long.
+pub(super) fn refusal(code: ErrorCode, status: &Status, waited: Duration) -> Problem {
     match code {
         ErrorCode::BrowserDown => crate::browser::down(status),
-        ErrorCode::InstanceStarting => crate::browser::late(),
+        ErrorCode::InstanceStarting => crate::browser::late(waited),
         code => code.into(),
     }
 }

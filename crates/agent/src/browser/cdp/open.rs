@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use landfast_core::cdp::START_BUDGET;
 use landfast_core::{ErrorCode, Problem};
 use landfast_net::clock;
 use landfast_net::head::{Headers, RequestHead};
@@ -60,7 +61,8 @@ impl Endpoint {
     }
 }
 
-/// Connects a client to the browser, waiting for it while it is starting.
+/// Connects a client to the browser, waiting for it while it is starting, for at most `within` and the time that a start may
+/// take.
 ///
 /// Cancel safe: nothing is left of a dial that was dropped, and what there is to tell of it is told.
 ///
@@ -72,13 +74,15 @@ pub(crate) async fn open(
     agent: &Arc<Agent>,
     endpoint: Endpoint,
     wish: &RequestHead,
+    within: Duration,
 ) -> Result<Answer<CdpSocket>, Problem> {
+    let within = within.min(START_BUDGET);
     let browser = agent.services.browser()?;
     if wish.method != "GET" || !wish.headers.has_token("upgrade", "websocket") {
         let detail = "This path is a WebSocket: Connection: Upgrade and Upgrade: websocket are missing.";
         return Err(Problem::new(ErrorCode::RequestInvalid, detail));
     }
-    let (mut line, mut dialling, mut dialled) = (Line::new(agent, browser), None, None);
+    let (mut line, mut dialling, mut dialled) = (Line::new(agent, browser, within), None, None);
     loop {
         let mut refused = None;
         while let Some(act) = line.poll() {
@@ -95,7 +99,7 @@ pub(crate) async fn open(
             }
         }
         if let Some(code) = refused {
-            return Err(refusal(code, &line.status.borrow()));
+            return Err(refusal(code, &line.status.borrow(), within));
         }
         if line.is_carrying()
             && let Some((head, socket)) = dialled.take()

@@ -128,6 +128,9 @@ pub(in crate::api) struct Limits {
 pub(in crate::api) struct Browser {
     /// Flags of Chromium's command line, such as `--lang=de`, after those that every browser has.
     flags: Option<Vec<String>>,
+    /// Seconds for which Chromium may answer nothing before it is started anew, from 3 to 86,400; 30 if not said, and 0 for
+    /// ever, for who stops it with a debugger of their own.
+    unresponsive_after: Option<u64>,
 }
 
 /// Somebody else's machine, to which Landfast leads.

@@ -186,7 +186,7 @@ impl Wish {
         };
         let spec = InstanceSpec {
             idle_timeout: pool.is_none().then_some(timeout),
-            browser: Some(Browser { flags: flags.into_iter().collect() }),
+            browser: Some(Browser { flags: flags.into_iter().collect(), ..Browser::default() }),
             ..InstanceSpec::default()
         };
         instances::Wish { kind: Some(Kind::Browser), spec, labels: labels.into_map() }.into_record(id)

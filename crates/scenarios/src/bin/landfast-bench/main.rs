@@ -1,6 +1,7 @@
 //! What Landfast costs and how long it pauses, measured on this machine with the program that is in the tree.
 
 mod cdp;
+mod events;
 mod faults;
 mod figures;
 mod http;
@@ -32,6 +33,9 @@ enum Bench {
         /// Under a minute: for a look, not for a figure to quote
         #[arg(long)]
         quick: bool,
+        /// These workloads alone
+        #[arg(long, value_enum)]
+        only: Vec<http::Workload>,
         /// How the figures are written
         #[arg(short, long, value_enum, default_value_t = Output::Text)]
         output: Output,
@@ -39,6 +43,15 @@ enum Bench {
     /// A client of CDP straight to its browser, and through gateway, node and agent, in one run
     Cdp {
         /// Under a minute: for a look, not for a figure to quote
+        #[arg(long)]
+        quick: bool,
+        /// How the figures are written
+        #[arg(short, long, value_enum, default_value_t = Output::Text)]
+        output: Output,
+    },
+    /// A million events of an agent to a hundred readers, one of whom stalls, and to nobody
+    Events {
+        /// A tenth of the work: for a look, not for a figure to quote
         #[arg(long)]
         quick: bool,
         /// How the figures are written
@@ -90,7 +103,7 @@ fn main() -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         match bench {
-            Bench::Http { quick, output } => return http(quick, output).await,
+            Bench::Http { quick, only, output } => return http(quick, &only, output).await,
             Bench::Moves { moves } => moves::under_load(moves).await,
             Bench::Upstream => http::upstream::run()?,
             Bench::Session { quick, output } => {
@@ -102,6 +115,10 @@ fn main() -> Result<ExitCode> {
                     Output::Text => print!("{}", figures.text()),
                     Output::Json => println!("{}", figures.values()),
                 }
+            }
+            Bench::Events { quick, output } => {
+                // It has threads and a runtime of its own.
+                show(&tokio::task::spawn_blocking(move || events::measure(quick)).await?, output);
             }
             Bench::Routes { quick, output } => {
                 let (figures, is_sound) = routes::measure(quick).await?;
@@ -123,9 +140,9 @@ fn show(figures: &Figures, output: Output) {
     }
 }
 
-async fn http(quick: bool, output: Output) -> Result<ExitCode> {
+async fn http(quick: bool, only: &[http::Workload], output: Output) -> Result<ExitCode> {
     landfast_scenarios::ground::raise_descriptor_limit();
-    let report = http::measure(quick).await?;
+    let report = http::measure(quick, only).await?;
     match output {
         Output::Text => print!("{}", report.text()),
         Output::Json => println!("{}", report.json()),
