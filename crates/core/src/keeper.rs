@@ -63,6 +63,8 @@ const TOMBSTONE_LOOK_EVERY: Duration = Duration::from_secs(3600);
 #[derive(Debug)]
 pub struct Keeper {
     up_since: Instant,
+    /// When it last saw the registry again after it had not: nobody could renew anything meanwhile.
+    in_touch_since: Instant,
     nodes: BTreeMap<NodeId, Node>,
     /// The nodes that an operator drains, live or not; until they are known nothing is placed.
     drained: Option<BTreeSet<NodeId>>,
@@ -137,6 +139,7 @@ impl Keeper {
     pub fn new(now: Instant) -> Self {
         Self {
             up_since: now,
+            in_touch_since: Instant::ZERO,
             nodes: BTreeMap::new(),
             drained: None,
             instances: HashMap::new(),
@@ -144,6 +147,12 @@ impl Keeper {
             due: BTreeSet::new(),
             under_way: BTreeSet::new(),
         }
+    }
+
+    /// The registry answers again. If it was away for all, leases may have lapsed that their nodes could not renew: each has
+    /// the time of a lease to come back before it is called lost.
+    pub const fn handle_in_touch(&mut self, now: Instant) {
+        self.in_touch_since = now;
     }
 
     /// A whole listing of the live nodes.
@@ -276,11 +285,13 @@ impl Keeper {
             (Phase::Starting | Phase::Running | Phase::Moving, desired) => match self.lost_from(seen) {
                 None => Decision::Nothing,
                 Some(at) if now < at => Decision::LookAt(at),
-                Some(_) => Decision::Do(match desired {
-                    Desired::Running => StepKind::Lost(generation),
-                    Desired::Sleeping => StepKind::Asleep(generation),
-                    Desired::Stopped | Desired::Deleted => StepKind::End(generation),
-                }),
+                Some(_) => match desired {
+                    Desired::Running => Decision::Do(StepKind::Lost(generation)),
+                    // It may run on where it is: nobody can say that it sleeps, and nobody has missed it yet.
+                    Desired::Sleeping if seen.restart == Restart::Never => Decision::Nothing,
+                    Desired::Sleeping => Decision::Do(StepKind::Asleep(generation)),
+                    Desired::Stopped | Desired::Deleted => Decision::Do(StepKind::End(generation)),
+                },
             },
             (Phase::Failed | Phase::Lost, Desired::Running) if seen.restart == Restart::Always => {
                 let at = seen.backoff.again_at;
@@ -321,7 +332,9 @@ impl Keeper {
     /// From when on the instance is lost, if its node is not live.
     fn lost_from(&self, seen: &Seen) -> Option<Instant> {
         let gone_since = self.given.get(&seen.node?)?.gone_since?;
-        Some(gone_since.max(seen.since + lease::TTL))
+        let was_away = self.in_touch_since > Instant::ZERO;
+        let back = if was_away { self.in_touch_since + lease::TTL } else { Instant::ZERO };
+        Some(gone_since.max(seen.since + lease::TTL).max(back))
     }
 
     fn begin(&mut self, id: InstanceId, kind: &StepKind, now: Instant) {

@@ -183,6 +183,10 @@ pub fn asleep_unowned(instance: &mut Instance, generation: Generation) -> Result
     if instance.desired != Desired::Sleeping {
         return Err(StepError::Desired(instance.desired));
     }
+    // Its node may be running it still, and whoever is asleep is woken elsewhere.
+    if is_bound(instance) {
+        return Err(StepError::Bound);
+    }
     fall_asleep(instance);
     Ok(())
 }
@@ -453,6 +457,12 @@ pub const fn end_code(phase: Phase) -> Option<ErrorCode> {
 pub fn will_restart(instance: &Instance) -> bool {
     let restarts = matches!(instance.phase, Phase::Failed | Phase::Lost);
     restarts && instance.desired == Desired::Running && instance.spec.restart == Restart::Always
+}
+
+/// Whether nobody but its own node can end its life there: it is never placed again after a loss, so that no other node is
+/// given it unless its own hands it over. Such an instance needs no lease to have one owner, and goes on without it.
+pub const fn is_bound(instance: &Instance) -> bool {
+    matches!(instance.spec.restart, Restart::Never)
 }
 
 /// The phases in which a node has the instance.

@@ -1,8 +1,8 @@
 //! The node's list of instances, kept true by one watch on their records.
 //!
 //! Every instance that this node has to do with gets a task of its own; this one only tells them their records, in
-//! order, and starts them when they begin to matter. It exists for as long as the node holds its lease: when that is
-//! lost every task kills what it runs, and the next lease begins with a new list.
+//! order, and starts them when they begin to matter. It exists for as long as the node holds its lease. When that is lost
+//! every task kills what it runs if others may be given it; the others go on, and are handed to the list of the next lease.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as MapEntry;
@@ -12,13 +12,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use landfast_core::InstanceId;
 use landfast_core::record::{Instance, Phase, keys};
+use landfast_core::{InstanceId, lifecycle};
 use landfast_net::role::CancellationToken;
 use landfast_registry::records;
 use landfast_registry::store::{Change, Revision, StoreError, Watch, WatchEvent};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::{sleep, timeout};
 use tracing::{error, info, warn};
 
@@ -40,12 +40,29 @@ pub(crate) struct Board {
     ctx: Arc<Context>,
     tenure: CancellationToken,
     live: HashMap<InstanceId, watch::Sender<Known>>,
+    /// Of the instances that end with the lease.
     tasks: JoinSet<(InstanceId, Revision)>,
+    /// Of those that do not.
+    bound: JoinSet<(InstanceId, Revision)>,
     /// Whether what the first snapshot gives to this node has to be claimed.
     must_claim: bool,
     /// Who waits for a record to be read.
     asked: HashMap<InstanceId, Vec<oneshot::Sender<Option<Instance>>>>,
     reads: JoinSet<(InstanceId, Reading)>,
+}
+
+/// What outlasts a lease.
+pub(crate) struct Rest {
+    questions: mpsc::Receiver<Question>,
+    live: HashMap<InstanceId, watch::Sender<Known>>,
+    bound: JoinSet<(InstanceId, Revision)>,
+}
+
+impl Rest {
+    /// That of a node that runs nothing yet.
+    pub(crate) fn new(questions: mpsc::Receiver<Question>) -> Self {
+        Self { questions, live: HashMap::new(), bound: JoinSet::new() }
+    }
 }
 
 /// What came of reading one record.
@@ -58,19 +75,18 @@ impl Board {
             tenure,
             live: HashMap::new(),
             tasks: JoinSet::new(),
+            bound: JoinSet::new(),
             must_claim: false,
             asked: HashMap::new(),
             reads: JoinSet::new(),
         }
     }
 
-    /// Adopts what runs, says so through `adopted`, and works until the tenure ends and everything it ran is killed.
-    /// Gives the questions' receiver back for the next tenure.
-    pub(crate) async fn run(
-        mut self,
-        mut questions: mpsc::Receiver<Question>,
-        adopted: Option<oneshot::Sender<()>>,
-    ) -> mpsc::Receiver<Question> {
+    /// Adopts what runs, says so through `adopted`, and works until the tenure ends and what ended with it is killed.
+    /// Gives back what goes on, for the next tenure.
+    pub(crate) async fn run(mut self, rest: Rest, adopted: Option<oneshot::Sender<()>>) -> Rest {
+        let Rest { mut questions, live, bound } = rest;
+        (self.live, self.bound) = (live, bound);
         let tenure = self.tenure.clone();
         let mut watch = self.ctx.store.watch(keys::INSTANCES, None);
         let work = async {
@@ -79,8 +95,13 @@ impl Board {
             self.work(&mut watch, &mut questions).await;
         };
         tenure.run_until_cancelled(work).await;
-        while self.tasks.join_next().await.is_some() {}
-        questions
+        while let Some(ended) = self.tasks.join_next().await {
+            match ended {
+                Ok((id, _)) => drop(self.live.remove(&id)),
+                Err(error) => error!(%error, "an instance's task ended badly"),
+            }
+        }
+        Rest { questions, live: self.live, bound: self.bound }
     }
 
     /// Takes up every instance of the first snapshot, and waits until each has been looked at.
@@ -109,6 +130,7 @@ impl Board {
                 let _ = one.await;
             }
         };
+        self.forget_missing(&known).await;
         let adopted = tokio::join!(timeout(ADOPT_DEADLINE, settled), end_orphans(&self.ctx, &known)).0;
         match adopted {
             Ok(()) => self.ctx.claims.settle(),
@@ -117,6 +139,19 @@ impl Board {
         // What comes from now on was given to the node as it is.
         self.must_claim = false;
         info!(instances = self.live.len(), "the node's instances were looked at");
+    }
+
+    /// Of what went on without a lease, the records that are gone.
+    async fn forget_missing(&mut self, known: &[InstanceId]) {
+        let missing: Vec<_> = self.live.keys().filter(|id| !known.contains(id)).copied().collect();
+        for id in missing {
+            // The listing may be older than the instance, and a store that does not answer says nothing.
+            if let Ok(None) = records::instance(&*self.ctx.store, id).await
+                && let Some(live) = self.live.get(&id)
+            {
+                live.send_modify(|known| known.record = None);
+            }
+        }
     }
 
     async fn work(&mut self, watch: &mut Watch, questions: &mut mpsc::Receiver<Question>) {
@@ -134,10 +169,8 @@ impl Board {
                     Ok((id, read)) => self.handle_read(id, read),
                     Err(error) => error!(%error, "a read of a record ended badly"),
                 },
-                Some(ended) = self.tasks.join_next() => match ended {
-                    Ok((id, revision)) => self.handle_task_end(id, revision),
-                    Err(error) => error!(%error, "an instance's task ended badly"),
-                },
+                Some(ended) = self.tasks.join_next() => self.handle_task_end(ended),
+                Some(ended) = self.bound.join_next() => self.handle_task_end(ended),
             }
         }
     }
@@ -205,7 +238,11 @@ impl Board {
     }
 
     /// A task has ended; if its instance has begun to matter again meanwhile, it gets another.
-    fn handle_task_end(&mut self, id: InstanceId, seen: Revision) {
+    fn handle_task_end(&mut self, ended: Result<(InstanceId, Revision), JoinError>) {
+        let (id, seen) = match ended {
+            Ok(ended) => ended,
+            Err(error) => return error!(%error, "an instance's task ended badly"),
+        };
         let Some(sender) = self.live.remove(&id) else { return };
         let Known { revision, record } = sender.borrow().clone();
         match record {
@@ -235,12 +272,18 @@ impl Board {
                     return None;
                 }
                 let (settling, settled) = oneshot::channel();
+                let is_bound = lifecycle::is_bound(&record);
                 let task = Task::new(self.ctx.clone(), &record, self.must_claim, settling);
                 let id = record.id;
                 let (sender, receiver) = watch::channel(Known { revision, record: Some(record) });
                 vacant.insert(sender);
-                let tenure = self.tenure.clone();
-                self.tasks.spawn(async move { (id, task.run(receiver, tenure).await) });
+                match is_bound {
+                    true => self.bound.spawn(async move { (id, task.run(receiver, CancellationToken::new()).await) }),
+                    false => {
+                        let tenure = self.tenure.clone();
+                        self.tasks.spawn(async move { (id, task.run(receiver, tenure).await) })
+                    }
+                };
                 Some(settled)
             }
         }

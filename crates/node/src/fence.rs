@@ -5,7 +5,7 @@
 //! agent cut them and tells anybody. Checking and being counted are one step under one lock, so nothing slips in between.
 //!
 //! Two things must hold for a connection: the instance's door is open for its generation, and the node holds its lease
-//! at this moment by the clock, whether or not a timer has fired.
+//! at this moment by the clock, whether or not a timer has fired. An instance that nobody else can be given needs no lease.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use landfast_core::lifecycle::may_serve;
+use landfast_core::lifecycle::{is_bound, may_serve};
 use landfast_core::record::{Generation, Instance};
 use landfast_core::time::Instant;
 use landfast_core::{ErrorCode, InstanceId, NodeId};
@@ -133,9 +133,9 @@ impl Fence {
         self.tenure_file().begin_anew()
     }
 
-    /// What an agent is given with a connection.
-    pub(crate) fn tenure(&self) -> Tenure {
-        self.tenure_file().view()
+    /// What an agent is given with a connection: nothing if it is to carry it with or without a lease.
+    pub(crate) fn tenure(&self, pass: &Pass) -> Option<Tenure> {
+        (!pass.0.is_bound()).then(|| self.tenure_file().view())
     }
 
     /// Tells when the lease is lost and held again.
@@ -143,17 +143,32 @@ impl Fence {
         self.holding.subscribe()
     }
 
-    /// The lease is over: nothing is admitted, and nothing is inside when this returns.
+    /// The lease is over: nothing is admitted that needs it, and nothing of that is inside when this returns.
     ///
     /// # Errors
     ///
     /// The number of connections that would not go.
+    pub(crate) async fn shut_leased(&self) -> Result<(), usize> {
+        self.hold_until(Instant::ZERO);
+        let leased: Vec<_> = self.lock().values().filter(|place| !place.is_bound()).cloned().collect();
+        let mut stuck = 0;
+        for place in &leased {
+            stuck += place.drained().await.err().unwrap_or(0);
+        }
+        if stuck == 0 { Ok(()) } else { Err(stuck) }
+    }
+
+    /// The daemon ends: nothing is admitted any more, and nothing is inside when this returns.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::shut_leased`].
     pub(crate) async fn shut_all(&self) -> Result<(), usize> {
         self.hold_until(Instant::ZERO);
         let places: Vec<_> = self.lock().values().cloned().collect();
         let mut stuck = 0;
         for place in &places {
-            stuck += place.drained().await.err().unwrap_or(0);
+            stuck += place.shut(ErrorCode::NodeDraining).await.err().unwrap_or(0);
         }
         if stuck == 0 { Ok(()) } else { Err(stuck) }
     }
@@ -181,14 +196,15 @@ impl Fence {
 
     /// Asks for a connection to be let in, waiting until `deadline` for a door that is about to open.
     pub(crate) async fn admit(&self, id: InstanceId, generation: Generation, deadline: Duration) -> Admission {
-        if !self.holds() {
-            return Admission::Refused(Refusal { code: ErrorCode::NodeDraining, generation: None });
+        let draining = Admission::Refused(Refusal { code: ErrorCode::NodeDraining, generation: None });
+        let place = self.lock().get(&id).cloned();
+        let may_serve = || self.holds() || place.as_ref().is_some_and(|place| place.is_bound());
+        if !may_serve() {
+            return draining;
         }
-        let Some(place) = self.lock().get(&id).cloned() else { return Admission::Ignorant };
+        let Some(place) = &place else { return Admission::Ignorant };
         match timeout(deadline, place.admit(self.me, generation)).await {
-            Ok(Admission::Pass(_)) if !self.holds() => {
-                Admission::Refused(Refusal { code: ErrorCode::NodeDraining, generation: None })
-            }
+            Ok(Admission::Pass(_)) if !may_serve() => draining,
             Ok(admission) => admission,
             Err(_) => Admission::Refused(place.refusal(ErrorCode::InstanceStarting)),
         }
@@ -272,6 +288,11 @@ impl Place {
     /// Whether connections of this generation are let in.
     pub(crate) fn is_open(&self, generation: Generation) -> bool {
         self.state.borrow().door == Door::Open(generation)
+    }
+
+    /// Whether it is served with or without a lease.
+    pub(crate) fn is_bound(&self) -> bool {
+        is_bound(&self.state.borrow().record)
     }
 
     async fn drained(&self) -> Result<(), usize> {

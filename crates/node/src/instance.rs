@@ -273,7 +273,7 @@ impl Task {
             let (me, address) = (self.ctx.me, self.ctx.address.clone());
             return self.write(|instance| lifecycle::readdress(instance, me, generation, &address)).await;
         }
-        let holds = *self.holding.borrow_and_update();
+        let holds = *self.holding.borrow_and_update() || self.place.is_bound();
         match (holds, self.place.is_open(generation)) {
             (true, true) => self.look_for_idleness().await,
             (false, false) => Next::Watch,

@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
-use crate::board::Board;
+use crate::board::{Board, Rest};
 use crate::instance::Context;
 use crate::relay::Question;
 
@@ -39,10 +39,10 @@ pub(crate) struct Keeping {
 
 /// What runs under the lease.
 enum Work {
-    /// Nothing: the lease is not held yet, or not any more.
-    Idle(mpsc::Receiver<Question>),
+    /// Nothing new: the lease is not held yet, or not any more.
+    Idle(Rest),
     Busy {
-        board: JoinHandle<mpsc::Receiver<Question>>,
+        board: JoinHandle<Rest>,
         tenure: CancellationToken,
     },
 }
@@ -59,7 +59,7 @@ enum Answer {
 impl Keeping {
     pub(crate) fn new(ctx: Arc<Context>, record: Node, questions: mpsc::Receiver<Question>) -> Self {
         let machine = Lease::new(clock::now());
-        Self { ctx, record, machine, lease: None, asking: None, work: Work::Idle(questions) }
+        Self { ctx, record, machine, lease: None, asking: None, work: Work::Idle(Rest::new(questions)) }
     }
 
     /// Holds the lease until `stop`. Tells `adopted` when the instances of the first tenure were looked at.
@@ -114,13 +114,13 @@ impl Keeping {
                 self.begin_work(adopted.take());
             }
             Effect::Fence => {
-                warn!("the lease was not renewed in time; the relay carries nothing until it is");
-                if let Err(stuck) = self.ctx.fence.shut_all().await {
+                warn!("the lease was not renewed in time; what could be given to others is not reached until it is");
+                if let Err(stuck) = self.ctx.fence.shut_leased().await {
                     error!(stuck, "connections do not end");
                 }
             }
             Effect::Stop => {
-                error!("the lease is lost; the instances of this node are ended");
+                error!("the lease is lost; the instances of this node that others may be given are ended");
                 self.end_work().await;
                 self.machine.handle_stopped(clock::now());
             }
@@ -154,22 +154,22 @@ impl Keeping {
     fn begin_work(&mut self, adopted: Option<oneshot::Sender<()>>) {
         let idle = match &mut self.work {
             Work::Busy { .. } => return,
-            Work::Idle(questions) => std::mem::replace(questions, mpsc::channel(1).1),
+            Work::Idle(rest) => std::mem::replace(rest, Rest::new(mpsc::channel(1).1)),
         };
         let tenure = CancellationToken::new();
         let board = Board::new(self.ctx.clone(), tenure.clone());
         self.work = Work::Busy { board: tokio::spawn(board.run(idle, adopted)), tenure };
     }
 
-    /// Kills the instances, and returns when they are dead.
+    /// Kills the instances that others may be given, and returns when they are dead.
     async fn end_work(&mut self) {
         if let Work::Busy { board, tenure } = &mut self.work {
             tenure.cancel();
             match board.await {
-                Ok(questions) => self.work = Work::Idle(questions),
+                Ok(rest) => self.work = Work::Idle(rest),
                 Err(error) => {
                     error!(%error, "the node's work ended badly");
-                    self.work = Work::Idle(mpsc::channel(1).1);
+                    self.work = Work::Idle(Rest::new(mpsc::channel(1).1));
                 }
             }
         }

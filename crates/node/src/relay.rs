@@ -179,7 +179,7 @@ impl Relay {
         &self,
         socket: Socket,
         connect: &Connect,
-        _pass: Pass,
+        pass: Pass,
     ) -> Result<Option<Between>, (Socket, Refusal)> {
         let &Connect { instance, target, generation, .. } = connect;
         let mut agent = match InstanceDir::new(&self.data, instance).connect(HANDOFF_SOCKET).await {
@@ -192,7 +192,7 @@ impl Relay {
                 return Err((socket, refuse(ErrorCode::UpstreamRefused)));
             }
         };
-        let tenure = Some(self.fence.tenure());
+        let tenure = self.fence.tenure(&pass);
         let (outer, inner) = match Between::pair(socket).await {
             Ok(parts) => parts,
             Err((socket, error)) => {

@@ -52,13 +52,16 @@ enum NotTaken {
 
 impl Shell {
     fn new(store: Arc<dyn Store>) -> Self {
-        let follow = |prefix| Follower { watch: store.watch(prefix, None), failing: false };
+        let follow = |prefix| Follower { watch: store.watch(prefix, None), failing: false, is_back: false };
         let (nodes, drains, instances) = (follow(keys::NODES), follow(keys::DRAINS), follow(keys::INSTANCES));
         Self { keeper: Keeper::new(clock::now()), store, nodes, drains, instances, steps: JoinSet::new() }
     }
 
     async fn run(mut self) {
         loop {
+            if std::mem::take(&mut self.nodes.is_back) {
+                self.keeper.handle_in_touch(clock::now());
+            }
             while let Some(step) = self.keeper.poll(clock::now(), clock::unix_millis()) {
                 self.steps.spawn(take(self.store.clone(), step));
             }
@@ -142,6 +145,8 @@ impl Shell {
 struct Follower {
     watch: Watch,
     failing: bool,
+    /// It failed, and does not any more; nobody has been told yet.
+    is_back: bool,
 }
 
 impl Follower {
@@ -150,6 +155,7 @@ impl Follower {
             match self.watch.next().await {
                 Ok(event) => {
                     if std::mem::take(&mut self.failing) {
+                        self.is_back = true;
                         tracing::info!("the keeper sees the store again");
                     }
                     return event;

@@ -9,6 +9,7 @@ use landfast_registry::authority;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
+use crate::etcd::Etcd;
 use crate::fault_relay::FaultRelay;
 use crate::ground::Ground;
 use crate::http::{self, Answer};
@@ -39,6 +40,8 @@ pub struct Cell {
     pub downstream: FaultRelay,
     /// The way in for an operator.
     pub operator: Operator,
+    /// Where its records are, if not in the data directory.
+    pub etcd: Option<Etcd>,
     bare: bool,
     ground: Ground,
 }
@@ -81,6 +84,7 @@ pub struct Plan {
     node: Settings,
     bare: bool,
     encrypted: bool,
+    members: usize,
 }
 
 impl Plan {
@@ -112,6 +116,13 @@ impl Plan {
         self
     }
 
+    /// Keeps the cell's records in etcd, with so many members.
+    #[must_use]
+    pub const fn over_etcd(mut self, members: usize) -> Self {
+        self.members = members;
+        self
+    }
+
     /// Starts a cell with one node, `a`.
     ///
     /// # Panics
@@ -123,8 +134,9 @@ impl Plan {
         if self.encrypted || std::env::var_os(TLS).is_some() {
             certify(dir);
         }
-        let api = Role::start("api", "0", dir, listening(Settings::new())).await;
-        let gateway = Role::start("gateway", "0", dir, listening(self.gateway)).await;
+        let etcd = (self.members > 0).then(|| Etcd::start(self.members, dir));
+        let api = Role::start("api", "0", dir, listening(stored(etcd.as_ref(), Settings::new()))).await;
+        let gateway = Role::start("gateway", "0", dir, listening(stored(etcd.as_ref(), self.gateway))).await;
         let downstream = FaultRelay::start().await.expect("a free port");
         downstream.lead_to(gateway.address());
         let key = std::fs::read_to_string(dir.join("api-key")).expect("the API writes its first key");
@@ -133,7 +145,7 @@ impl Plan {
             key: key.trim().to_owned(),
             dir: dir.to_owned(),
         };
-        let mut cell = Cell { api, gateway, nodes: Vec::new(), downstream, operator, bare: self.bare, ground };
+        let mut cell = Cell { api, gateway, nodes: Vec::new(), downstream, operator, etcd, bare: self.bare, ground };
         cell.add_node("a", self.node).await;
         cell
     }
@@ -185,7 +197,7 @@ impl Cell {
     /// It does not start.
     pub async fn add_node(&mut self, name: &'static str, settings: Settings) {
         let network = FaultRelay::start().await.expect("a free port");
-        let mut settings = listening(settings);
+        let mut settings = listening(stored(self.etcd.as_ref(), settings));
         settings.insert("name", name.to_owned());
         if let Ok(isolation) = std::env::var(ISOLATION) {
             settings.entry("isolation").or_insert(isolation);
@@ -204,7 +216,7 @@ impl Cell {
     ///
     /// It does not start.
     pub async fn another_gateway(&self, name: &str, settings: Settings) -> Role {
-        Role::start("gateway", name, self.ground.path(), listening(settings)).await
+        Role::start("gateway", name, self.ground.path(), listening(stored(self.etcd.as_ref(), settings))).await
     }
 
     /// The node of this name.
@@ -386,6 +398,11 @@ pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>)
         assert!(Instant::now() < deadline, "never: {what}");
         sleep(Duration::from_millis(50)).await;
     }
+}
+
+fn stored(etcd: Option<&Etcd>, mut settings: Settings) -> Settings {
+    settings.extend(etcd.map(|etcd| ("store", etcd.address())));
+    settings
 }
 
 fn listening(mut settings: Settings) -> Settings {

@@ -6,13 +6,23 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
 /// How long a member may take to listen: an election comes first.
 const STARTS_WITHIN: Duration = Duration::from_secs(30);
 
 /// A cluster. It ends with the value.
 #[derive(Debug)]
 pub struct Etcd {
-    members: Vec<(u16, Child)>,
+    members: Vec<Member>,
+}
+
+#[derive(Debug)]
+struct Member {
+    port: u16,
+    command: Command,
+    process: Child,
 }
 
 impl Etcd {
@@ -35,26 +45,75 @@ impl Etcd {
             // Versions before 3.5 refuse processors other than amd64 unless told.
             command.env("ETCD_UNSUPPORTED_ARCH", std::env::consts::ARCH);
             command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-            (client, command.spawn().expect("etcd is installed (Debian: etcd-server)"))
+            let process = command.spawn().expect("etcd is installed (Debian: etcd-server)");
+            Member { port: client, command, process }
         });
         let etcd = Self { members: members.collect() };
-        etcd.members.iter().for_each(|(port, _)| listens(*port));
+        etcd.members.iter().for_each(Member::listens);
         etcd
+    }
+
+    /// Kills every member as a power failure would.
+    ///
+    /// # Panics
+    ///
+    /// They run no more.
+    pub fn kill(&mut self) {
+        for member in &mut self.members {
+            member.process.kill().expect("a member that runs");
+            member.process.wait().expect("our own child");
+        }
+    }
+
+    /// Starts every member again, with what it had on its disk.
+    ///
+    /// # Panics
+    ///
+    /// They do not start.
+    pub fn start_again(&mut self) {
+        for member in &mut self.members {
+            member.process = member.command.spawn().expect("it has been started before");
+        }
+        self.members.iter().for_each(Member::listens);
+    }
+
+    /// Freezes every member: connections stay, and nothing answers.
+    ///
+    /// # Panics
+    ///
+    /// They do not run.
+    pub fn freeze(&self) {
+        self.signal(Signal::SIGSTOP);
+    }
+
+    /// Lets every member go on.
+    ///
+    /// # Panics
+    ///
+    /// They do not run.
+    pub fn thaw(&self) {
+        self.signal(Signal::SIGCONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        for member in &self.members {
+            kill(Pid::from_raw(member.process.id() as i32), signal).expect("a member that runs");
+        }
     }
 
     /// The store's address, as roles take it.
     pub fn address(&self) -> String {
-        let members: Vec<String> = self.members.iter().map(|(port, _)| format!("127.0.0.1:{port}")).collect();
+        let members: Vec<String> = self.members.iter().map(|member| format!("127.0.0.1:{}", member.port)).collect();
         format!("etcd://{}", members.join(","))
     }
 }
 
 impl Drop for Etcd {
     fn drop(&mut self) {
-        for (_, member) in &mut self.members {
+        for member in &mut self.members {
             // It ends however it is asked to; how matters to nobody.
-            let _ = member.kill();
-            let _ = member.wait();
+            let _ = member.process.kill();
+            let _ = member.process.wait();
         }
     }
 }
@@ -69,10 +128,12 @@ pub fn free_port() -> u16 {
     listener.local_addr().expect("a listener has an address").port()
 }
 
-fn listens(port: u16) {
-    let until = Instant::now() + STARTS_WITHIN;
-    while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err() {
-        assert!(Instant::now() < until, "etcd does not listen at port {port}");
-        sleep(Duration::from_millis(20));
+impl Member {
+    fn listens(&self) {
+        let until = Instant::now() + STARTS_WITHIN;
+        while TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).is_err() {
+            assert!(Instant::now() < until, "etcd does not listen at port {}", self.port);
+            sleep(Duration::from_millis(20));
+        }
     }
 }

@@ -160,7 +160,7 @@ impl Agent {
             return;
         }
         for conn in self.far_ends.values().filter_map(|far| far.link) {
-            let Some(through) = stage.net.through(conn) else { continue };
+            let Some(through) = stage.net.through(conn).filter(|through| through.is_leased) else { continue };
             match stage.tenures[through.node] {
                 until if until <= stage.now => stage.cut_through(conn),
                 until => stage.wake(Who::Agent(self.me), Some(until)),

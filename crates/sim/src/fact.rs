@@ -42,7 +42,7 @@ pub(crate) enum Fact<'a> {
     /// A connection or bytes of it reached an instance through a node.
     Served { instance: InstanceId, node: usize, generation: Generation },
     /// The store has accepted this record.
-    Recorded { instance: InstanceId, phase: Phase, generation: Generation, node: Option<usize> },
+    Recorded { instance: InstanceId, phase: Phase, generation: Generation, node: Option<usize>, is_bound: bool },
     /// A gateway sent somebody there.
     Routed { gateway: usize, instance: InstanceId, generation: Generation },
     /// A gateway begins to shut down.

@@ -37,6 +37,8 @@ pub(crate) struct Through {
     pub(crate) node: usize,
     pub(crate) instance: InstanceId,
     pub(crate) generation: Generation,
+    /// The node may carry it for as long as it has a lease.
+    pub(crate) is_leased: bool,
 }
 
 #[derive(Debug)]

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use landfast_core::lease::{self, Effect, Lease};
-use landfast_core::lifecycle::{is_handed_over, may_serve};
+use landfast_core::lifecycle::{is_bound, is_handed_over, may_serve};
 use landfast_core::record::{Desired, Instance, Node, Phase};
 use landfast_core::time::Instant;
 use landfast_core::{ErrorCode, InstanceId, NodeId};
@@ -121,7 +121,7 @@ impl Daemon {
         self.run(stage, hosts);
     }
 
-    /// What was known under an earlier lease, or by an earlier daemon, counts no more.
+    /// What was known by an earlier daemon counts no more.
     fn forget(&mut self) {
         self.watch += 1;
         self.nodes = None;
@@ -153,10 +153,10 @@ impl Daemon {
                 }
                 Effect::Serve => {}
                 Effect::Fence if reckless => {}
-                Effect::Fence => self.cut_all(stage),
+                Effect::Fence => self.cut_leased(stage),
                 Effect::Stop if reckless => self.lease.handle_stopped(now),
                 Effect::Stop => {
-                    self.stop_all(stage, hosts);
+                    self.stop_leased(stage, hosts);
                     self.lease.handle_stopped(now);
                 }
             }
@@ -178,18 +178,36 @@ impl Daemon {
         stage.config.sabotage == Some(Sabotage::IgnoreTheFence) || self.lease.holds(self.clock.read(stage.now))
     }
 
-    fn cut_all(&self, stage: &mut Stage) {
-        for (conn, _) in stage.net.through_node(self.me) {
-            stage.cut_through(conn);
+    /// What nobody else can be given goes on without a lease.
+    fn is_bound(&self, id: InstanceId) -> bool {
+        self.places.get(&id).is_some_and(|place| is_bound(&place.record))
+    }
+
+    fn cut_leased(&self, stage: &mut Stage) {
+        for (conn, through) in stage.net.through_node(self.me) {
+            if !self.is_bound(through.instance) {
+                stage.cut_through(conn);
+            }
         }
     }
 
-    fn stop_all(&mut self, stage: &mut Stage, hosts: &mut Hosts) {
-        let mine = self.places.values().filter(|place| place.record.node == Some(node_id(self.me)));
+    fn stop_leased(&mut self, stage: &mut Stage, hosts: &mut Hosts) {
+        let leased = self.places.values().filter(|place| !is_bound(&place.record));
+        let mine = leased.filter(|place| place.record.node == Some(node_id(self.me)));
         for id in mine.map(|place| place.record.id) {
             hosts.kill(stage, host_of(self.me), id);
         }
+        self.forget_leased();
+    }
+
+    /// What was known under an earlier lease counts no more, but for what does not need one.
+    fn forget_leased(&mut self) {
+        let mut places = std::mem::take(&mut self.places);
+        places.retain(|_, place| is_bound(&place.record) && place.serves.is_some());
         self.forget();
+        // Answers to what was written before are not waited for.
+        places.values_mut().for_each(|place| place.is_writing = false);
+        self.places = places;
     }
 
     /// Asks about the lease; of an earlier question nothing is heard any more.
@@ -224,7 +242,7 @@ impl Daemon {
                 self.lease_id = Some(*lease);
                 self.lease.handle_held(number, now);
                 // What was read before is from before the lease.
-                self.forget();
+                self.forget_leased();
                 self.subscribe(stage);
             }
             Answer::Renewed => self.lease.handle_held(number, now),
@@ -248,8 +266,9 @@ impl Daemon {
                 let is_first = !std::mem::replace(&mut self.listed, true);
                 for (record, revision) in records {
                     let id = record.id;
+                    let went_on = self.is_bound(id);
                     self.learn(stage, record, revision);
-                    if is_first {
+                    if is_first && !went_on {
                         self.doubt_inherited(stage, id);
                     }
                 }
@@ -304,7 +323,7 @@ impl Daemon {
         match (verdict, agent) {
             (Ok(()), Some(agent)) => {
                 hosts.begin(stage, host_of(self.me), instance);
-                let through = Through { node: self.me, instance, generation };
+                let through = Through { node: self.me, instance, generation, is_leased: !self.is_bound(instance) };
                 stage.admit(conn, through, Who::Agent(agent));
                 stage.post(stage.now, Who::Agent(agent), Event::Admitted(connect));
             }
@@ -317,7 +336,7 @@ impl Daemon {
         if connect.start != self.start {
             return Err(ErrorCode::NodeUnreachable);
         }
-        if !self.holds(stage) {
+        if !self.holds(stage) && !self.is_bound(connect.instance) {
             return Err(ErrorCode::NodeDraining);
         }
         if stage.config.sabotage == Some(Sabotage::TakeAnyGeneration) {

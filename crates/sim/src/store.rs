@@ -358,5 +358,7 @@ fn apply(write: &Write, from: Who, record: &mut Instance, unix_millis: u64) -> R
 
 fn note_record(stage: &mut Stage, record: &Instance) {
     let node = record.node.and_then(|id| (0..stage.reach.len()).find(|&number| node_id(number) == id));
-    stage.note(Fact::Recorded { instance: record.id, phase: record.phase, generation: record.generation, node });
+    let (instance, phase, generation) = (record.id, record.phase, record.generation);
+    let is_bound = lifecycle::is_bound(record);
+    stage.note(Fact::Recorded { instance, phase, generation, node, is_bound });
 }

@@ -299,12 +299,46 @@ fn what_sleeps_is_ended_on_request() {
 
 #[test]
 fn what_was_to_sleep_when_its_node_was_lost_sleeps() {
-    let mut cell = Cell::new([1], [running(1, 1)]);
+    let mut cell = Cell::new([1], [of_restart(Restart::Always, running(1, 1))]);
     cell.run_until(20_000);
     cell.change(1, |record| lifecycle::desire_sleeping(record).unwrap());
     cell.keeper.handle_node(node(1).id, None, cell.now);
     cell.run_until(40_000);
     assert_eq!((cell.phase(1), &cell.done[..]), (Phase::Sleeping, &[(20_000, "asleep")][..]));
+}
+
+#[test]
+fn of_what_may_run_on_without_a_lease_nobody_says_that_it_sleeps_and_who_wakes_it_hears_that_it_is_lost() {
+    let mut cell = Cell::new([1], [of_restart(Restart::Never, running(1, 1))]);
+    cell.run_until(20_000);
+    cell.change(1, |record| lifecycle::desire_sleeping(record).unwrap());
+    cell.keeper.handle_node(node(1).id, None, cell.now);
+    cell.run_until(40_000);
+    assert_eq!((cell.phase(1), cell.done.len()), (Phase::Running, 0));
+    cell.change(1, |record| lifecycle::desire_awake(record).unwrap());
+    cell.run_until(41_000);
+    assert_eq!(cell.phase(1), Phase::Lost);
+}
+
+#[test]
+fn a_registry_that_was_away_gives_every_node_the_time_of_a_lease_to_come_back() {
+    let mut cell = Cell::new([1], [running(1, 1), running(2, 1)]);
+    cell.run_until(20_000);
+    cell.keeper.handle_in_touch(cell.now);
+    cell.keeper.handle_node(node(1).id, None, cell.now);
+    cell.run_until(29_000);
+    assert_eq!(cell.phase(1), Phase::Running);
+    cell.keeper.handle_node(node(1).id, Some(node(1)), cell.now);
+    cell.run_until(60_000);
+    assert_eq!((cell.phase(1), cell.phase(2)), (Phase::Running, Phase::Running));
+    cell.keeper.handle_node(node(1).id, None, cell.now);
+    cell.run_until(61_000);
+    assert_eq!(cell.phase(1), Phase::Lost);
+}
+
+fn of_restart(restart: Restart, mut instance: Instance) -> Instance {
+    instance.spec.restart = restart;
+    instance
 }
 
 #[test]
@@ -443,6 +477,7 @@ proptest! {
         for record in cell.records.values() {
             let owner_is_live = record.node.is_some_and(|node| cell.keeper.nodes.contains_key(&node));
             let settled = match record.phase {
+                Phase::Running if record.spec.restart == Restart::Never && record.desired == Desired::Sleeping => true,
                 Phase::Starting | Phase::Running => owner_is_live,
                 Phase::Failed | Phase::Lost => record.spec.restart == Restart::Never,
                 Phase::Deleted => true,

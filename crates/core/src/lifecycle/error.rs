@@ -24,6 +24,8 @@ pub enum StepError {
     Desired(Desired),
     /// The spec says that the instance stays ended.
     NoRestart,
+    /// Only its own node can say that of it.
+    Bound,
     /// The node cannot take the instance.
     Target(TargetError),
     /// It is external: Landfast does not run it, so it cannot put it to sleep.
@@ -70,6 +72,7 @@ impl fmt::Display for StepError {
             }
             Self::CannotSleep => f.write_str("The instance is external: its platform decides when it sleeps."),
             Self::NotExternal => f.write_str("The instance is not external: the cell moves it between its nodes."),
+            Self::Bound => f.write_str("The instance may still run on its node, and nobody can say that it sleeps."),
             Self::NoMove => f.write_str("No move of the instance is under way; announce it with move/begin first."),
             Self::NoService(name) => write!(f, "The instance has no service {name}."),
         }
@@ -89,7 +92,7 @@ impl From<StepError> for Problem {
             StepError::Desired(Desired::Stopped) => ErrorCode::InstanceStopped,
             StepError::Desired(Desired::Deleted) => ErrorCode::InstanceGone,
             StepError::Target(_) | StepError::NotExternal | StepError::NoMove => ErrorCode::MoveRefused,
-            StepError::CannotSleep => ErrorCode::SleepRefused,
+            StepError::CannotSleep | StepError::Bound => ErrorCode::SleepRefused,
             StepError::NoService(_) => ErrorCode::ServiceUnknown,
         };
         Self::new(code, error.to_string())

@@ -217,6 +217,8 @@ fn what_should_sleep_neither_fails_nor_is_lost_but_sleeps() {
     let sleeps = Err(StepError::Desired(Desired::Sleeping));
     assert_eq!(failed(&mut instance, node_id(1), G1, "the agent died", 5), sleeps);
     assert_eq!(lost(&mut instance, G1, 5), sleeps);
+    let mut bound = Instance { spec: created(Restart::Never).spec, ..instance.clone() };
+    assert_eq!(asleep_unowned(&mut bound, G1), Err(StepError::Bound), "it may run on without a lease");
     asleep_unowned(&mut instance, G1).unwrap();
     assert_eq!(instance, asleep_on(1));
     let mut awake = running(1);

@@ -22,6 +22,8 @@ struct Record {
     phase: Phase,
     generation: Generation,
     node: Option<usize>,
+    /// Nobody else can be given it, so its node serves it until it hears of an end.
+    is_bound: bool,
 }
 
 impl Owners {
@@ -46,7 +48,11 @@ impl Owners {
         let Some(record) = self.records.get(&id) else {
             return Err(format!("{id}: node {node} serves what never was"));
         };
-        let is_served = matches!(record.phase, Phase::Running | Phase::Moving);
+        let is_served = match record.phase {
+            Phase::Running | Phase::Moving => true,
+            Phase::Stopped | Phase::Lost | Phase::Deleted => record.is_bound,
+            Phase::Pending | Phase::Starting | Phase::Sleeping | Phase::Failed => false,
+        };
         if is_served && record.node == Some(node) && record.generation == generation {
             return Ok(());
         }
@@ -66,8 +72,8 @@ impl Owners {
 impl Checker for Owners {
     fn observe(&mut self, at: Time, fact: Fact<'_>) -> Result<(), Violation> {
         let outcome = match fact {
-            Fact::Recorded { instance, phase, generation, node } => {
-                self.record(instance, Record { phase, generation, node })
+            Fact::Recorded { instance, phase, generation, node, is_bound } => {
+                self.record(instance, Record { phase, generation, node, is_bound })
             }
             Fact::Served { instance, node, generation } => self.serve(instance, node, generation),
             Fact::Routed { gateway, instance, generation } => self.route(gateway, instance, generation),

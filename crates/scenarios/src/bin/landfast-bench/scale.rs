@@ -102,7 +102,12 @@ async fn over(figures: &mut Figures, names: &Names, amount: Amount, dir: &Path, 
         bytes.push(gateway.resident().saturating_sub(before) as f64 / amount.routes as f64);
         gateways.push(gateway);
     }
-    figures.add(names.start, most(&starts), "s", "from its start until a gateway knows every route: the slowest of four");
+    figures.add(
+        names.start,
+        most(&starts),
+        "s",
+        "from its start until a gateway knows every route: the slowest of four",
+    );
     figures.add(names.bytes, most(&bytes), "B", "resident memory for each route: the most of four gateways");
     let known = changes(&herd, &gateways, amount.changes).await?;
     let about = "from the beginning of a write until the last of four gateways has acted on it";
@@ -173,7 +178,8 @@ impl Watcher {
     fn ask(&self, request: &[u8]) -> impl Future<Output = Result<(u16, Instant)>> + use<> {
         let (address, request) = (self.role.address(), request.to_vec());
         async move {
-            let answer = timeout(PATIENCE, http::send(address, &request)).await.context("a request was not answered")?;
+            let answer =
+                timeout(PATIENCE, http::send(address, &request)).await.context("a request was not answered")?;
             Ok((answer.status, Instant::now()))
         }
     }
