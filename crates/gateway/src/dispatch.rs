@@ -2,7 +2,7 @@
 
 use futures_util::future::BoxFuture;
 use landfast_core::route::Lookup;
-use landfast_core::{ErrorCode, Problem};
+use landfast_core::{ErrorCode, Problem, lifecycle};
 use landfast_net::carry::Local;
 use landfast_net::head::{RequestHead, ResponseHead};
 use landfast_net::relay::Target;
@@ -200,7 +200,9 @@ async fn instance<C: Client>(
         return Ok(switched(opened, |relayed| Kind::Relayed(Box::new(relayed)))?);
     }
     let is_of_browser = upgrade.is_some() && target == Target::Agent && place::is_browser(&path);
-    let wishes = Wishes::of(&headers, if is_of_browser { first::for_browser(route_deadline) } else { route_deadline })?;
+    let limit = if is_of_browser { first::for_browser(route_deadline) } else { route_deadline };
+    let mut wishes = Wishes::of(&headers, limit)?;
+    wishes.wakes &= target != Target::Agent || lifecycle::wakes(&path);
     origin.mark(&mut headers, body);
     record.trace(gateway, &mut headers);
     if target == Target::Agent && is_discovery(&path) {
