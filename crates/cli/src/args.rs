@@ -49,7 +49,7 @@ pub struct Global {
         help_heading = "Global options"
     )]
     pub store: Option<String>,
-    /// Where the cell is [default: where `landfast up` listens]
+    /// Where the cell is; several gateways of it are separated by commas [default: where `landfast up` listens]
     #[arg(
         long,
         global = true,
@@ -59,6 +59,16 @@ pub struct Global {
         help_heading = "Global options"
     )]
     pub url: Option<String>,
+    /// The authority, PEM, that alone vouches for a cell at https:// [default: those of the machine]
+    #[arg(
+        long,
+        global = true,
+        env = "LANDFAST_CA",
+        hide_env_values = true,
+        value_name = "FILE",
+        help_heading = "Global options"
+    )]
+    pub ca: Option<OsString>,
     /// The API key [default: the one in the data directory]
     #[arg(
         long,
@@ -555,7 +565,7 @@ pub enum Ca {
         roles: Vec<RoleName>,
         /// The folder of the authority
         #[arg(long, value_name = "DIR")]
-        ca: PathBuf,
+        ca: OsString,
         /// The folder to write, which becomes `tls` in the machine's data directory
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
@@ -744,6 +754,14 @@ mod tests {
             let Ok(Command::Exec(exec)) = parse(line) else { panic!("{line}") };
             assert_eq!((exec.interactive, exec.command.join(" ").as_str()), (true, "ls -l --color"));
         }
+    }
+
+    #[test]
+    fn the_authority_of_a_cells_machines_is_not_taken_for_that_of_its_clients() {
+        let Ok(Command::Ca(Ca::Issue { ca, .. })) = parse("landfast ca issue --ca /made --out /o node") else {
+            panic!()
+        };
+        assert_eq!(ca, "/made");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! `landfast ca`: the certificates of a cell on several machines.
 
+use std::path::Path;
 use std::time::Duration;
 
 use landfast_registry::authority::{self, Role};
@@ -24,7 +25,7 @@ pub(crate) fn ca(wish: &Ca) -> Result<(), Failure> {
         }
         Ca::Issue { roles, ca, out, days } => {
             let roles: Vec<Role> = roles.iter().map(|role| role.meant()).collect();
-            authority::issue(ca, &roles, DAY * *days, out)?;
+            authority::issue(Path::new(ca), &roles, DAY * *days, out)?;
             line(&format!("{}\n", out.display()));
         }
     }

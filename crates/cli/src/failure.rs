@@ -57,6 +57,9 @@ impl From<Error> for Failure {
             Error::Ended { .. } | Error::Unreachable { .. } | Error::Broken { .. } | Error::Protocol(_) => TRANSPORT,
         };
         let hint = match &error {
+            Error::Unreachable { why, .. } if why.contains("certificate") => {
+                " If its authority is your own, name it with --ca (or LANDFAST_CA)."
+            }
             Error::Unreachable { .. } => " Start a cell with `landfast up`, or say where it is with --url.",
             Error::Refused(_)
             | Error::Ended { .. }

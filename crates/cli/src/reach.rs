@@ -39,7 +39,12 @@ pub(crate) fn client(global: &Global) -> Result<Client, Failure> {
         Some(key) => key,
         None => read_key(&dir.join(API_KEY_FILE))?,
     };
-    Ok(Client::new(&url(global), key)?)
+    Ok(Client::trusting(&url(global), key, authority(global).as_deref())?)
+}
+
+/// Who alone vouches for a cell with TLS. An empty variable names nobody.
+pub(crate) fn authority(global: &Global) -> Option<PathBuf> {
+    global.ca.clone().filter(|file| !file.is_empty()).map(PathBuf::from)
 }
 
 /// Where the cell is.
@@ -81,7 +86,7 @@ mod tests {
     use super::*;
 
     fn global(dir: &Path) -> Global {
-        Global { data: Some(dir.into()), store: None, url: None, api_key: None, no_color: true }
+        Global { data: Some(dir.into()), store: None, url: None, ca: None, api_key: None, no_color: true }
     }
 
     #[test]

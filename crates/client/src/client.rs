@@ -1,18 +1,20 @@
-//! The client itself: one address, one API key, and the access tokens it fetched with it.
+//! The client itself: the gateways of one cell, one API key, and the access tokens it fetched with it.
 
 use std::collections::HashMap;
 use std::fmt;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Response};
-use landfast_core::{ErrorCode, InstanceId};
+use landfast_core::{ErrorCode, InstanceId, Retry};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::Error;
-use crate::origin::{Call, Origin};
+use crate::gateways::Gateways;
+use crate::origin::Call;
 use crate::retry::Retries;
 
 /// How long an ordinary call may take: longer than the gateway parks a request (30 s).
@@ -28,7 +30,7 @@ pub struct Client {
 }
 
 struct Inner {
-    origin: Origin,
+    gateways: Gateways,
     api_key: String,
     tokens: Mutex<Tokens>,
 }
@@ -42,25 +44,35 @@ struct Tokens {
 
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Client").field("origin", &self.inner.origin.to_string()).finish_non_exhaustive()
+        f.debug_struct("Client").field("gateways", &self.inner.gateways.to_string()).finish_non_exhaustive()
     }
 }
 
 impl Client {
-    /// A client of the cell at `base_url`, such as `http://127.0.0.1:7070`. Nothing is sent yet.
+    /// A client of the cell at `base_url`, such as `http://127.0.0.1:7070`, or several of its gateways, separated by commas.
+    /// Any of them goes on with what another began. Nothing is sent yet.
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`] if the URL is none, or not of a form that can be reached.
+    /// [`Error::Invalid`] if a URL is none, or not of a form that can be reached.
     pub fn new(base_url: &str, api_key: impl Into<String>) -> Result<Self, Error> {
-        let inner =
-            Inner { origin: Origin::parse(base_url)?, api_key: api_key.into(), tokens: Mutex::new(Tokens::default()) };
+        Self::trusting(base_url, api_key, None)
+    }
+
+    /// A client that believes the authorities in a file, PEM, and no others, instead of those of this machine.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::new`]; also if the file cannot be read.
+    pub fn trusting(base_url: &str, api_key: impl Into<String>, authority: Option<&Path>) -> Result<Self, Error> {
+        let gateways = Gateways::parse(base_url, authority)?;
+        let inner = Inner { gateways, api_key: api_key.into(), tokens: Mutex::new(Tokens::default()) };
         Ok(Self { inner: Arc::new(inner) })
     }
 
     /// Where the cell is.
-    pub(crate) fn origin(&self) -> &Origin {
-        &self.inner.origin
+    pub(crate) fn gateways(&self) -> &Gateways {
+        &self.inner.gateways
     }
 
     /// A path of an instance's data plane.
@@ -75,11 +87,11 @@ impl Client {
 
     /// Calls the control plane. Repeats what may be repeated.
     pub(crate) async fn control_raw(&self, call: &Call) -> Result<Response<Bytes>, Error> {
-        let mut retries = Retries::default();
+        let mut again = Again::default();
         loop {
-            match self.origin().call(call, &self.inner.api_key).await {
+            match self.gateways().call(call, &self.inner.api_key).await {
                 Ok(response) => return Ok(response),
-                Err(error) => wait_or_give_up(&mut retries, error, call).await?,
+                Err(error) => again.wait_or_give_up(self.gateways(), error, call).await?,
             }
         }
     }
@@ -91,16 +103,16 @@ impl Client {
 
     /// Calls an instance's data plane with an access token that is fetched, and fetched anew, as needed.
     pub(crate) async fn data_raw(&self, instance: InstanceId, call: &Call) -> Result<Response<Bytes>, Error> {
-        let (mut retries, mut renewed) = (Retries::default(), false);
+        let (mut again, mut renewed) = (Again::default(), false);
         loop {
             let token = self.token(instance).await?;
-            match self.origin().call(call, &token).await {
+            match self.gateways().call(call, &token).await {
                 Ok(response) => return Ok(response),
                 Err(error) if wants_new_token(error.code()) && !renewed => {
                     renewed = true;
                     self.forget_token(instance, &token);
                 }
-                Err(error) => wait_or_give_up(&mut retries, error, call).await?,
+                Err(error) => again.wait_or_give_up(self.gateways(), error, call).await?,
             }
         }
     }
@@ -167,14 +179,30 @@ pub(crate) fn decode<T: DeserializeOwned>(response: &Response<Bytes>) -> Result<
         .map_err(|error| Error::Protocol(format!("its answer was not understood: {error}")))
 }
 
-async fn wait_or_give_up(retries: &mut Retries, error: Error, call: &Call) -> Result<(), Error> {
-    match retries.after(&error, call.is_repeatable(), rand::random()) {
-        Some(wait) => {
-            tracing::debug!(%error, ?wait, method = %call.method, target = call.target, "trying again");
-            tokio::time::sleep(wait).await;
-            Ok(())
+/// The repeating of one call.
+#[derive(Default)]
+struct Again {
+    retries: Retries,
+    /// An attempt that may have run. Whatever later ones come to, it is what the caller has to know of.
+    unsure: Option<Error>,
+}
+
+impl Again {
+    /// Waits for the next attempt, or returns why there is none.
+    async fn wait_or_give_up(&mut self, gateways: &Gateways, error: Error, call: &Call) -> Result<(), Error> {
+        let Some(wait) = self.retries.after(&error, call.is_repeatable(), rand::random()) else {
+            let says_nothing_ran = error.retry() == Retry::Safe;
+            return Err(self.unsure.take().filter(|_| says_nothing_ran).unwrap_or(error));
+        };
+        let is_silence = error.is_transport() && gateways.has_fresh();
+        tracing::debug!(%error, ?wait, is_silence, method = %call.method, target = call.target, "trying again");
+        if matches!(error, Error::Broken { .. }) {
+            self.unsure = Some(error);
         }
-        None => Err(error),
+        if !is_silence {
+            tokio::time::sleep(wait).await;
+        }
+        Ok(())
     }
 }
 

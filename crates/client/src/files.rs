@@ -77,7 +77,6 @@ pub struct FileChange {
 pub struct Watching {
     open: Open,
     parser: Parser,
-    address: String,
 }
 
 impl Client {
@@ -235,8 +234,7 @@ impl Files {
     /// [`Error`], for example `limit.watches`.
     pub async fn watch(&self, path: &Path, recursive: bool) -> Result<Watching, Error> {
         let call = self.call(Method::GET, "watch", path, &format!("&recursive={recursive}"));
-        let (open, address) = (self.opened(&call).await?, self.client.origin().to_string());
-        Ok(Watching { open, parser: Parser::default(), address })
+        Ok(Watching { open: self.opened(&call).await?, parser: Parser::default() })
     }
 
     fn call(&self, method: Method, verb: &str, path: &Path, rest: &str) -> Call {
@@ -253,17 +251,17 @@ impl Files {
     }
 
     async fn open(&self, call: &Call) -> Result<Incoming, Error> {
-        Ok(Incoming::new(self.opened(call).await?, self.client.origin().to_string()))
+        Ok(Incoming::new(self.opened(call).await?))
     }
 
     /// Opens a stream, with a new token if the old one is refused.
     async fn opened(&self, call: &Call) -> Result<Open, Error> {
         let token = self.client.token(self.instance).await?;
-        match self.client.origin().open(call, &token).await {
+        match self.client.gateways().open(call, &token).await {
             Err(error) if wants_new_token(error.code()) => {
                 self.client.forget_token(self.instance, &token);
                 let token = self.client.token(self.instance).await?;
-                self.client.origin().open(call, &token).await
+                self.client.gateways().open(call, &token).await
             }
             opened => opened,
         }
@@ -274,8 +272,8 @@ impl Files {
         self.stat(Path::new("."), true).await?;
         let token = self.client.token(self.instance).await?;
         let open =
-            source.send(async |body, count| self.client.origin().stream(call, &token, body, stalled(count)).await);
-        let answer = Incoming::new(open.await?, self.client.origin().to_string()).bytes(ANSWER_MAX).await?;
+            source.send(async |body, count| self.client.gateways().stream(call, &token, body, stalled(count)).await);
+        let answer = Incoming::new(open.await?).bytes(ANSWER_MAX).await?;
         serde_json::from_slice(&answer)
             .map_err(|error| Error::Protocol(format!("its answer was not understood: {error}")))
     }
@@ -296,7 +294,7 @@ impl Watching {
                     .map_err(|error| Error::Protocol(format!("a change was not understood: {error}")))?;
                 return Ok(Some(said.into()));
             }
-            let broken = |why: &str| Error::Broken { address: self.address.clone(), why: why.to_owned() };
+            let broken = |why: &str| Error::Broken { address: self.open.door.origin.to_string(), why: why.to_owned() };
             match timeout(SILENCE, self.open.body.frame()).await.map_err(|_| broken("it fell silent"))? {
                 None => return Ok(None),
                 Some(Err(error)) => return Err(broken(&error.to_string())),

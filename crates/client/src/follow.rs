@@ -92,8 +92,11 @@ impl Follow {
             if let Some(frame) = parser.next() {
                 return Ok(Some(frame));
             }
-            let broken = |why: &str| Error::Broken { address: self.client.origin().to_string(), why: why.to_owned() };
-            let piece = timeout(SILENCE, open.body.frame()).await.map_err(|_| broken("it fell silent"))?;
+            let broken = |why: &str| Error::Broken { address: open.door.origin.to_string(), why: why.to_owned() };
+            let Ok(piece) = timeout(SILENCE, open.body.frame()).await else {
+                self.client.gateways().suspect(&open.door);
+                return Err(broken("it fell silent"));
+            };
             match piece {
                 None => return Ok(None),
                 Some(Err(error)) => return Err(broken(&error.to_string())),
@@ -110,7 +113,7 @@ impl Follow {
         let mut call = Call::new(Method::GET, target, DEADLINE);
         call.last_event_id.clone_from(&self.last);
         let token = self.client.token(self.instance).await?;
-        let opened = self.client.origin().open(&call, &token).await;
+        let opened = self.client.gateways().open(&call, &token).await;
         opened.inspect_err(|error| {
             if wants_new_token(error.code()) {
                 self.client.forget_token(self.instance, &token);

@@ -28,6 +28,7 @@ mod events;
 mod files;
 mod follow;
 pub mod frames;
+mod gateways;
 mod keeper;
 mod keys;
 mod origin;

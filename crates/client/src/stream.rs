@@ -192,13 +192,12 @@ async fn step<S: Send + 'static>(
 #[derive(Debug)]
 pub struct Incoming {
     open: Open,
-    address: String,
     count: Count,
 }
 
 impl Incoming {
-    pub(crate) fn new(open: Open, address: String) -> Self {
-        Self { open, address, count: Count::default() }
+    pub(crate) fn new(open: Open) -> Self {
+        Self { open, count: Count::default() }
     }
 
     /// Counts what comes.
@@ -216,7 +215,8 @@ impl Incoming {
     ///
     /// [`Error::Broken`]: a content that is cut is not taken for a shorter one.
     pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
-        let broken = |why: &dyn fmt::Display| Error::Broken { address: self.address.clone(), why: why.to_string() };
+        let address = || self.open.door.origin.to_string();
+        let broken = |why: &dyn fmt::Display| Error::Broken { address: address(), why: why.to_string() };
         loop {
             let frame =
                 timeout(STALL, self.open.body.frame()).await.map_err(|_| broken(&"nothing came for too long"))?;

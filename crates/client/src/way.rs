@@ -3,11 +3,13 @@
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use landfast_core::record::Generation;
 use landfast_core::redial::{Effect, Presence, Redial};
 use landfast_core::{ErrorCode, InstanceId};
+use landfast_net::carry::LinkLoss;
 use landfast_net::clock;
 use landfast_net::head::RequestHead;
 use landfast_net::hold::{Attempt, Dialer, Resumed};
@@ -19,6 +21,8 @@ use tokio::time::timeout;
 use crate::client::{Client, wants_new_token};
 use crate::conversation::State;
 use crate::error::{Error, Refusal};
+use crate::gateways::cause;
+use crate::origin::Door;
 
 /// How long the first session may take to stand: a gateway's restart, or an instance that is starting.
 pub(crate) const FIRST_PATIENCE: Duration = Duration::from_secs(60);
@@ -34,6 +38,8 @@ pub(crate) type Opened = (Socket, OpenAnswer);
 pub(crate) struct Way {
     client: Client,
     instance: InstanceId,
+    /// Where the last link of the session led. Copies share it; never held across an await.
+    home: Arc<Mutex<Option<Door>>>,
 }
 
 /// Redials for a holder, and says so.
@@ -46,8 +52,8 @@ pub(crate) struct Redialler {
 type Exchange<'r, T> = Pin<Box<dyn Future<Output = Result<T, LinkError>> + Send + 'r>>;
 
 impl Way {
-    pub(crate) const fn new(client: Client, instance: InstanceId) -> Self {
-        Self { client, instance }
+    pub(crate) fn new(client: Client, instance: InstanceId) -> Self {
+        Self { client, instance, home: Arc::default() }
     }
 
     /// Opens a session with this head, by the same policy as a redial, and tells each failure. The far end accepts with
@@ -105,7 +111,8 @@ impl Way {
         Ok(Resumed { socket, received, generation: Generation(0) })
     }
 
-    /// Exchanges heads over a new connection, and once more with a new token if the old one was refused.
+    /// Exchanges heads over a new connection, and once more with a new token if the old one was refused. A gateway that
+    /// takes nothing is left for the next one.
     async fn with_token<'r, T>(
         &self,
         exchange: impl Fn(Socket, String, String) -> Exchange<'r, T>,
@@ -113,11 +120,7 @@ impl Way {
         let mut renewed = false;
         loop {
             let token = self.client.token(self.instance).await?;
-            let socket = self.client.origin().connect().await?;
-            let path = self.client.origin().path(&Client::data_path(self.instance, "/links"));
-            let exchanged = timeout(ATTEMPT_DEADLINE, exchange(socket, path, format!("Bearer {token}"))).await;
-            let exchanged = exchanged.unwrap_or_else(|_| Err(LinkError::Connection(io::ErrorKind::TimedOut.into())));
-            match exchanged.map_err(|error| self.read(error)) {
+            match self.at_some_gateway(&token, &exchange).await {
                 Err(error) if wants_new_token(error.code()) && !renewed => {
                     renewed = true;
                     self.client.forget_token(self.instance, &token);
@@ -127,16 +130,47 @@ impl Way {
         }
     }
 
-    fn read(&self, error: LinkError) -> Error {
-        match error {
-            LinkError::Refused(refusal) => {
-                let text = |name: &str| refusal.head.headers.get(name);
-                Error::Refused(Box::new(Refusal::read(refusal.head.status, text, &refusal.body)))
+    async fn at_some_gateway<'r, T>(
+        &self,
+        token: &str,
+        exchange: &impl Fn(Socket, String, String) -> Exchange<'r, T>,
+    ) -> Result<T, Error> {
+        let mut walk = self.client.gateways().walk(self.home().clone());
+        loop {
+            let (socket, door) = walk.next().await?;
+            let path = door.origin.path(&Client::data_path(self.instance, "/links"));
+            let exchanged = timeout(ATTEMPT_DEADLINE, exchange(socket, path, format!("Bearer {token}"))).await;
+            let exchanged = exchanged.unwrap_or_else(|_| Err(LinkError::Connection(io::ErrorKind::TimedOut.into())));
+            let exchanged = exchanged.map_err(|error| read(&door, error));
+            if exchanged.is_ok() {
+                *self.home() = Some(door.clone());
             }
-            LinkError::Connection(error) => {
-                Error::Broken { address: self.client.origin().to_string(), why: error.to_string() }
+            if let Some(result) = walk.settle(&door, exchanged) {
+                return result;
             }
         }
+    }
+
+    fn home(&self) -> MutexGuard<'_, Option<Door>> {
+        // It is replaced whole.
+        self.home.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The link was silent: its gateway may be, and others are tried before it.
+    fn suspect(&self) {
+        if let Some(door) = &*self.home() {
+            self.client.gateways().suspect(door);
+        }
+    }
+}
+
+fn read(door: &Door, error: LinkError) -> Error {
+    match error {
+        LinkError::Refused(refusal) => {
+            let text = |name: &str| refusal.head.headers.get(name);
+            Error::Refused(Box::new(Refusal::read(refusal.head.status, text, &refusal.body)))
+        }
+        LinkError::Connection(error) => Error::Broken { address: door.origin.to_string(), why: error.to_string() },
     }
 }
 
@@ -150,6 +184,12 @@ impl Dialer for Redialler {
     fn resume(&mut self, request: ResumeRequest) -> Attempt {
         let way = self.way.clone();
         Box::pin(async move { way.resume(&request).await.map_err(|error| cause(&error)) })
+    }
+
+    fn on_lost(&mut self, loss: &LinkLoss) {
+        if matches!(loss, LinkLoss::Dead) {
+            self.way.suspect();
+        }
     }
 
     fn on_redial(&mut self, attempt: usize, last: Option<ErrorCode>) {
@@ -170,19 +210,4 @@ pub(crate) fn say_reconnecting(state: &watch::Sender<State>, attempt: usize, why
         *known = new;
         news
     });
-}
-
-/// The row by which a failed attempt is judged. A transport failure proves nothing about the instance.
-fn cause(error: &Error) -> ErrorCode {
-    match error {
-        Error::Refused(refusal) => refusal.code.unwrap_or(match refusal.status {
-            // What a proxy before the gateway says while the gateway is away.
-            502..=504 => ErrorCode::NodeUnreachable,
-            _ => ErrorCode::Internal,
-        }),
-        Error::Ended { code, .. } => code.unwrap_or(ErrorCode::Internal),
-        Error::Unreachable { .. } | Error::Broken { .. } => ErrorCode::NodeUnreachable,
-        Error::Protocol(_) => ErrorCode::LinkProtocol,
-        Error::Invalid(problem) | Error::Local(problem) => problem.code,
-    }
 }

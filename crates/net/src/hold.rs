@@ -44,6 +44,9 @@ pub trait Dialer {
     /// Begins an attempt to resume the session, with a deadline of its own.
     fn resume(&mut self, request: ResumeRequest) -> Attempt;
 
+    /// Hears how a link was lost.
+    fn on_lost(&mut self, _loss: &LinkLoss) {}
+
     /// Hears that a link was lost and what was last refused; for people who wait.
     fn on_redial(&mut self, _attempt: usize, _last: Option<ErrorCode>) {}
 
@@ -222,6 +225,7 @@ impl Holder {
 
     fn handle_loss<D: Dialer>(&mut self, loss: LinkLoss, dialer: &mut D) {
         tracing::debug!(session = %self.id, link = self.session.link_number(), %loss, "link lost");
+        dialer.on_lost(&loss);
         self.lose_link(dialer);
     }
 

@@ -26,3 +26,4 @@ pub mod secret;
 pub mod socket;
 pub mod tenure;
 pub mod tls;
+pub mod trust;

@@ -234,6 +234,15 @@ impl Cell {
         self.elsewhere.push(ground);
     }
 
+    /// Starts another gateway of the cell, with nothing between its clients and it.
+    ///
+    /// # Panics
+    ///
+    /// It does not start.
+    pub async fn another_gateway(&self, name: &str, settings: Settings) -> Role {
+        Role::start("gateway", name, self.ground.path(), listening(settings)).await
+    }
+
     /// The node of this name.
     ///
     /// # Panics

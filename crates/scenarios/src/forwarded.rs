@@ -1,13 +1,11 @@
 //! `landfast forward` as its user runs it: a port of this machine that leads into an instance.
 
 use std::net::SocketAddr;
-use std::process::Stdio;
 
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 
 use crate::instance::Instance;
-use crate::role::program;
+use crate::user::User;
 
 /// A forwarded port. It ends with the value.
 #[derive(Debug)]
@@ -15,7 +13,7 @@ pub struct Forwarded {
     /// Where it listens.
     pub address: SocketAddr,
     /// Ends with the value.
-    _child: Child,
+    pub(crate) _child: Child,
 }
 
 impl Forwarded {
@@ -25,15 +23,6 @@ impl Forwarded {
     ///
     /// It does not.
     pub async fn start(instance: &Instance, place: &str) -> Self {
-        let operator = &instance.operator;
-        let mut command = Command::new(program("landfast-under-test"));
-        command.args(["forward", &instance.id, place, "0"]);
-        command.env("LANDFAST_URL", format!("http://{}", operator.address)).env("LANDFAST_API_KEY", &operator.key);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
-        let mut child = command.spawn().expect("the program was built");
-        let mut said = BufReader::new(child.stdout.take().expect("it is piped")).lines();
-        let line = said.next_line().await.expect("it can be read").expect("it says where it listens");
-        let address = line.strip_prefix("http://").unwrap_or(&line).parse().expect("an address");
-        Self { address, _child: child }
+        User::of(&instance.operator, &[instance.operator.address]).forwards(instance, place).await
     }
 }

@@ -34,3 +34,4 @@ pub mod spectators;
 pub mod stalled;
 pub mod storm;
 pub mod traffic;
+pub mod user;

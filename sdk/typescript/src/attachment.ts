@@ -52,6 +52,8 @@ export class Attachment implements AsyncIterable<ProcessEvent> {
   readonly #over = new AbortController();
   readonly #told: ProcessEvent[] = [];
   #link: Link | undefined;
+  /** Where the last connection led. */
+  #place: URL | undefined;
   #connecting: Promise<Link> | undefined;
   #attempt = 0;
   #connections = 0;
@@ -207,6 +209,8 @@ export class Attachment implements AsyncIterable<ProcessEvent> {
     }
     if (link !== this.#link) return;
     this.#link = undefined;
+    // Others are asked before one that fell silent.
+    if (link.wasSilent && this.#place !== undefined) this.#caller.gateways.failed(this.#place);
     const { code, reason } = link.closed ?? { code: 1006, reason: "" };
     link.close();
     const failure = endingOf(code, reason);
@@ -260,17 +264,32 @@ export class Attachment implements AsyncIterable<ProcessEvent> {
     }
   }
 
+  /** Connects through the first gateway that takes it. */
   async #dial(route: Route): Promise<Link> {
+    const { gateways } = this.#caller;
+    const places = gateways.order(new URL(this.#address(route)));
+    for (const [at, place] of places.entries()) {
+      try {
+        const link = await this.#dialAt(place, route);
+        gateways.answered(place);
+        this.#place = place;
+        return link;
+      } catch (failure) {
+        if (!(failure instanceof Unreachable)) throw failure;
+        gateways.failed(place);
+        await this.#explain(this.#over.signal);
+        const isStale = this.#caller.routes.get(this.#instance) !== route;
+        if (isStale || at === places.length - 1) throw failure;
+      }
+    }
+    throw new Misused("There is no gateway.");
+  }
+
+  async #dialAt(place: URL, route: Route): Promise<Link> {
     const { signal } = this.#over;
     const webSocket = await webSocketHere(this.#caller.webSocket);
-    const url = this.#address(route);
     const timeout = CONNECT_SECONDS * 1000;
-    try {
-      return await Link.open({ webSocket, url, subprotocol: SUBPROTOCOL, token: route.token, timeout, signal });
-    } catch (failure) {
-      if (failure instanceof Unreachable) await this.#explain(signal);
-      throw failure;
-    }
+    return Link.open({ webSocket, url: place.href, subprotocol: SUBPROTOCOL, token: route.token, timeout, signal });
   }
 
   /** Finds out why a WebSocket was refused, which browsers do not say. Throws the reason, if it is not the way there. */

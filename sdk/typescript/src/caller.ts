@@ -6,6 +6,7 @@
 
 import type { DirectFetch, DirectInit } from "./direct.js";
 import { fromAnswer, ProtocolFailure, TABLE } from "./errors.js";
+import type { Gateways } from "./gateways.js";
 import { readInstance } from "./records.js";
 import type { Route, RouteCache } from "./routes.js";
 import type { WebSocketConstructor } from "./socket.js";
@@ -49,13 +50,13 @@ export interface Ask extends Abortable {
 
 /** Makes calls with one API key. */
 export class Caller {
-  readonly url: string;
+  readonly gateways: Gateways;
   readonly webSocket: WebSocketConstructor | undefined;
   readonly #apiKey: string;
   readonly #fetch: DirectFetch;
 
-  constructor(url: string, apiKey: string, fetch: DirectFetch, webSocket: WebSocketConstructor | undefined) {
-    this.url = url;
+  constructor(gateways: Gateways, apiKey: string, fetch: DirectFetch, webSocket: WebSocketConstructor | undefined) {
+    this.gateways = gateways;
     this.webSocket = webSocket;
     this.#apiKey = apiKey;
     this.#fetch = fetch;
@@ -76,7 +77,7 @@ export class Caller {
     const headers = new Headers({ Authorization: `Bearer ${this.#apiKey}`, "User-Agent": "landfast-typescript" });
     for (const [name, value] of new Headers(init.headers)) headers.set(name, value);
     const landfast = { timeout: DEADLINE_SECONDS * 1000, ...init.landfast };
-    return this.#fetch(`${this.url}${path}`, { ...init, headers, landfast });
+    return this.#fetch(`${this.gateways.first}${path}`, { ...init, headers, landfast });
   }
 
   /** Makes a call below `/v1` and returns its whole answer. Throws `LandfastError` if that is a no, or none comes. */

@@ -8,18 +8,22 @@ import { type Abortable, Caller } from "./caller.js";
 import { type DirectInit, directFetch } from "./direct.js";
 import { Misused } from "./failure.js";
 import { type Forward, type ForwardOptions, openForward } from "./forward.js";
+import type { Where } from "./gateways.js";
 import { type Instance, Instances } from "./instances.js";
 import { plain } from "./names.js";
 import { RETRIES } from "./retry.js";
 import type { RouteCache } from "./routes.js";
-import { apiKeyOf, urlOf } from "./settings.js";
+import { apiKeyOf, gatewaysOf } from "./settings.js";
 import type { WebSocketConstructor } from "./socket.js";
 import type { Fetch } from "./wire.js";
 
 /** How a client is made. */
 export interface LandfastOptions {
-  /** Where the cell is; `LANDFAST_URL`, or where `landfast up` has listened on this machine, if not said. */
-  url?: string | URL;
+  /**
+   * Where the cell is; `LANDFAST_URL`, or where `landfast up` has listened on this machine, if not said. Several, in a list
+   * or with commas between them, are gateways of one cell, any of which goes on with what another began.
+   */
+  url?: Where;
   /** The API key; `LANDFAST_API_KEY`, or that of this machine's own cell, if not said. */
   apiKey?: string;
   /** The sub-resources that are asked for at the instance itself; as `LANDFAST_DIRECT` says if not said here. */
@@ -47,22 +51,22 @@ export class Landfast {
   readonly #caller: Caller;
 
   constructor(options: LandfastOptions = {}) {
-    const url = urlOf(options.url);
+    const gateways = gatewaysOf(options.url);
     const { direct, routes, fetch, retries = RETRIES } = options;
-    const routed = directFetch(url, {
+    const routed = directFetch(gateways, {
       retries,
       ...(direct === undefined ? {} : { direct }),
       ...(routes === undefined ? {} : { routes }),
       ...(fetch === undefined ? {} : { fetch }),
     });
     this.#options = options;
-    this.#caller = new Caller(url, apiKeyOf(options.apiKey), routed, options.WebSocket);
+    this.#caller = new Caller(gateways, apiKeyOf(options.apiKey), routed, options.WebSocket);
     this.instances = new Instances(this.#caller);
   }
 
-  /** Where the cell is. */
+  /** Where the cell is; several gateways with commas between them. */
   get url(): string {
-    return this.#caller.url;
+    return this.#caller.gateways.urls.join(",");
   }
 
   /** The routes that are known. */
@@ -72,8 +76,8 @@ export class Landfast {
 
   /** Makes another client of this cell that shares the known routes. */
   copy(options: Omit<LandfastOptions, "url" | "apiKey" | "routes"> = {}): Landfast {
-    const { url, apiKey } = this.#caller;
-    return new Landfast({ ...this.#options, ...options, url, apiKey, routes: this.routes });
+    const { apiKey } = this.#caller;
+    return new Landfast({ ...this.#options, ...options, url: this.url, apiKey, routes: this.routes });
   }
 
   /** Sends a request with the API key and all of the routing: for what this package has no word for. */
@@ -94,8 +98,8 @@ export class Landfast {
    * if there is none, and `Unreachable`.
    */
   async forward(instance: string | Instance, place: string, options: ForwardOptions = {}): Promise<Forward> {
-    const { url, apiKey } = this.#caller;
+    const { apiKey } = this.#caller;
     const id = plain(typeof instance === "string" ? instance : instance.id);
-    return openForward({ url, apiKey, instance: id, place }, options);
+    return openForward({ url: this.url, apiKey, instance: id, place }, options);
   }
 }

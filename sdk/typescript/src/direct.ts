@@ -6,7 +6,8 @@
  * @module
  */
 
-import { Misused, type Retry, TransportFailure } from "./failure.js";
+import { Misused, type Retry, TransportFailure, Unreachable } from "./failure.js";
+import { DRAINING, Gateways, type Where } from "./gateways.js";
 import { ControlPlane, directSubresources, directUrl, isBelow, isGone, type Target } from "./paths.js";
 import { askedBy, isIdempotent, RETRIES, Retries, saidBy, sleep } from "./retry.js";
 import { type Route, RouteCache } from "./routes.js";
@@ -73,14 +74,17 @@ export function cameBy(response: Response): "instance" | "control" | undefined {
  * instance's sub-resources go to the instance itself, with the instance's token in the place of the API key. Requests to
  * any other place pass unchanged, except that the API key is taken from them.
  *
+ * Several URLs, in a list or with commas between them, are gateways of one cell: a request that one of them did not take
+ * goes to the next. The first is the one that requests are addressed to.
+ *
  * Redirects are followed here: the API key stays with the control plane, an instance's token with the instance. A body
  * that is a stream, as that of every `Request` is, is sent once; one that is said in `init` can be sent again.
  *
  * The `fetch` throws `Unreachable`, `Broken` and `TimedOut`, also out of an answer's body that is cut, and the reason of a
  * signal that is aborted.
  */
-export function directFetch(url: string | URL, options: DirectOptions = {}): DirectFetch {
-  const router = new Router(url, options);
+export function directFetch(url: Where | Gateways, options: DirectOptions = {}): DirectFetch {
+  const router = new Router(url instanceof Gateways ? url : new Gateways(url), options);
   const fetch = (input: string | URL | Request, init?: DirectInit) => router.fetch(input, init);
   return Object.assign(fetch, { routes: router.routes });
 }
@@ -107,6 +111,7 @@ interface Answer {
 
 class Router {
   readonly routes: RouteCache;
+  readonly #gateways: Gateways;
   readonly #control: ControlPlane;
   readonly #fetch: Fetch;
   readonly #direct: readonly string[];
@@ -114,9 +119,10 @@ class Router {
   readonly #timeout: number | undefined;
   readonly #keys: string[] = [];
 
-  constructor(url: string | URL, options: DirectOptions) {
+  constructor(gateways: Gateways, options: DirectOptions) {
     this.routes = options.routes ?? new RouteCache();
-    this.#control = new ControlPlane(url);
+    this.#gateways = gateways;
+    this.#control = new ControlPlane(gateways.first);
     // Called as a function of nothing, as browsers insist.
     this.#fetch = options.fetch ?? ((input, init) => globalThis.fetch(input, init));
     this.#direct = directSubresources(options.direct);
@@ -210,21 +216,62 @@ class Router {
 
   async #attempts(wire: Wire, most: number): Promise<Response> {
     const retries = new Retries(most);
+    // An attempt that may have run: whatever later ones come to, it is what the caller has to know of.
+    let unsure: TransportFailure | undefined;
     const pauseAfter = (retry: Retry, asked?: number) =>
       wire.body.canBeSent ? retries.after(retry, isIdempotent(wire.method, wire.headers), asked) : undefined;
     for (;;) {
       let pause: number | undefined;
+      let response: Response | undefined;
       try {
-        const response = await send(this.#fetch, wire);
-        pause = pauseAfter(saidBy(response.headers), askedBy(response.headers));
-        if (pause === undefined) return response;
+        response = await this.#walk(wire);
+      } catch (failure) {
+        if (!(failure instanceof TransportFailure)) throw failure;
+        if (failure.retry !== "safe") unsure = failure;
+        pause = pauseAfter(failure.retry);
+        if (pause === undefined) throw unsure ?? failure;
+        if (this.#gateways.hasFresh(wire.url)) pause = 0;
+      }
+      if (response !== undefined) {
+        const retry = saidBy(response.headers);
+        pause = pauseAfter(retry, askedBy(response.headers));
+        if (pause === undefined && (unsure === undefined || retry !== "safe")) return response;
+        await drop(response);
+        if (pause === undefined) throw unsure;
+      }
+      await sleep(pause ?? 0, wire.signal);
+    }
+  }
+
+  /** Sends it to the first gateway that takes it. One that is not reached, or is shutting down, took nothing. */
+  async #walk(wire: Wire): Promise<Response> {
+    const places = this.#gateways.order(wire.url);
+    for (const place of places.slice(0, -1)) {
+      try {
+        const response = await this.#sendTo(place, wire);
+        const isDraining = response.headers.get("landfast-error") === DRAINING;
+        if (!isDraining || !wire.body.canBeSent) return response;
         await drop(response);
       } catch (failure) {
-        pause = failure instanceof TransportFailure ? pauseAfter(failure.retry) : undefined;
-        if (pause === undefined) throw failure;
+        if (!(failure instanceof Unreachable) || !wire.body.canBeSent) throw failure;
       }
-      await sleep(pause, wire.signal);
     }
+    return this.#sendTo(places.at(-1) ?? wire.url, wire);
+  }
+
+  async #sendTo(place: URL, wire: Wire): Promise<Response> {
+    let response: Response;
+    try {
+      response = await send(this.#fetch, { ...wire, url: place });
+    } catch (failure) {
+      if (failure instanceof TransportFailure) this.#gateways.failed(place);
+      throw failure;
+    }
+    const isProgram = response.headers.get("landfast-origin") === "service";
+    this.#gateways.judge(place, isProgram ? null : response.headers.get("landfast-error"));
+    const location = response.headers.get("location");
+    if (location !== null) response.headers.set("location", this.#gateways.like(location, wire.url));
+    return response;
   }
 
   /** Asks for the way again after an answer that said no, which is let go of if that fails. */

@@ -5,17 +5,14 @@
  */
 
 import { Misused } from "./failure.js";
+import { Gateways, type Where } from "./gateways.js";
 
 /** Where `landfast up` listens unless it is told otherwise. */
 export const DEFAULT_URL = "http://127.0.0.1:7070";
 
 /** Where the cell is: said, `LANDFAST_URL`, or where `landfast up` listened last. */
-export function urlOf(said: string | URL | undefined): string {
-  const found = said?.toString() || variable("LANDFAST_URL") || fileOf("address") || DEFAULT_URL;
-  const url = found.trim().replace(/\/+$/, "");
-  if (!URL.canParse(url) || !/^https?:\/\//.test(url))
-    throw new Misused(`${url} is no URL of a cell: http://HOST:PORT.`);
-  return url;
+export function gatewaysOf(said: Where | undefined): Gateways {
+  return new Gateways(said || variable("LANDFAST_URL") || fileOf("address") || DEFAULT_URL);
 }
 
 /** The API key: said, `LANDFAST_API_KEY`, or the first one of the machine's own cell. */

@@ -86,6 +86,8 @@ export interface Dial {
 export class Link {
   /** Whether the caller was told that input of this connection may be lost. */
   isDoubtTold = false;
+  /** Whether it was ended because nothing came any more. */
+  wasSilent = false;
   readonly #socket: WebSocketLike;
   readonly #waiting: Message[] = [];
   #waitingBytes = 0;
@@ -235,6 +237,7 @@ export class Link {
     // A process that does not read its input keeps the mark behind it; and what is under way is missed by TCP itself.
     if (hasHeard || this.isUnsure || !this.#isOpen()) return;
     if (this.#isAsked) {
+      this.wasSilent = true;
       this.#end({ code: 1006, reason: "" });
     } else {
       this.#isAsked = true;

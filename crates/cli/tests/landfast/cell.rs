@@ -20,6 +20,8 @@ pub(crate) struct Cell {
     address: String,
     running: Option<(Child, BufReader<ChildStdout>)>,
     screen: String,
+    /// Variables for the cell, and for the commands toward it.
+    variables: Vec<(&'static str, String)>,
 }
 
 /// What a command did.
@@ -56,9 +58,14 @@ pub(crate) fn signal(child: &Child, signal: Signal) {
 
 impl Cell {
     pub(crate) fn start() -> Self {
+        Self::start_with(Vec::new())
+    }
+
+    pub(crate) fn start_with(variables: Vec<(&'static str, String)>) -> Self {
         let private = std::fs::Permissions::from_mode(0o700);
         let dir = tempfile::Builder::new().prefix("lf-cli-").permissions(private).tempdir().unwrap();
-        let mut cell = Self { dir, address: "127.0.0.1:0".to_owned(), running: None, screen: String::new() };
+        let address = "127.0.0.1:0".to_owned();
+        let mut cell = Self { dir, address, running: None, screen: String::new(), variables };
         cell.start_again();
         let first = cell.screen.lines().next().unwrap().to_owned();
         cell.address = first.rsplit_once("http://").unwrap().1.to_owned();
@@ -107,6 +114,7 @@ impl Cell {
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = landfast(arguments);
         command.env("LANDFAST_DATA", self.dir.path()).env("TERM", "xterm");
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         command
     }
 

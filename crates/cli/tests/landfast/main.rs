@@ -2,6 +2,7 @@
 
 mod cell;
 mod control;
+mod encrypted;
 mod files;
 mod terminal;
 
@@ -75,7 +76,7 @@ fn what_cannot_be_done_says_why_and_what_to_do_and_has_its_own_exit_code() {
         (&["get", "nonsense"], 2, "ins_"),
         (&["move", &id, "nowhere"], 1, "node ls"),
         (&["--url", "http://127.0.0.1:1", "ls"], 255, "landfast up"),
-        (&["--url", "https://127.0.0.1", "ls"], 2, "http://"),
+        (&["--url", "ftp://127.0.0.1", "ls"], 2, "http://"),
         (&["--api-key", "wrong", "ls"], 1, "auth.invalid"),
     ] {
         let ran = cell.run(arguments);

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from ._failure import Misused
+from ._gateways import Gateways
 
 DEFAULT_URL = "http://127.0.0.1:7070"
 """Where `landfast up` listens unless it is told otherwise."""
 
 
-def url(said: str | None) -> str:
+def gateways(said: str | Sequence[str] | None) -> Gateways:
     """Where the cell is: said, `LANDFAST_URL`, or where `landfast up` listened last."""
-    found = said or os.environ.get("LANDFAST_URL") or _read("address") or DEFAULT_URL
-    return found.strip().rstrip("/")
+    return Gateways.read(said or os.environ.get("LANDFAST_URL") or _read("address") or DEFAULT_URL)
 
 
 def api_key(said: str | None) -> str:

@@ -60,6 +60,11 @@ class Role:
         self._process.kill()
         self._process.wait()
 
+    def stop(self) -> None:
+        """Asks it to stop, and does not wait for that."""
+        assert self._process is not None
+        self._process.terminate()
+
     def is_away(self, seconds: float) -> threading.Timer:
         """Kills it, and starts it again after so many seconds, meanwhile the test goes on."""
         self.kill()
@@ -76,16 +81,27 @@ class Cell:
         # Under /tmp whatever TMPDIR says: paths of sockets have to be short.
         self.folder = Path(tempfile.mkdtemp(prefix="cell-", dir="/tmp"))
         self._reaper = subprocess.Popen([reaper, self.folder], stdin=subprocess.PIPE)
+        self._others: list[Role] = []
         self.url = nowhere()
         self.api = Role(self.folder, "api", "--listen", "127.0.0.1:0")
         self.gateway = Role(self.folder, "gateway", "--listen", self.url.removeprefix("http://"))
         self.node = Role(self.folder, "node", "--name", "a", "--listen", "127.0.0.1:0")
         self.api_key = (self.folder / "api-key").read_text().strip()
 
+    def another_gateway(self) -> tuple[str, Role]:
+        """Starts another gateway, which drains for half a second, and says where it is."""
+        url = nowhere()
+        config = self.folder / "another.toml"
+        config.write_text("[gateway]\ndrain_timeout_ms = 500\n")
+        arguments = ["--listen", url.removeprefix("http://"), "--config", str(config)]
+        role = Role(self.folder, "gateway", *arguments)
+        self._others.append(role)
+        return url, role
+
     def close(self) -> None:
         """Ends all of it, agents too: what reads its standard input to the end does so."""
         assert self._reaper.stdin is not None
-        for role in (self.gateway, self.node, self.api):
+        for role in (self.gateway, self.node, self.api, *self._others):
             role.kill()
         self._reaper.stdin.close()
         self._reaper.wait(START_SECONDS)

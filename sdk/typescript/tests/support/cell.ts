@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdtempSync, openSync, readdirSync, readFileSync } from "node:fs";
+import { mkdtempSync, openSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { createInterface } from "node:readline";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -78,6 +78,14 @@ export class Role {
     await exit;
   }
 
+  /** Asks it to stop, and returns once it has. */
+  async stop(): Promise<void> {
+    const program = this.#running;
+    const exit = once(program, "exit");
+    process.kill(program.pid, "SIGTERM");
+    await exit;
+  }
+
   /** Kills it, and starts it again after so many seconds; the test may go on meanwhile. */
   async isAway(seconds: number): Promise<void> {
     await this.kill();
@@ -96,10 +104,12 @@ export class Cell {
   readonly url: string;
   readonly apiKey: string;
   readonly gateway: Role;
+  readonly #folder: string;
   readonly #roles: Role[];
   readonly #reaper: Reaper;
 
-  private constructor(url: string, apiKey: string, gateway: Role, roles: Role[], reaper: Reaper) {
+  private constructor(folder: string, url: string, apiKey: string, gateway: Role, roles: Role[], reaper: Reaper) {
+    this.#folder = folder;
     this.url = url;
     this.apiKey = apiKey;
     this.gateway = gateway;
@@ -117,7 +127,16 @@ export class Cell {
       await new Role(folder, "node", "--name", "a", "--listen", "127.0.0.1:0").start(),
     ] as const;
     const apiKey = readFileSync(join(folder, "api-key"), "utf8").trim();
-    return new Cell(url, apiKey, roles[1], [...roles], reaper);
+    return new Cell(folder, url, apiKey, roles[1], [...roles], reaper);
+  }
+
+  /** Starts another gateway, which drains for half a second, and says where it is. */
+  async anotherGateway(): Promise<[string, Role]> {
+    const url = await nowhere();
+    const config = join(this.#folder, "another.toml");
+    writeFileSync(config, "[gateway]\ndrain_timeout_ms = 500\n");
+    const role = new Role(this.#folder, "gateway", "--listen", url.slice("http://".length), "--config", config);
+    return [url, await role.start()];
   }
 
   /** A client of it. */

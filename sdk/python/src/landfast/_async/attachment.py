@@ -31,6 +31,7 @@ from .._conversation import (
 )
 from .._endings import ending_of, may_pass
 from .._failure import LandfastError, Misused, Unreachable
+from .._gateways import DRAINING
 from .._retry import pause_before
 from .._routes import Route
 from ._io import WebSocket, new_lock, sleep
@@ -61,6 +62,7 @@ class AsyncAttachment:
         self._told: deque[ProcessEvent] = deque()
         self._lock = new_lock()
         self._socket: WebSocket | None = None
+        self._place: httpx.URL | None = None
         self._attempt = 0
         self._is_over = False
         self.connections = 0
@@ -159,6 +161,9 @@ class AsyncAttachment:
             if socket is not self._socket:
                 return
             self._socket = None
+            if self._place is not None and closed.rcvd is None and closed.sent is not None:
+                # It was we who gave up, because nothing was answered: others come before this one.
+                self._caller.gateways.failed(self._place)
             failure = ending_of(closed.rcvd.code if closed.rcvd else None, closed.rcvd.reason if closed.rcvd else "")
             if failure is not None:
                 self._is_over = True
@@ -193,9 +198,21 @@ class AsyncAttachment:
         raise Misused("The attachment has ended.")
 
     async def _dial(self, route: Route) -> WebSocket:
+        """Connects through the first gateway that takes it."""
+        gateways = self._caller.gateways
+        *others, last = gateways.order(httpx.URL(self._address(route)))
+        for place in others:
+            try:
+                return await self._dial_at(place, route)
+            except (Unreachable, errors.TABLE[DRAINING]):
+                continue
+        return await self._dial_at(last, route)
+
+    async def _dial_at(self, place: httpx.URL, route: Route) -> WebSocket:
+        gateways = self._caller.gateways
         try:
-            return await WebSocket.open(
-                self._address(route),
+            socket = await WebSocket.open(
+                str(place),
                 subprotocols=[Subprotocol(SUBPROTOCOL)],
                 headers={"Authorization": f"Bearer {route.token}"},
                 timeout=CONNECT_SECONDS,
@@ -204,9 +221,14 @@ class AsyncAttachment:
         except InvalidStatus as refused:
             answer = refused.response
             headers = httpx.Headers(list(answer.headers.raw_items()))
+            gateways.judge(place, headers.get("landfast-error"))
             raise errors.from_answer(answer.status_code, headers, bytes(answer.body or b"")) from refused
         except (InvalidHandshake, ConnectionClosed, OSError, EOFError, TimeoutError) as failure:
+            gateways.failed(place)
             raise Unreachable(str(failure) or type(failure).__name__) from failure
+        gateways.answered(place)
+        self._place = place
+        return socket
 
     def _address(self, route: Route) -> str:
         base = httpx.URL(route.base_url)

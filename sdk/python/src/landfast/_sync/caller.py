@@ -10,6 +10,7 @@ import httpx
 
 from .. import errors
 from .._failure import ProtocolFailure
+from .._gateways import Gateways
 from .._records import InstanceRecord
 from .._routes import Route, RouteCache
 from .transport import FORCED, WHOLE, DirectTransport
@@ -31,13 +32,13 @@ ENDS: dict[str, type[errors.LandfastError]] = {
 class Caller:
     """Makes calls with one API key, over one set of connections."""
 
-    def __init__(self, url: str, api_key: str, transport: DirectTransport) -> None:
-        self.url = url
+    def __init__(self, gateways: Gateways, api_key: str, transport: DirectTransport) -> None:
+        self.gateways = gateways
         self.api_key = api_key
         self.transport = transport
         headers = {"Authorization": f"Bearer {api_key}", "User-Agent": "landfast-python"}
         self.http = httpx.Client(
-            base_url=url, headers=headers, transport=transport, timeout=_timeout(DEADLINE_SECONDS)
+            base_url=gateways.urls[0], headers=headers, transport=transport, timeout=_timeout(DEADLINE_SECONDS)
         )
 
     @property

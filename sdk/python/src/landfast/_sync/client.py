@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 
 import httpx
@@ -21,8 +21,9 @@ class Landfast:
     """A client of one cell. Safe to share between threads; close it, or use it as a context manager.
 
     Without `url` and `api_key` it reads `LANDFAST_URL` and `LANDFAST_API_KEY`, and else what `landfast up` has left on
-    this machine. `direct` names the sub-resources that are asked for at the instance itself (`LANDFAST_DIRECT`);
-    `retries` is the number of further attempts; `transport` is what the connections are made by.
+    this machine. Several URLs, in a list or with commas between them, are gateways of one cell, any of which goes on
+    with what another began. `direct` names the sub-resources that are asked for at the instance itself
+    (`LANDFAST_DIRECT`); `retries` is the number of further attempts; `transport` is what the connections are made by.
 
     Every method raises `landfast.LandfastError`. Calls that failed because nothing was started are made again before
     that, and so are those that may run twice.
@@ -30,7 +31,7 @@ class Landfast:
 
     def __init__(
         self,
-        url: str | None = None,
+        url: str | Sequence[str] | None = None,
         api_key: str | None = None,
         *,
         direct: Iterable[str] | None = None,
@@ -38,7 +39,7 @@ class Landfast:
         transport: httpx.BaseTransport | None = None,
         routes: RouteCache | None = None,
     ) -> None:
-        where, key = _settings.url(url), _settings.api_key(api_key)
+        where, key = _settings.gateways(url), _settings.api_key(api_key)
         self._options = (None if direct is None else tuple(direct), retries)
         routed = DirectTransport(where, transport=transport, routes=routes, direct=direct, retries=retries)
         self._caller = Caller(where, key, routed)
@@ -47,8 +48,8 @@ class Landfast:
 
     @property
     def url(self) -> str:
-        """Where the cell is."""
-        return self._caller.url
+        """Where the cell is; several gateways with commas between them."""
+        return ",".join(self._caller.gateways.urls)
 
     @property
     def http(self) -> httpx.Client:

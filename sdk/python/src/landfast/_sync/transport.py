@@ -8,11 +8,12 @@ from __future__ import annotations
 import json
 import uuid
 from collections import deque
-from collections.abc import Iterator, Iterable
+from collections.abc import Iterator, Iterable, Sequence
 
 import httpx
 
 from .._failure import Broken, Misused, Retry, TimedOut, TransportFailure, Unreachable
+from .._gateways import DRAINING, Gateways
 from .._paths import FALLBACKS, ControlPlane, Target, direct_subresources, direct_url, is_below, is_gone
 from .._retry import RETRIES, Retries, asked_by, is_idempotent, said_by
 from .._routes import Route, RouteCache
@@ -48,6 +49,9 @@ class DirectTransport(httpx.BaseTransport):
     other place pass unchanged, except that the API key is taken from what leads to an instance. Cookies of instances
     are not set: the client would take them for the control plane's, and send them to all.
 
+    `url` may be several, in a list or with commas between them: gateways of one cell. A request that one of them did
+    not take goes to the next. The first is the one that requests are addressed to.
+
     `routes` may be shared between transports; `direct` names the sub-resources (`LANDFAST_DIRECT` by default);
     `retries` is the number of further attempts, which only the error table allows. Raises `landfast.Unreachable`,
     `landfast.Broken` and `landfast.TimedOut`, which are `httpx.TransportError` too.
@@ -55,7 +59,7 @@ class DirectTransport(httpx.BaseTransport):
 
     def __init__(
         self,
-        url: str,
+        url: str | Sequence[str] | Gateways,
         *,
         transport: httpx.BaseTransport | None = None,
         routes: RouteCache | None = None,
@@ -63,7 +67,8 @@ class DirectTransport(httpx.BaseTransport):
         retries: int = RETRIES,
     ) -> None:
         self.routes = RouteCache() if routes is None else routes
-        self._control = ControlPlane(url)
+        self._gateways = url if isinstance(url, Gateways) else Gateways.read(url)
+        self._control = ControlPlane(self._gateways.urls[0])
         self._inner = httpx.HTTPTransport() if transport is None else transport
         self._direct = direct_subresources(direct)
         self._retries = retries
@@ -152,19 +157,55 @@ class DirectTransport(httpx.BaseTransport):
 
     def _attempts(self, wire: httpx.Request, body: _Body, most: int, *, whole: bool) -> httpx.Response:
         retries = Retries(most)
+        # An attempt that may have run: whatever later ones come to, it is what the caller has to know of.
+        unsure: TransportFailure | None = None
         while True:
             try:
-                response = _send(self._inner, wire, whole=whole)
+                response = self._walk(wire, body, whole=whole)
             except TransportFailure as failure:
+                unsure = failure if failure.retry is Retry.IF_IDEMPOTENT else unsure
                 pause = _pause(retries, failure.retry, wire, body, None)
                 if pause is None:
-                    raise
+                    raise unsure or failure from failure
+                if self._gateways.has_fresh(wire.url):
+                    pause = 0.0
             else:
-                pause = _pause(retries, said_by(response.headers), wire, body, asked_by(response.headers))
-                if pause is None:
+                retry = said_by(response.headers)
+                pause = _pause(retries, retry, wire, body, asked_by(response.headers))
+                if pause is None and (unsure is None or retry is not Retry.SAFE):
                     return response
                 response.close()
-            sleep(pause)
+                if pause is None and unsure is not None:
+                    raise unsure
+            sleep(pause or 0.0)
+
+    def _walk(self, wire: httpx.Request, body: _Body, *, whole: bool) -> httpx.Response:
+        """Sends it to the first gateway that takes it. One that is not reached, or is shutting down, took nothing."""
+        places = self._gateways.order(wire.url)
+        for place in places[:-1]:
+            try:
+                response = self._send_to(place, wire, whole=whole)
+            except Unreachable:
+                if not body.can_be_sent:
+                    raise
+                continue
+            is_draining = response.headers.get("landfast-error") == DRAINING
+            if not is_draining or not body.can_be_sent:
+                return response
+            response.close()
+        return self._send_to(places[-1], wire, whole=whole)
+
+    def _send_to(self, place: httpx.URL, wire: httpx.Request, *, whole: bool) -> httpx.Response:
+        try:
+            response = _send(self._inner, _at(wire, place), whole=whole)
+        except TransportFailure:
+            self._gateways.failed(place)
+            raise
+        is_program = response.headers.get("landfast-origin") == "service"
+        self._gateways.judge(place, None if is_program else response.headers.get("landfast-error"))
+        if "location" in response.headers:
+            response.headers["location"] = self._gateways.like(response.headers["location"], wire.url)
+        return response
 
     def _fetch(self, request: httpx.Request, instance: str) -> Route | None:
         """Asks the control plane for the way, unless somebody else has done so meanwhile."""
@@ -300,6 +341,15 @@ def _send(inner: httpx.BaseTransport, wire: httpx.Request, *, whole: bool) -> ht
     assert isinstance(response.stream, httpx.SyncByteStream)
     response.stream = _Answer(response.stream)
     return _read_whole(response) if whole else response
+
+
+def _at(wire: httpx.Request, place: httpx.URL) -> httpx.Request:
+    """The same request to another gateway."""
+    if place == wire.url:
+        return wire
+    headers = httpx.Headers(wire.headers)
+    headers["Host"] = place.netloc.decode("ascii")
+    return httpx.Request(wire.method, place, headers=headers, stream=wire.stream, extensions=wire.extensions)
 
 
 def _read_whole(response: httpx.Response) -> httpx.Response:

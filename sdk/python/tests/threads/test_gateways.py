@@ -1,0 +1,85 @@
+"""Two gateways of a real cell, of which one goes away and does not come back."""
+
+from __future__ import annotations
+
+import pytest
+from support.cell import Cell
+
+import landfast
+from landfast import Landfast, Event, Exited, InputUnsure, Output, ReplayEnd
+
+pytestmark = pytest.mark.anyio
+
+LINES = 400
+"""Lines that a process says in about four seconds."""
+
+WRITER = f"i=0; while [ $i -lt {LINES} ]; do i=$((i+1)); echo line $i; sleep 0.01; done; exit 7"
+
+
+@pytest.mark.parametrize("end", ["kill", "stop"])
+def test_a_terminal_and_calls_go_on_at_the_other_gateway(cell: Cell, end: str) -> None:
+    url, first = cell.another_gateway()
+    with Landfast([url, cell.url], cell.api_key) as client:
+        instance = client.instances.create()
+        with instance.processes.terminal(WRITER) as terminal:
+            said, is_gone = b"", False
+            for event in terminal:
+                assert isinstance(event, (Output, Exited, ReplayEnd)), event
+                said += event.data if isinstance(event, Output) else b""
+                if not is_gone and said.count(b"\n") >= 50:
+                    is_gone = True
+                    getattr(first, end)()
+        assert said == b"".join(b"line %d\r\n" % number for number in range(1, LINES + 1))
+        assert terminal.exit == Exited(7) and terminal.connections == 2
+        assert (instance.processes.run("cat", input="direct")).stdout == b"direct"
+        instance.files.write("here", b"files")
+        assert instance.files.read("here") == b"files"
+        assert instance.id in [one.id for one in client.instances.list()]
+        instance.delete()
+
+
+def test_events_go_on_at_the_other_gateway(cell: Cell) -> None:
+    url, first = cell.another_gateway()
+    with Landfast(f"{url},{cell.url}", cell.api_key) as client:
+        instance = client.instances.create()
+        instance.events.say("said", {"number": 1})
+        heard = []
+        for event in instance.events.stream(types=["said"], replay=True):
+            assert isinstance(event, Event), event
+            heard.append(event.data["number"])
+            if len(heard) == 1:
+                first.kill()
+            if len(heard) == 3:
+                break
+            instance.events.say("said", {"number": len(heard) + 1})
+        assert heard == [1, 2, 3]
+        instance.delete()
+
+
+def test_input_at_a_gateways_death_is_told_and_never_typed_twice(cell: Cell) -> None:
+    url, first = cell.another_gateway()
+    with Landfast([url, cell.url], cell.api_key) as client:
+        instance = client.instances.create()
+        process = instance.processes.start("while read line; do echo got $line; done")
+        with process.attach() as attachment:
+            attachment.send(b"first\n")
+            said = b""
+            while said != b"got first\n":
+                event = attachment.__next__()
+                said += event.data if isinstance(event, Output) else b""
+            first.freeze()
+            attachment.send(b"second\n")
+            first.kill()
+            assert attachment.__next__() == InputUnsure()
+            attachment.send(b"third\n")
+            attachment.end_input()
+            events = [event for event in attachment]
+        said = b"".join(event.data for event in events if isinstance(event, Output))
+        assert said in (b"got second\ngot third\n", b"got third\n") and events[-1] == Exited(0)
+        instance.delete()
+
+
+def test_where_no_gateway_is_reached_nothing_was_started() -> None:
+    with Landfast(["http://127.0.0.1:1", "http://127.0.0.1:2"], "key", retries=0) as client:
+        with pytest.raises(landfast.Unreachable):
+            client.instances.create()
