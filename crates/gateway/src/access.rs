@@ -25,6 +25,12 @@ use crate::limits::Permits;
 use crate::routes::Entry;
 use crate::trace;
 
+/// What every answer says of its request, as far as it is known.
+const REQUEST_ID: &str = "landfast-request-id";
+const INSTANCE: &str = "landfast-instance";
+const GENERATION: &str = "landfast-generation";
+const ATTEMPTS: &str = "landfast-attempts";
+
 /// What is known of one request or session. Dropping it tells of it, and lets it out of its limits.
 #[derive(Debug)]
 pub(crate) struct Record {
@@ -147,17 +153,27 @@ impl Record {
         self.counters.sessions_opened.add(1);
     }
 
+    /// Names the request to whoever answers it, so that its log and ours tell of the same.
+    pub(crate) fn name(&self, headers: &mut Headers) {
+        headers.push_display(REQUEST_ID, self.id);
+    }
+
+    /// Takes away what another server has said in our words.
+    pub(crate) fn unstamp(headers: &mut Headers) {
+        [REQUEST_ID, INSTANCE, GENERATION, ATTEMPTS].into_iter().for_each(|name| headers.remove(name));
+    }
+
     /// Tells the client what is known: the request's id always, the rest where there is any.
     pub(crate) fn stamp(&self, headers: &mut Headers) {
-        headers.push_display("landfast-request-id", self.id);
+        headers.push_display(REQUEST_ID, self.id);
         if let Some(instance) = self.instance {
-            headers.push_display("landfast-instance", instance);
+            headers.push_display(INSTANCE, instance);
         }
         if let Some(generation) = self.generation {
-            headers.push_display("landfast-generation", generation);
+            headers.push_display(GENERATION, generation);
         }
         if self.attempts > 0 {
-            headers.push_display("landfast-attempts", self.attempts);
+            headers.push_display(ATTEMPTS, self.attempts);
         }
     }
 

@@ -164,6 +164,7 @@ async fn reply<C: Client>(
         Place::Api => {
             origin.mark(&mut request.headers, request.body);
             record.trace(&worker.gateway, &mut request.headers);
+            record.name(&mut request.headers);
             Ok(Reply::Forwarded(Box::pin(api::forward(worker, client, request, record)).await?))
         }
         Place::Instance(inside) => instance(worker, origin, client, inside, request, record).await,
