@@ -144,6 +144,9 @@ pub enum Command {
     Ca(Ca),
     /// Show how the cell is
     Status(Status),
+    /// Find the leg that is broken, between this machine and the agents
+    #[command(after_help = NETCHECK_HELP)]
+    Netcheck(Netcheck),
     /// Cut, kill and move a small cell under load, and count what is lost
     Demo(Demo),
     /// The program that the demo runs in its instance
@@ -626,6 +629,11 @@ pub enum Scope {
 }
 
 /// What `landfast cp` says at the end of its help.
+const NETCHECK_HELP: &str = "\
+Each gateway of --url is asked by itself, then it looks at its own legs: whether the registry answers it, an API server, \
+and every node's relay, which says how its lease and its agents are. What lies behind a broken leg cannot be seen. \
+Without an API key only the gateways are looked at. The exit status is 1 if a leg is broken.";
+
 const CP_HELP: &str = "\
 SRC and DST are paths of this machine, or ID:PATH, a path in an instance: absolute, or from its home. At least one \
 is in an instance.
@@ -658,6 +666,14 @@ pub struct Cp {
     /// Let a tree that comes from an instance bring symbolic links that lead out of it; they are not followed
     #[arg(long)]
     pub outside_links: bool,
+    /// How to print.
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// `landfast netcheck`.
+#[derive(Debug, Args)]
+pub struct Netcheck {
     /// How to print.
     #[command(flatten)]
     pub output: Output,

@@ -15,6 +15,7 @@ mod events;
 mod failure;
 mod forward;
 mod logging;
+mod netcheck;
 mod notice;
 mod operate;
 mod print;
@@ -121,6 +122,7 @@ async fn dispatch(global: &Global, command: Command) -> Result<u8, Failure> {
         Command::Key(args) => admin::key(&client()?, args, paint).await?,
         Command::Token(args) => verbs::token(&client()?, args).await?,
         Command::Status(args) => status::status(&client()?, &reach::url(global), &args, paint).await?,
+        Command::Netcheck(args) => netcheck::netcheck(&reach::client_or_stranger(global)?, &args, paint).await?,
         Command::Demo(args) => demo::run(&args, paint).await?,
         Command::Agent(_) | Command::Ca(_) | Command::DemoPeer(_) | Command::Completion { .. } => {
             unreachable!("these need no cell")

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use landfast_client::{Client, Error};
+use landfast_client::{Client, Error, Health, Leg};
 use serde::Serialize;
 
 use crate::args::Status;
 use crate::failure::Failure;
+use crate::netcheck;
 use crate::print::{Paint, answer, table};
 
 /// What was found.
@@ -15,15 +16,17 @@ struct Report {
     /// Whether everything that can be asked is well.
     healthy: bool,
     url: String,
-    gateway: Health,
-    api: Health,
+    gateway: Part,
+    api: Part,
     nodes: Vec<NodeHealth>,
     /// How many instances are in each phase.
     instances: BTreeMap<&'static str, usize>,
+    /// The legs between here and the agents that are slow or broken.
+    legs: Vec<Leg>,
 }
 
 #[derive(Debug, Serialize)]
-struct Health {
+struct Part {
     ok: bool,
     /// In words.
     says: String,
@@ -44,7 +47,8 @@ struct NodeHealth {
 ///
 /// The cell is not well.
 pub(crate) async fn status(client: &Client, url: &str, args: &Status, paint: Paint) -> Result<(), Failure> {
-    let (report, error) = look(client, url).await;
+    let ((mut report, error), legs) = tokio::join!(look(client, url), client.netcheck());
+    report.legs = legs.into_iter().filter(|leg| leg.health != Health::Ok).collect();
     answer(args.output.format, &report, || describe(&report, paint));
     match error {
         Some(error) => Err(error.into()),
@@ -78,10 +82,11 @@ async fn look(client: &Client, url: &str) -> (Report, Option<Error>) {
     let report = Report {
         healthy: nodes.iter().any(|node| !node.draining),
         url: url.to_owned(),
-        gateway: Health { ok: true, says: "answers".to_owned() },
-        api: Health { ok: true, says: "answers".to_owned() },
+        gateway: Part { ok: true, says: "answers".to_owned() },
+        api: Part { ok: true, says: "answers".to_owned() },
         nodes,
         instances: phases,
+        legs: Vec::new(),
     };
     (report, None)
 }
@@ -89,27 +94,28 @@ async fn look(client: &Client, url: &str) -> (Report, Option<Error>) {
 /// What is known when the cell did not answer. A typed refusal means that the gateway lives.
 fn unwell(url: &str, error: &Error) -> Report {
     let gateway = match error {
-        Error::Refused(refusal) => Health { ok: true, says: format!("answers, with status {}", refusal.status) },
+        Error::Refused(refusal) => Part { ok: true, says: format!("answers, with status {}", refusal.status) },
         Error::Ended { .. }
         | Error::Unreachable { .. }
         | Error::Broken { .. }
         | Error::Protocol(_)
         | Error::Invalid(_)
-        | Error::Local(_) => Health { ok: false, says: error.to_string() },
+        | Error::Local(_) => Part { ok: false, says: error.to_string() },
     };
     let api = if gateway.ok { error.to_string() } else { "cannot be asked without the gateway".to_owned() };
     Report {
         healthy: false,
         url: url.to_owned(),
         gateway,
-        api: Health { ok: false, says: api },
+        api: Part { ok: false, says: api },
         nodes: Vec::new(),
         instances: BTreeMap::new(),
+        legs: Vec::new(),
     }
 }
 
 fn describe(report: &Report, paint: Paint) -> String {
-    let health = |health: &Health| if health.ok { paint.good(&health.says) } else { paint.bad(&health.says) };
+    let health = |health: &Part| if health.ok { paint.good(&health.says) } else { paint.bad(&health.says) };
     let mut text = format!(
         "cell       {}\ngateway    {}\nAPI        {}\n",
         report.url,
@@ -121,6 +127,9 @@ fn describe(report: &Report, paint: Paint) -> String {
         let counts = if counts.is_empty() { "none".to_owned() } else { counts.join(", ") };
         text.push_str(&format!("instances  {counts}\n"));
         text.push_str(&nodes(&report.nodes, paint));
+    }
+    if !report.legs.is_empty() {
+        text.push_str(&format!("\n{}", netcheck::describe(&report.legs, paint)));
     }
     text
 }

@@ -75,6 +75,16 @@ impl Client {
         &self.inner.gateways
     }
 
+    /// The API key; empty if there is none.
+    pub(crate) fn api_key(&self) -> &str {
+        &self.inner.api_key
+    }
+
+    /// Whether there is one.
+    pub(crate) fn has_key(&self) -> bool {
+        !self.inner.api_key.is_empty()
+    }
+
     /// A path of an instance's data plane.
     pub(crate) fn data_path(instance: InstanceId, path: &str) -> String {
         format!("/i/{instance}{path}")

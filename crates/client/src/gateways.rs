@@ -85,6 +85,16 @@ impl Gateways {
         Ok(Self { origins, trust, known: Mutex::default() })
     }
 
+    /// All of them.
+    pub(crate) fn origins(&self) -> &[Arc<Origin>] {
+        &self.origins
+    }
+
+    /// Whose certificates are believed, if any are looked at.
+    pub(crate) const fn trust(&self) -> Option<&Trust> {
+        self.trust.as_ref()
+    }
+
     /// A try that begins at `home`, or where the last one was answered.
     pub(crate) fn walk(&self, home: Option<Door>) -> Walk<'_> {
         let listed: Vec<usize> = (0..self.origins.len()).collect();

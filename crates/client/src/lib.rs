@@ -20,6 +20,8 @@
 //! end of the process ends it, or somebody with authority over the instance.
 
 mod attach;
+#[cfg(test)]
+mod cases;
 mod client;
 mod control;
 mod conversation;
@@ -31,6 +33,7 @@ pub mod frames;
 mod gateways;
 mod keeper;
 mod keys;
+mod netcheck;
 mod origin;
 mod process;
 mod retry;
@@ -49,6 +52,7 @@ pub use events::{EventGap, EventPage, Events, Output, OutputPiece, Said, Since};
 pub use files::{FileChange, FileChangeKind, Files, Watching, WriteFile};
 pub use keys::{ApiKey, NewApiKey};
 pub use landfast_core::event::{Envelope, Telemetry};
+pub use landfast_core::netcheck::{Health, Leg};
 pub use landfast_core::record::Node;
 pub use landfast_files::{FileKind, Info as FileInfo, Links, Unpacked};
 pub use process::{Executed, Exit, LogRange, Process, ProcessState, StartProcess, Stdin, Tty};

@@ -256,6 +256,8 @@ error_table! {
         "The node takes nothing new." "Resolve the instance again.";
     NodeUnreachable "node.unreachable" 503 1013 Safe Platform
         "The node could not be reached." "Try again shortly.";
+    NodeUntrusted "node.untrusted" 503 1013 Safe Platform
+        "What answers at the node's address does not prove that it is a node of this cell." "Compare the certificates of both ends: `landfast ca issue` makes new ones.";
     NodeUnknown "node.unknown" 404 - Never Client
         "There is no live node with this id or name." "`landfast node ls` lists the live ones.";
     NodeNoneFits "node.none_fits" 503 - Safe Platform
@@ -278,6 +280,10 @@ error_table! {
         "The configuration is not valid." "Correct what the detail names.";
     GatewayDraining "gateway.draining" 503 1012 Safe Platform
         "The gateway is shutting down." "Connect again; another gateway answers.";
+    GatewayUnreachable "gateway.unreachable" - - Safe Platform
+        "The gateway could not be reached." "Start it, or check its address, the network between, and its certificate.";
+    AgentSilent "agent.silent" - - Safe Platform
+        "An agent does not answer its node." "Read agent.log in the instance's directory on the node; a machine without memory or processors left is the usual cause.";
     LimitRate "limit.rate" 429 1013 Safe Client
         "Too many requests." "Slow down; Retry-After says for how long.";
     LimitInFlight "limit.in_flight" 429 1013 Safe Client

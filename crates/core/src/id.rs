@@ -4,6 +4,7 @@
 //! bits of Unix milliseconds, then 80 random bits. Text order is creation order.
 
 use std::fmt;
+use std::ops::Deref;
 use std::str::FromStr;
 
 use data_encoding::{Encoding, Specification};
@@ -39,6 +40,11 @@ macro_rules! ids {
                 Self(((unix_millis as u128 & 0xffff_ffff_ffff) << 80) | (random & ((1 << 80) - 1)))
             }
 
+            /// Its text, without an allocation.
+            pub fn text(self) -> IdText {
+                IdText::new(Self::PREFIX, self.0)
+            }
+
             /// The Unix time in milliseconds at which the id was made.
             pub const fn created_at_millis(self) -> u64 {
                 (self.0 >> 80) as u64
@@ -47,8 +53,7 @@ macro_rules! ids {
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "{}_", Self::PREFIX)?;
-                f.write_str(text(&encode(self.0)))
+                f.write_str(&self.text())
             }
         }
 
@@ -119,15 +124,35 @@ fn base32() -> &'static Encoding {
 /// The symbols of an id.
 const SYMBOLS: usize = 26;
 
-/// 16 bytes are 128 bits; 26 symbols are 130, so two zero bits of padding close the text.
-fn encode(value: u128) -> [u8; SYMBOLS] {
-    let mut symbols = [0; SYMBOLS];
-    base32().encode_mut(&value.to_be_bytes(), &mut symbols);
-    symbols
+/// What stands before them: a prefix and the underscore.
+const BEFORE: usize = 4;
+
+/// The text of an id.
+#[derive(Clone, Copy)]
+pub struct IdText([u8; BEFORE + SYMBOLS]);
+
+impl IdText {
+    /// 16 bytes are 128 bits; 26 symbols are 130, so two zero bits of padding close the text.
+    fn new(prefix: &'static str, value: u128) -> Self {
+        let mut text = [b'_'; BEFORE + SYMBOLS];
+        text[..BEFORE - 1].copy_from_slice(prefix.as_bytes());
+        base32().encode_mut(&value.to_be_bytes(), &mut text[BEFORE..]);
+        Self(text)
+    }
 }
 
-fn text(symbols: &[u8; SYMBOLS]) -> &str {
-    std::str::from_utf8(symbols).expect("the symbols are ASCII")
+impl Deref for IdText {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        std::str::from_utf8(&self.0).expect("the symbols are ASCII")
+    }
+}
+
+impl fmt::Debug for IdText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self)
+    }
 }
 
 fn decode(text: &str) -> Option<u128> {

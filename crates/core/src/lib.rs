@@ -16,6 +16,7 @@ pub mod lease;
 pub mod lifecycle;
 pub mod limit;
 pub mod link;
+pub mod netcheck;
 pub mod origins;
 pub mod placement;
 pub mod reason;

@@ -155,7 +155,7 @@ impl Record {
 
     /// Names the request to whoever answers it, so that its log and ours tell of the same.
     pub(crate) fn name(&self, headers: &mut Headers) {
-        headers.push_display(REQUEST_ID, self.id);
+        headers.push(REQUEST_ID, &*self.id.text());
     }
 
     /// Takes away what another server has said in our words.
@@ -165,15 +165,15 @@ impl Record {
 
     /// Tells the client what is known: the request's id always, the rest where there is any.
     pub(crate) fn stamp(&self, headers: &mut Headers) {
-        headers.push_display(REQUEST_ID, self.id);
+        headers.push(REQUEST_ID, &*self.id.text());
         if let Some(instance) = self.instance {
-            headers.push_display(INSTANCE, instance);
+            headers.push(INSTANCE, &*instance.text());
         }
         if let Some(generation) = self.generation {
-            headers.push_display(GENERATION, generation);
+            headers.push_number(GENERATION, generation.0);
         }
         if self.attempts > 0 {
-            headers.push_display(ATTEMPTS, self.attempts);
+            headers.push_number(ATTEMPTS, self.attempts.into());
         }
     }
 

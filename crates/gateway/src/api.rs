@@ -60,7 +60,7 @@ impl Apis {
     }
 
     /// The addresses in the order in which to try them: each request begins with the next.
-    fn in_turn(&self) -> Vec<String> {
+    pub(crate) fn in_turn(&self) -> Vec<String> {
         let mut addresses: Vec<_> = self.servers.load().values().cloned().collect();
         if !addresses.is_empty() {
             let first = self.turn.fetch_add(1, Ordering::Relaxed) % addresses.len();

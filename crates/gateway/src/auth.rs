@@ -1,7 +1,7 @@
 //! Who may reach an instance: access tokens are checked here and go no further.
 //!
 //! A check of an Ed25519 signature costs some fifty microseconds, more than the rest of a request, so a token that was
-//! found good is remembered by its hash. What may change while it is remembered is asked each time: its end, its
+//! found good is remembered. What may change while it is remembered is asked each time: its end, its
 //! revocation, and the keys of the cell.
 
 use std::collections::HashMap;
@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use foldhash::fast::RandomState;
 use landfast_core::limit::Meter;
 use landfast_core::reason::Cause;
 use landfast_core::record::{RevokedToken, keys};
@@ -19,14 +20,13 @@ use landfast_net::relay::Target;
 use landfast_registry::records;
 use landfast_registry::store::WatchEvent;
 use landfast_registry::token::{Claims, Scope, Verifier};
-use sha2::{Digest, Sha256};
 use tokio::sync::SetOnce;
 use tokio_util::sync::CancellationToken;
 
 use crate::carrier;
 use crate::counters::Counter;
 
-/// The most tokens that are remembered: some 500 bytes each. Beyond it they are forgotten and checked again.
+/// The most tokens that are remembered: some 900 bytes each. Beyond it they are forgotten and checked again.
 const REMEMBERED_MAX: usize = 16 * 1024;
 
 /// The most texts in one request that are looked at as tokens: each may cost a signature check.
@@ -61,13 +61,13 @@ pub(crate) struct Auth {
     pub(crate) bad: Counter,
 }
 
-/// The cell's keys, with the good tokens they vouch for, by hash: when the keys change, the tokens are checked anew.
+/// The cell's keys, with the good tokens they vouch for: when the keys change, the tokens are checked anew.
 #[derive(Debug, Default)]
 struct Trusted {
     verifier: Verifier,
     /// The cell has made its first key: before that nobody can tell what is a token.
     has_keys: bool,
-    remembered: papaya::HashMap<[u8; 32], Arc<Access>>,
+    remembered: papaya::HashMap<Box<str>, Arc<Access>, RandomState>,
 }
 
 /// Which tokens were revoked, and who wants to hear of it.
@@ -167,18 +167,17 @@ impl Auth {
         if !trusted.has_keys {
             return Err(ErrorCode::RegistryUnavailable);
         }
-        let hash: [u8; 32] = Sha256::digest(token).into();
-        let remembered = trusted.remembered.pin().get(&hash).cloned();
+        let remembered = trusted.remembered.pin().get(token).cloned();
         let access = match remembered {
             Some(access) if access.claims.exp <= unix_now() => {
-                trusted.remembered.pin().remove(&hash);
+                trusted.remembered.pin().remove(token);
                 return Err(ErrorCode::AuthExpired);
             }
             Some(access) => access,
             None => {
                 let claims = self.verify(&trusted, token)?;
                 let live = self.revocations().live(claims.jti);
-                trusted.remember(hash, Access { claims, live })
+                trusted.remember(token, Access { claims, live })
             }
         };
         if access.live.revoked.is_cancelled() { Err(ErrorCode::AuthRevoked) } else { Ok(access) }
@@ -201,13 +200,13 @@ impl Auth {
 }
 
 impl Trusted {
-    fn remember(&self, hash: [u8; 32], access: Access) -> Arc<Access> {
+    fn remember(&self, token: &str, access: Access) -> Arc<Access> {
         let access = Arc::new(access);
         let remembered = self.remembered.pin();
         if remembered.len() >= REMEMBERED_MAX {
             remembered.clear();
         }
-        remembered.insert(hash, Arc::clone(&access));
+        remembered.insert(token.into(), Arc::clone(&access));
         access
     }
 }
@@ -400,9 +399,8 @@ mod tests {
         let access = setting.admit(&claims.1).unwrap();
         let trusted = setting.auth.trusted.load();
         for number in 0..REMEMBERED_MAX + 10 {
-            let mut hash = [0; 32];
-            hash[..8].copy_from_slice(&number.to_be_bytes());
-            trusted.remember(hash, Access { claims: access.claims.clone(), live: Arc::clone(&live) });
+            let token = number.to_string();
+            trusted.remember(&token, Access { claims: access.claims.clone(), live: Arc::clone(&live) });
         }
         assert!(trusted.remembered.len() <= REMEMBERED_MAX);
         for _ in 0..1000 {

@@ -29,18 +29,18 @@ pub(crate) fn candidates<'a>(headers: &'a Headers, target: &'a str) -> impl Iter
 
 /// Takes away every text that is one of ours, and what could only be one: our subprotocol and our cookie.
 pub(crate) fn remove(headers: &mut Headers, target: &mut String, is_ours: impl Fn(&str) -> bool) {
-    let changed = |name: &[u8], line: &str| {
+    headers.edit(|name, value| {
+        let text = || std::str::from_utf8(value).ok();
         if name.eq_ignore_ascii_case(b"authorization") {
-            bearer(line).is_some_and(&is_ours).then_some(None)
+            bearer(text()?).is_some_and(&is_ours).then_some(None)
         } else if name.eq_ignore_ascii_case(SUBPROTOCOLS.as_bytes()) {
-            without(line, ',', ", ", |part| subprotocol(part).is_some())
+            without(text()?, ',', ", ", |part| subprotocol(part).is_some())
         } else if name.eq_ignore_ascii_case(b"cookie") {
-            without(line, ';', "; ", |part| cookie_token(part).is_some())
+            without(text()?, ';', "; ", |part| cookie_token(part).is_some())
         } else {
             None
         }
-    };
-    headers.edit(|name, value| changed(name, std::str::from_utf8(value).ok()?));
+    });
     if let Some(kept) =
         query(target).and_then(|query| without(query, '&', "&", |part| query_token(part).is_some_and(&is_ours)))
     {

@@ -21,6 +21,7 @@ use crate::hold::{self, Held};
 use crate::kernel::Manners;
 use crate::limits::{self, entrance};
 use crate::links::{self, Relayed};
+use crate::netcheck;
 use crate::place::{self, Inside, Place};
 use crate::upstream;
 
@@ -144,10 +145,17 @@ fn health(gateway: &Gateway, path: &str) -> Option<Answer> {
     match path {
         "/livez" => Some(answer::empty(200)),
         "/readyz" if gateway.drain.has_begun() => Some(answer::refusal(&ErrorCode::GatewayDraining.into())),
-        "/readyz" if gateway.is_loaded() => Some(answer::empty(200)),
+        "/readyz" if gateway.is_loaded() => Some(ready(gateway)),
         "/readyz" => Some(answer::refusal(&ErrorCode::RegistryUnavailable.into())),
         _ => None,
     }
+}
+
+/// It serves; how old what it knows is, whoever watches over it may want to know.
+fn ready(gateway: &Gateway) -> Answer {
+    let mut answer = answer::empty(200);
+    answer.head.headers.push("landfast-watch-age-ms", gateway.routes.silence().as_millis().to_string());
+    answer
 }
 
 async fn reply<C: Client>(
@@ -160,6 +168,10 @@ async fn reply<C: Client>(
     check_expectation(&request)?;
     let config = &worker.gateway.config;
     limits::check_body(request.body, config.body_max)?;
+    if request.method == "GET" && request.target == netcheck::PATH {
+        let looked = unless_gone(client, Box::pin(netcheck::look(&worker.gateway, &request.headers))).await?;
+        return Ok(Reply::Whole(looked?));
+    }
     match Place::of(&request.target, &request.headers, config.domain.as_deref())? {
         Place::Api => {
             origin.mark(&mut request.headers, request.body);

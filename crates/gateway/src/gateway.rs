@@ -13,6 +13,7 @@ use crate::api::Apis;
 use crate::auth::Auth;
 use crate::config::Config;
 use crate::counters::Counters;
+use crate::netcheck::Registry;
 use crate::routes::Routes;
 use crate::stop::Drain;
 use crate::trace::Traces;
@@ -29,6 +30,8 @@ pub(crate) struct Gateway {
     pub(crate) config: Config,
     /// What relays accept.
     pub(crate) credential: Credential,
+    /// The registry, for who looks whether it answers.
+    pub(crate) registry: Registry,
     /// Where instances are.
     pub(crate) routes: Routes,
     /// Who may reach them.

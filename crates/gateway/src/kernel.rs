@@ -23,12 +23,11 @@ pub(crate) enum Manners {
 impl Manners {
     /// Those of a request: its path tells.
     pub(crate) fn of(request: &Request) -> Self {
-        let path = request.target.split('?').next().unwrap_or("");
-        let mut segments = path.split('/').skip(1);
-        let is_kernel = match segments.next() {
-            Some("browsers" | "browser_pools") => true,
-            Some("i") => segments.nth(1) == Some("kernel"),
-            Some(_) | None => false,
+        let is_kernel = match request.target.strip_prefix("/i/") {
+            Some(rest) => {
+                rest.split_once('/').is_some_and(|(id, inside)| !id.contains('?') && first_segment(inside) == "kernel")
+            }
+            None => matches!(first_segment(request.target.get(1..).unwrap_or("")), "browsers" | "browser_pools"),
         };
         if is_kernel { Self::Kernel { is_repeatable: kernel::is_repeatable(&request.method) } } else { Self::Ours }
     }
@@ -41,6 +40,10 @@ impl Manners {
             Self::Kernel { is_repeatable } => in_kernels_words(answer, problem, is_repeatable),
         }
     }
+}
+
+fn first_segment(path: &str) -> &str {
+    path.split(['/', '?']).next().unwrap_or("")
 }
 
 fn in_kernels_words(answer: Answer, problem: &Problem, is_repeatable: bool) -> Answer {

@@ -5,7 +5,8 @@
 //! now; WebSockets become sessions, which outlive the connections that carry them.
 //!
 //! ```text
-//! serve ─ dispatch ─┬─ api                       /v1: to an API server
+//! serve ─ dispatch ─┬─ netcheck                  /v1/netcheck: how its own legs are
+//!                   ├─ api                       /v1: to an API server
 //!                   └─ auth ─┬─ forward ─ search    a request: find, park, try again      ┐
 //!                            ├─ hold ─ tap ─ first  a WebSocket: a session of ours         ├─ routes
 //!                            └─ links ─ first       a link of a client that is its own end ┘
@@ -35,6 +36,7 @@ mod kernel;
 mod limits;
 mod links;
 mod metrics;
+mod netcheck;
 mod pipe;
 mod place;
 mod routes;
@@ -68,6 +70,7 @@ use crate::auth::Auth;
 pub use crate::config::{Config, TrafficLimits};
 use crate::counters::Counters;
 use crate::gateway::Gateway;
+use crate::netcheck::Registry;
 use crate::routes::Routes;
 use crate::stop::Drain;
 pub use crate::stop::Stop;
@@ -119,6 +122,7 @@ pub async fn start(
     let gateway = Arc::new(Gateway {
         config,
         credential,
+        registry: Registry(Arc::clone(&store)),
         routes,
         auth,
         apis,

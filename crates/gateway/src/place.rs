@@ -59,7 +59,7 @@ impl Place {
             return Ok(Self::Api);
         }
         let rest = target.strip_prefix("/i/").ok_or(ErrorCode::RequestNotFound)?;
-        let end = rest.find(['/', '?']).unwrap_or(rest.len());
+        let end = segment(rest);
         let (id, rest) = rest.split_at(end);
         let instance = id.parse().map_err(|error| invalid(format!("The instance in the path is not one: {error}.")))?;
         inside(instance, rest).map(Self::Instance)
@@ -77,7 +77,7 @@ pub(crate) fn inner(target: &str) -> Result<(Target, &str), Problem> {
     }
     match target.strip_prefix("/services/") {
         Some(rest) => {
-            let end = rest.find(['/', '?']).unwrap_or(rest.len());
+            let end = segment(rest);
             Ok((parse_place(&rest[..end])?, target))
         }
         None => check_agent_path(target).map(|()| (Target::Agent, target)),
@@ -94,7 +94,7 @@ pub(crate) fn is_browser(target: &str) -> bool {
 /// Reads a path inside an instance: its first segment is the agent's, or names a server.
 fn inside(instance: InstanceId, target: &str) -> Result<Inside, Problem> {
     let rest = target.strip_prefix('/').unwrap_or(target);
-    let end = rest.find(['/', '?']).unwrap_or(rest.len());
+    let end = segment(rest);
     let (first, path) = rest.split_at(end);
     if AGENT_PATHS.contains(&first) {
         return agent(instance, target);
@@ -157,6 +157,11 @@ fn check_agent_path(target: &str) -> Result<(), Problem> {
 
 fn first_segment(path: &str) -> &str {
     path.strip_prefix('/').and_then(|rest| rest.split('/').next()).unwrap_or("")
+}
+
+/// How long the segment at the front is.
+fn segment(path: &str) -> usize {
+    path.bytes().position(|byte| matches!(byte, b'/' | b'?')).unwrap_or(path.len())
 }
 
 fn path_of(target: &str) -> &str {

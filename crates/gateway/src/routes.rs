@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use foldhash::fast::RandomState;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use landfast_core::limit::Meter;
@@ -46,7 +47,7 @@ pub(crate) struct Routes {
 
 #[derive(Debug, Default)]
 struct Shared {
-    entries: papaya::HashMap<InstanceId, Arc<Entry>>,
+    entries: papaya::HashMap<InstanceId, Arc<Entry>, RandomState>,
     /// The registry's first listing has arrived.
     loaded: SetOnce<()>,
     /// Of the watch that tells where instances are.

@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use foldhash::fast::RandomState;
 use landfast_core::record::Generation;
 use landfast_core::route::Route;
 use landfast_core::{ErrorCode, InstanceId};
@@ -84,7 +85,7 @@ pub(crate) struct Pool {
 #[derive(Default)]
 struct Idle {
     /// Oldest first.
-    by_key: HashMap<Key, Vec<Kept>>,
+    by_key: HashMap<Key, Vec<Kept>, RandomState>,
     total: usize,
 }
 

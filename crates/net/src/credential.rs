@@ -196,6 +196,11 @@ impl Credential {
     }
 }
 
+/// Whether a connection failed because one end did not believe the other, or does not speak TLS at all.
+pub fn is_distrust(error: &io::Error) -> bool {
+    error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()).is_some()
+}
+
 impl PartialEq for Credential {
     fn eq(&self, other: &Self) -> bool {
         let folder = |of: &Self| of.mutual.as_ref().map(|mutual| mutual.folder.clone());

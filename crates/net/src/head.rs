@@ -4,7 +4,7 @@
 //! was said. Parsing is httparse's.
 
 use std::fmt;
-use std::io::{self, Write as _};
+use std::io;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -160,19 +160,9 @@ impl Headers {
         self.lines.push(Line { name, value });
     }
 
-    /// Adds a line at the end whose value is written as it stands, such as a number or an id.
-    ///
-    /// # Panics
-    ///
-    /// As [`Self::push`].
-    pub fn push_display(&mut self, name: &str, value: impl fmt::Display) {
-        let name = self.keep(name.as_bytes());
-        let at = self.text.len();
-        write!(self.text, "{value}").expect("a vector takes everything");
-        let value = &self.text[at..];
-        assert!(!value.iter().any(|byte| matches!(byte, b'\r' | b'\n' | 0)), "bad header value");
-        let value = (offset(at), offset(value.len()));
-        self.lines.push(Line { name, value });
+    /// Adds a line at the end whose value is a number.
+    pub fn push_number(&mut self, name: &str, value: u64) {
+        self.push(name, itoa::Buffer::new().format(value));
     }
 
     /// Adds a line at the end whose value is the bytes of these parts in a row.

@@ -9,6 +9,9 @@ use std::time::Duration;
 
 use landfast_core::record::Generation;
 use landfast_core::{ErrorCode, InstanceId, Problem, ServiceName};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::io::AsyncReadExt as _;
 use tokio::time::timeout;
 
 use crate::credential::{Credential, Role};
@@ -18,6 +21,9 @@ use crate::socket::Socket;
 
 /// How long a peer may take to send its CONNECT.
 const CONNECT_HEAD_DEADLINE: Duration = Duration::from_secs(10);
+
+/// The most bytes of a condition: a few counts, and some names.
+const CONDITION_MAX: usize = 16 * 1024;
 
 /// What to reach inside an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -132,20 +138,118 @@ pub struct Connect {
     pub key: CellKey,
 }
 
+/// What a peer wants of a node's relay.
+#[derive(Debug)]
+pub enum Asked {
+    /// To be connected.
+    Connect(Connect),
+    /// To be told how the node is.
+    Condition {
+        /// Whether of itself or of its agents.
+        of: Of,
+        /// The key the peer holds.
+        key: CellKey,
+    },
+}
+
+/// Whose condition is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Of {
+    /// The node's own, which it says at once.
+    Node,
+    /// Its agents', which it asks.
+    Agents,
+}
+
+impl Of {
+    const fn target(self) -> &'static str {
+        match self {
+            Self::Node => "node",
+            Self::Agents => "agents",
+        }
+    }
+}
+
+/// Asks a node how it or its agents are.
+///
+/// Cancel safe.
+///
+/// # Errors
+///
+/// [`DialError`].
+pub async fn condition<T: DeserializeOwned>(
+    address: &str,
+    of: Of,
+    credential: &Credential,
+    deadline: Duration,
+) -> Result<T, DialError> {
+    let asked = async {
+        let mut socket = credential.connect(address, Role::Node).await.map_err(DialError::Unreachable)?;
+        let mut headers = Headers::new();
+        headers.push("landfast-cell-key", credential.key().to_hex());
+        let request = RequestHead { method: "OPTIONS".into(), target: of.target().into(), headers };
+        write_all(&mut socket, &request.encode()).await.map_err(DialError::Unreachable)?;
+        let answer = read_answer(&mut socket).await?;
+        if answer.status != 200 {
+            return Err(refusal(&answer));
+        }
+        let length = answer.headers.get("content-length").and_then(|text| text.parse().ok()).unwrap_or(0);
+        let mut body = vec![0; length];
+        if length > CONDITION_MAX {
+            return Err(DialError::Unreachable(io::Error::other("what it says is too long")));
+        }
+        socket.read_exact(&mut body).await.map_err(DialError::Unreachable)?;
+        serde_json::from_slice(&body).map_err(|error| DialError::Unreachable(io::Error::other(error)))
+    };
+    timeout(deadline, asked).await.unwrap_or_else(|_| Err(DialError::Unreachable(io::ErrorKind::TimedOut.into())))
+}
+
+/// Tells a peer what it asked for.
+///
+/// # Errors
+///
+/// The connection's.
+pub async fn tell(socket: &mut Socket, condition: &impl Serialize) -> io::Result<()> {
+    let body = serde_json::to_vec(condition).map_err(io::Error::other)?;
+    let mut headers = Headers::new();
+    headers.push("Content-Type", "application/json");
+    headers.push("Content-Length", body.len().to_string());
+    headers.push("Connection", "close");
+    write_all(socket, &[ResponseHead { status: 200, headers }.encode(), body].concat()).await
+}
+
 /// Reads a peer's CONNECT, within ten seconds.
 ///
 /// # Errors
 ///
 /// What is wrong with it, in words the peer may read.
 pub async fn read_connect(socket: &mut Socket) -> Result<Connect, Problem> {
-    let head = timeout(CONNECT_HEAD_DEADLINE, read_request(socket, HEAD_MAX))
+    parse_connect(&read_head(socket).await?)
+}
+
+/// Reads what a peer wants of a node, within ten seconds.
+///
+/// # Errors
+///
+/// As [`read_connect`].
+pub async fn read_asked(socket: &mut Socket) -> Result<Asked, Problem> {
+    let head = read_head(socket).await?;
+    if head.method != "OPTIONS" {
+        return parse_connect(&head).map(Asked::Connect);
+    }
+    let of = [Of::Node, Of::Agents].into_iter().find(|of| of.target() == head.target);
+    let of = of.ok_or_else(|| Problem::new(ErrorCode::RequestInvalid, "The target is neither node nor agents."))?;
+    Ok(Asked::Condition { of, key: key_in(&head)? })
+}
+
+async fn read_head(socket: &mut Socket) -> Result<RequestHead, Problem> {
+    timeout(CONNECT_HEAD_DEADLINE, read_request(socket, HEAD_MAX))
         .await
         .map_err(|_| Problem::from(ErrorCode::RequestTimeout))?
         .map_err(|error| match error {
             HeadError::Malformed(_) | HeadError::Io(_) => Problem::new(ErrorCode::RequestInvalid, error.to_string()),
             HeadError::TooLarge => ErrorCode::LimitHeader.into(),
-        })?;
-    parse_connect(&head)
+        })
 }
 
 /// Says yes to a CONNECT.
@@ -180,19 +284,24 @@ async fn connect(route: &Route, target: Target, credential: &Credential) -> Resu
     headers.push("landfast-cell-key", credential.key().to_hex());
     let request = RequestHead { method: "CONNECT".into(), target: format!("{}:{target}", route.instance), headers };
     write_all(&mut socket, &request.encode()).await.map_err(DialError::Unreachable)?;
-    let answer = read_response(&mut socket, HEAD_MAX).await.map_err(|error| match error {
+    let answer = read_answer(&mut socket).await?;
+    if answer.status == 200 { Ok(socket) } else { Err(refusal(&answer)) }
+}
+
+async fn read_answer(socket: &mut Socket) -> Result<ResponseHead, DialError> {
+    read_response(socket, HEAD_MAX).await.map_err(|error| match error {
         HeadError::Io(error) => DialError::Unreachable(error),
         HeadError::Malformed(_) | HeadError::TooLarge => DialError::Unreachable(io::Error::other(error)),
-    })?;
-    if answer.status == 200 {
-        return Ok(socket);
-    }
+    })
+}
+
+fn refusal(answer: &ResponseHead) -> DialError {
     match answer.headers.get("landfast-error").and_then(ErrorCode::parse) {
         Some(code) => {
             let generation = answer.headers.get("landfast-generation").and_then(|text| text.parse().ok());
-            Err(DialError::Refused { code, generation: generation.map(Generation) })
+            DialError::Refused { code, generation: generation.map(Generation) }
         }
-        None => Err(DialError::Unreachable(io::Error::other(format!("status {} without a cause", answer.status)))),
+        None => DialError::Unreachable(io::Error::other(format!("status {} without a cause", answer.status))),
     }
 }
 
@@ -208,9 +317,12 @@ fn parse_connect(head: &RequestHead) -> Result<Connect, Problem> {
     let generation = head.headers.get("landfast-generation").and_then(|text| text.parse().ok());
     let generation =
         generation.map(Generation).ok_or_else(|| invalid("landfast-generation is missing or no number."))?;
+    Ok(Connect { instance, target, generation, key: key_in(head)? })
+}
+
+fn key_in(head: &RequestHead) -> Result<CellKey, Problem> {
     let key = head.headers.get("landfast-cell-key").and_then(CellKey::from_hex);
-    let key = key.ok_or_else(|| Problem::new(ErrorCode::AuthForbidden, "landfast-cell-key is missing or no key."))?;
-    Ok(Connect { instance, target, generation, key })
+    key.ok_or_else(|| Problem::new(ErrorCode::AuthForbidden, "landfast-cell-key is missing or no key."))
 }
 
 #[cfg(test)]
@@ -277,6 +389,30 @@ mod tests {
             },
         )
         .await;
+    }
+
+    #[tokio::test]
+    async fn a_condition_is_told_to_who_has_the_key_and_what_is_none_is_refused() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (address, key) = (listener.local_addr().unwrap().to_string(), CellKey::generate());
+        let credential = Credential::plain(key.clone());
+        let told = async {
+            let mut socket = Socket::tcp(listener.accept().await.unwrap().0);
+            let Ok(Asked::Condition { of: Of::Agents, key: shown }) = read_asked(&mut socket).await else { panic!() };
+            assert!(shown == key);
+            tell(&mut socket, &[1, 2, 3]).await.unwrap();
+        };
+        let asked = condition::<Vec<u8>>(&address, Of::Agents, &credential, Duration::from_secs(5));
+        let (condition_heard, ()) = tokio::join!(asked, told);
+        assert_eq!(condition_heard.unwrap(), [1, 2, 3]);
+        let refused = async {
+            let mut socket = Socket::tcp(listener.accept().await.unwrap().0);
+            assert!(read_connect(&mut socket).await.is_err(), "an agent knows no such question");
+            refuse(&mut socket, ErrorCode::RequestInvalid, None).await.unwrap();
+        };
+        let (heard, ()) =
+            tokio::join!(condition::<()>(&address, Of::Node, &credential, Duration::from_secs(5)), refused);
+        assert_eq!(heard.unwrap_err().code(), ErrorCode::RequestInvalid);
     }
 
     #[test]

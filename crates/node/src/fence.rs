@@ -194,6 +194,17 @@ impl Fence {
         }
     }
 
+    /// For how long the lease is held from now on; not at all if it is over.
+    pub(crate) fn holds_for(&self) -> Duration {
+        Instant::from_nanos(self.holds_until.load(Ordering::Acquire)).since(clock::now())
+    }
+
+    /// Instances whose doors are open.
+    pub(crate) fn open(&self) -> Vec<InstanceId> {
+        let is_open = |place: &Arc<Place>| matches!(place.state.borrow().door, Door::Open(_));
+        self.lock().iter().filter(|(_, place)| is_open(place)).map(|(&id, _)| id).collect()
+    }
+
     /// Connections that are let in now.
     pub(crate) fn inside(&self) -> usize {
         self.lock().values().map(|place| place.state.borrow().inside).sum()

@@ -13,6 +13,7 @@
 mod agent;
 mod archiver;
 mod board;
+mod condition;
 mod config;
 mod dir;
 mod driver;

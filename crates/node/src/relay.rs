@@ -12,13 +12,14 @@ use std::thread;
 use std::time::Duration;
 
 use landfast_core::lifecycle::may_serve;
+use landfast_core::netcheck::NodeCondition;
 use landfast_core::record::Instance;
 use landfast_core::{ErrorCode, InstanceId, NodeId, Problem};
 use landfast_net::copy::{Ended, copy_both};
 use landfast_net::credential::{Credential, RELAYED};
 use landfast_net::handoff::{self, Given};
 use landfast_net::keepalive;
-use landfast_net::relay::{self, Connect};
+use landfast_net::relay::{self, Asked, Connect, Of};
 use landfast_net::role::CancellationToken;
 use landfast_net::socket::Socket;
 use tokio::net::{TcpListener, TcpStream};
@@ -27,6 +28,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::{debug, error, warn};
 
+use crate::condition;
 use crate::dir::{HANDOFF_SOCKET, InstanceDir, nobody_listens};
 use crate::fence::{Admission, Fence, Pass, Refusal};
 
@@ -118,7 +120,8 @@ impl Relay {
             Err(error) => return debug!(%error, "a peer was not believed"),
         };
         let handed = match self.let_in(&mut socket, stranger).await {
-            Ok((connect, pass, permit)) => {
+            Ok(Entry::Told) => return,
+            Ok(Entry::Admitted(connect, pass, permit)) => {
                 self.hand_over(socket, &connect, pass).await.map(|between| (between, permit))
             }
             Err(refusal) => Err((socket, refusal)),
@@ -140,16 +143,34 @@ impl Relay {
     }
 
     /// Reads who asks for what, and decides.
-    async fn let_in(
-        &self,
-        socket: &mut Socket,
-        stranger: OwnedSemaphorePermit,
-    ) -> Result<(Connect, Pass, OwnedSemaphorePermit), Refusal> {
-        let connect = self.read_connect(socket).await?;
+    async fn let_in(&self, socket: &mut Socket, stranger: OwnedSemaphorePermit) -> Result<Entry, Refusal> {
+        let connect = match self.read_asked(socket).await? {
+            Asked::Connect(connect) => connect,
+            Asked::Condition { of, .. } => {
+                self.tell(socket, of).await;
+                return Ok(Entry::Told);
+            }
+        };
         let permit = self.carried.clone().try_acquire_owned().map_err(|_| refuse(ErrorCode::LimitInFlight))?;
         drop(stranger);
         let pass = self.admit(&connect).await?;
-        Ok((connect, pass, permit))
+        Ok(Entry::Admitted(connect, pass, permit))
+    }
+
+    /// Says how this node or its agents are.
+    async fn tell(&self, socket: &mut Socket, of: Of) {
+        let told = timeout(REFUSE_DEADLINE, async {
+            match of {
+                Of::Node => {
+                    let lease_ms = u64::try_from(self.fence.holds_for().as_millis()).unwrap_or(u64::MAX);
+                    relay::tell(socket, &NodeCondition { node: self.me, lease_ms }).await
+                }
+                Of::Agents => relay::tell(socket, &condition::of_agents(&self.data, self.fence.open()).await).await,
+            }
+        });
+        if !matches!(told.await, Ok(Ok(()))) {
+            debug!("a peer did not wait for the condition that it asked for");
+        }
     }
 
     /// Gives the connection to the agent. The door is held open until the agent has it or has not; from then on the agent
@@ -188,15 +209,16 @@ impl Relay {
         }
     }
 
-    async fn read_connect(&self, socket: &mut Socket) -> Result<Connect, Refusal> {
-        let connect = relay::read_connect(socket).await.map_err(|problem| {
-            debug!(%problem, "a peer's CONNECT was not understood");
+    async fn read_asked(&self, socket: &mut Socket) -> Result<Asked, Refusal> {
+        let asked = relay::read_asked(socket).await.map_err(|problem| {
+            debug!(%problem, "what a peer wants was not understood");
             refuse(problem.code)
         })?;
-        if connect.key == *self.credential.key() {
-            return Ok(connect);
+        let (Asked::Connect(Connect { key, .. }) | Asked::Condition { key, .. }) = &asked;
+        if key == self.credential.key() {
+            return Ok(asked);
         }
-        warn!(instance = %connect.instance, "a peer came with a wrong cell key");
+        warn!("a peer came with a wrong cell key");
         Err(refuse(ErrorCode::AuthForbidden))
     }
 
@@ -220,6 +242,14 @@ impl Relay {
             }),
         }
     }
+}
+
+/// What became of a peer that was believed.
+enum Entry {
+    /// It goes to the agent.
+    Admitted(Connect, Pass, OwnedSemaphorePermit),
+    /// It has heard what it wanted to know.
+    Told,
 }
 
 /// A connection over TLS, and the plain one that the agent has in its place. This daemon carries between them, so they end

@@ -889,6 +889,19 @@ export class NodeUnreachable extends PlatformError {
   };
 }
 
+/** What answers at the node's address does not prove that it is a node of this cell. Compare the certificates of both ends: `landfast ca issue` makes new ones. */
+export class NodeUntrusted extends PlatformError {
+  static override readonly row: Row = {
+    name: "NodeUntrusted",
+    code: "node.untrusted",
+    status: 503,
+    closeCode: 1013,
+    retry: "safe",
+    sentence: "What answers at the node's address does not prove that it is a node of this cell.",
+    advice: "Compare the certificates of both ends: `landfast ca issue` makes new ones.",
+  };
+}
+
 /** There is no live node with this id or name. `landfast node ls` lists the live ones. */
 export class NodeUnknown extends CallerError {
   static override readonly row: Row = {
@@ -1018,6 +1031,28 @@ export class GatewayDraining extends PlatformError {
     retry: "safe",
     sentence: "The gateway is shutting down.",
     advice: "Connect again; another gateway answers.",
+  };
+}
+
+/** The gateway could not be reached. Start it, or check its address, the network between, and its certificate. */
+export class GatewayUnreachable extends PlatformError {
+  static override readonly row: Row = {
+    name: "GatewayUnreachable",
+    code: "gateway.unreachable",
+    retry: "safe",
+    sentence: "The gateway could not be reached.",
+    advice: "Start it, or check its address, the network between, and its certificate.",
+  };
+}
+
+/** An agent does not answer its node. Read agent.log in the instance's directory on the node; a machine without memory or processors left is the usual cause. */
+export class AgentSilent extends PlatformError {
+  static override readonly row: Row = {
+    name: "AgentSilent",
+    code: "agent.silent",
+    retry: "safe",
+    sentence: "An agent does not answer its node.",
+    advice: "Read agent.log in the instance's directory on the node; a machine without memory or processors left is the usual cause.",
   };
 }
 
@@ -1226,6 +1261,7 @@ export const TABLE: ReadonlyMap<string, RefusalClass> = new Map<string, RefusalC
   ["node.stale_generation", NodeStaleGeneration],
   ["node.draining", NodeDraining],
   ["node.unreachable", NodeUnreachable],
+  ["node.untrusted", NodeUntrusted],
   ["node.unknown", NodeUnknown],
   ["node.none_fits", NodeNoneFits],
   ["registry.unavailable", RegistryUnavailable],
@@ -1237,6 +1273,8 @@ export const TABLE: ReadonlyMap<string, RefusalClass> = new Map<string, RefusalC
   ["listen.in_use", ListenInUse],
   ["config.invalid", ConfigInvalid],
   ["gateway.draining", GatewayDraining],
+  ["gateway.unreachable", GatewayUnreachable],
+  ["agent.silent", AgentSilent],
   ["limit.rate", LimitRate],
   ["limit.in_flight", LimitInFlight],
   ["limit.sessions", LimitSessions],

@@ -8,6 +8,7 @@ from __future__ import annotations
 from ._failure import CallerError, InstanceError, OrdinaryEnd, PlatformError, Refused, Retry
 
 __all__ = [
+    "AgentSilent",
     "ArchiveUnavailable",
     "AuthExpired",
     "AuthForbidden",
@@ -32,6 +33,7 @@ __all__ = [
     "FileOtherDevice",
     "FileRange",
     "GatewayDraining",
+    "GatewayUnreachable",
     "InstanceFailed",
     "InstanceGone",
     "InstanceLost",
@@ -66,6 +68,7 @@ __all__ = [
     "NodeStaleGeneration",
     "NodeUnknown",
     "NodeUnreachable",
+    "NodeUntrusted",
     "PoolInUse",
     "ProcessExited",
     "ProcessNoTerminal",
@@ -884,6 +887,17 @@ class NodeUnreachable(PlatformError):
     advice = "Try again shortly."
 
 
+class NodeUntrusted(PlatformError):
+    """What answers at the node's address does not prove that it is a node of this cell. Compare the certificates of both ends: `landfast ca issue` makes new ones."""
+
+    code = "node.untrusted"
+    status = 503
+    close_code = 1013
+    retry = Retry.SAFE
+    sentence = "What answers at the node's address does not prove that it is a node of this cell."
+    advice = "Compare the certificates of both ends: `landfast ca issue` makes new ones."
+
+
 class NodeUnknown(CallerError):
     """There is no live node with this id or name. `landfast node ls` lists the live ones."""
 
@@ -1003,6 +1017,28 @@ class GatewayDraining(PlatformError):
     retry = Retry.SAFE
     sentence = "The gateway is shutting down."
     advice = "Connect again; another gateway answers."
+
+
+class GatewayUnreachable(PlatformError):
+    """The gateway could not be reached. Start it, or check its address, the network between, and its certificate."""
+
+    code = "gateway.unreachable"
+    status = None
+    close_code = None
+    retry = Retry.SAFE
+    sentence = "The gateway could not be reached."
+    advice = "Start it, or check its address, the network between, and its certificate."
+
+
+class AgentSilent(PlatformError):
+    """An agent does not answer its node. Read agent.log in the instance's directory on the node; a machine without memory or processors left is the usual cause."""
+
+    code = "agent.silent"
+    status = None
+    close_code = None
+    retry = Retry.SAFE
+    sentence = "An agent does not answer its node."
+    advice = "Read agent.log in the instance's directory on the node; a machine without memory or processors left is the usual cause."
 
 
 class LimitRate(CallerError):
@@ -1187,6 +1223,7 @@ TABLE: dict[str, type[Refused]] = {
     "node.stale_generation": NodeStaleGeneration,
     "node.draining": NodeDraining,
     "node.unreachable": NodeUnreachable,
+    "node.untrusted": NodeUntrusted,
     "node.unknown": NodeUnknown,
     "node.none_fits": NodeNoneFits,
     "registry.unavailable": RegistryUnavailable,
@@ -1198,6 +1235,8 @@ TABLE: dict[str, type[Refused]] = {
     "listen.in_use": ListenInUse,
     "config.invalid": ConfigInvalid,
     "gateway.draining": GatewayDraining,
+    "gateway.unreachable": GatewayUnreachable,
+    "agent.silent": AgentSilent,
     "limit.rate": LimitRate,
     "limit.in_flight": LimitInFlight,
     "limit.sessions": LimitSessions,

@@ -23,7 +23,8 @@ use anyhow::Result;
 use serde_json::{Map, Value, json};
 
 use self::side::{NAMES, Side, Stage};
-use self::workload::{Measure, Work, Workload};
+pub(crate) use self::workload::Workload;
+use self::workload::{Measure, Work};
 
 /// All that was taken: by measure and side, in the order of the rounds.
 #[derive(Debug, Default)]
@@ -36,12 +37,12 @@ pub(crate) struct Report {
     wrong: BTreeMap<(&'static str, &'static str), String>,
 }
 
-/// Measures all sides.
+/// Measures all sides, in these workloads; in all if none is named.
 ///
 /// # Errors
 ///
 /// They could not be started.
-pub(crate) async fn measure(quick: bool) -> Result<Report> {
+pub(crate) async fn measure(quick: bool, only: &[Workload]) -> Result<Report> {
     let seconds = Duration::from_secs_f64;
     let whole = Work { rounds: 5, time: (seconds(0.7), seconds(3.0)), idle: 9_000 };
     let look = Work { rounds: 2, time: (seconds(0.2), seconds(0.8)), idle: 2_000 };
@@ -50,7 +51,7 @@ pub(crate) async fn measure(quick: bool) -> Result<Report> {
     let mut stage = Stage::start().await?;
     for round in 0..work.rounds {
         let mut sides = stage.start_sides_anew().await?;
-        for &workload in Workload::all(quick) {
+        for &workload in if only.is_empty() { Workload::all(quick) } else { only } {
             if !workload.is_idle() {
                 take_all(&mut report, &stage, &sides, workload, work);
             } else if round == 0 {

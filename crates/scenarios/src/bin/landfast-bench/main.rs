@@ -33,6 +33,9 @@ enum Bench {
         /// Under a minute: for a look, not for a figure to quote
         #[arg(long)]
         quick: bool,
+        /// These workloads alone
+        #[arg(long, value_enum)]
+        only: Vec<http::Workload>,
         /// How the figures are written
         #[arg(short, long, value_enum, default_value_t = Output::Text)]
         output: Output,
@@ -100,7 +103,7 @@ fn main() -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         match bench {
-            Bench::Http { quick, output } => return http(quick, output).await,
+            Bench::Http { quick, only, output } => return http(quick, &only, output).await,
             Bench::Moves { moves } => moves::under_load(moves).await,
             Bench::Upstream => http::upstream::run()?,
             Bench::Session { quick, output } => {
@@ -137,9 +140,9 @@ fn show(figures: &Figures, output: Output) {
     }
 }
 
-async fn http(quick: bool, output: Output) -> Result<ExitCode> {
+async fn http(quick: bool, only: &[http::Workload], output: Output) -> Result<ExitCode> {
     landfast_scenarios::ground::raise_descriptor_limit();
-    let report = http::measure(quick).await?;
+    let report = http::measure(quick, only).await?;
     match output {
         Output::Text => print!("{}", report.text()),
         Output::Json => println!("{}", report.json()),

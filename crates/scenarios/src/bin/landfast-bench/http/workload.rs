@@ -22,7 +22,7 @@ const STREAMED: (usize, usize) = (16 * 1024, 8);
 const STEADY: u32 = 5_000;
 
 /// One workload.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Workload {
     /// Lasting connections, a small answer each time.
     Get,
