@@ -168,15 +168,15 @@ impl Play {
             Some((id, _)) => client.data_raw(id, &call).await,
             None => client.control_raw(&call).await,
         };
-        self.judge(wish, answered.map(|answer| (answer.status().as_u16(), answer.into_body().to_vec())));
+        self.judge(wish, &answered.map(|answer| (answer.status().as_u16(), answer.into_body().to_vec())));
         let takes = wish.get("takes").and_then(Value::as_float).unwrap_or_default();
         if began.elapsed().as_secs_f64() < takes {
             self.fault("the caller did not wait".to_owned());
         }
     }
 
-    fn judge(&self, wish: &Table, answered: Result<(u16, Vec<u8>), Error>) {
-        let is_right = match (&answered, text_of(wish, "error")) {
+    fn judge(&self, wish: &Table, answered: &Result<(u16, Vec<u8>), Error>) {
+        let is_right = match (answered, text_of(wish, "error")) {
             (Err(Error::Unreachable { .. }), error) => error == "unreachable",
             (Err(Error::Broken { .. }), error) => matches!(error, "broken" | "timed_out"),
             (Err(Error::Refused(refusal)), "") => wish["status"].as_integer() == Some(refusal.status.into()),
