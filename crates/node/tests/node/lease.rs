@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt, ready};
 use landfast_core::ErrorCode;
 use landfast_core::lease::{FENCE_AFTER, STOP_AFTER, TTL};
-use landfast_core::record::{InstanceSpec, Phase, keys};
+use landfast_core::record::{InstanceSpec, Phase, Restart, keys};
 use landfast_net::relay::Target;
 use landfast_registry::store::{
     Expect, LeaseId, Listing, RenewError, Revision, Store, StoreError, Swap, Watch, WatchEvent,
@@ -85,11 +85,13 @@ impl Store for Cable {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_without_its_store_is_silent_and_ends_its_instances_before_its_lease_lapses() {
+async fn what_others_may_be_given_is_silent_and_ends_before_its_nodes_lease_lapses() {
     let cell = TestCell::new();
     let cable = Arc::new(Cable { store: cell.store.clone(), is_out: AtomicBool::new(false) });
     let node = cell.try_node_with(cell.config("a"), cable.clone()).await.unwrap();
-    let instance = cell.run(&node).await;
+    let spec = InstanceSpec { restart: Restart::Always, ..InstanceSpec::default() };
+    let id = cell.place(node.id(), spec).await;
+    let instance = cell.settled(id).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = Target::Port(listener.local_addr().unwrap().port());
     let mut carried = cell.dial(&instance, port).await.unwrap();
@@ -125,4 +127,29 @@ async fn a_node_without_its_store_is_silent_and_ends_its_instances_before_its_le
     assert_eq!(cell.refusal(&instance).await, ErrorCode::InstanceLost);
     let id = cell.place(node.id(), InstanceSpec::default()).await;
     assert_eq!(cell.settled(id).await.phase, Phase::Running);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_else_can_be_given_goes_on_without_a_lease_until_its_node_hears_of_its_end() {
+    let cell = TestCell::new();
+    let cable = Arc::new(Cable { store: cell.store.clone(), is_out: AtomicBool::new(false) });
+    let node = cell.try_node_with(cell.config("a"), cable.clone()).await.unwrap();
+    let (kept, lost) = (cell.run(&node).await, cell.run(&node).await);
+    let mut nodes = cell.store.watch(keys::NODES, None);
+    assert!(matches!(nodes.next().await, Ok(WatchEvent::Snapshot(_))));
+    cable.pull(true);
+    while !matches!(nodes.next().await, Ok(WatchEvent::Changes(changes)) if changes[0].value.is_none()) {}
+    cell.shell(&kept, "true").await;
+    cell.shell(&lost, "true").await;
+
+    cell.update(lost.id, |instance| {
+        landfast_core::lifecycle::lost(instance, instance.generation, 1).unwrap();
+    })
+    .await;
+    cable.pull(false);
+    eventually("what is lost is ended", async || processes_of(lost.id).is_empty()).await;
+    assert_eq!(cell.refusal(&lost).await, ErrorCode::InstanceLost);
+    cell.shell(&kept, "true").await;
+    let record = cell.settled(kept.id).await;
+    assert_eq!((record.phase, record.generation), (Phase::Running, kept.generation));
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use http_body_util::Full;
-use landfast_core::record::{Generation, Instance, InstanceSpec, Network, Service, keys};
+use landfast_core::record::{Generation, Instance, InstanceSpec, Network, Restart, Service, keys};
 use landfast_core::{ErrorCode, lifecycle};
 use landfast_net::credential::Credential;
 use landfast_net::http::call;
@@ -158,7 +158,8 @@ async fn a_connection_to_the_agent_outlives_the_daemon_that_let_it_in_and_not_a_
 async fn a_connection_that_outlives_its_daemon_ends_before_the_lease_does() {
     let cell = TestCell::new();
     let mut a = cell.child_node("a").await;
-    let id = cell.place(a.id, InstanceSpec::default()).await;
+    let spec = InstanceSpec { restart: Restart::Always, ..InstanceSpec::default() };
+    let id = cell.place(a.id, spec).await;
     let instance = cell.settled(id).await;
     let mut carried = cell.dial(&instance, Target::Agent).await.unwrap();
     a.kill().await;
