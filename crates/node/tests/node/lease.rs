@@ -126,3 +126,17 @@ async fn a_node_without_its_store_is_silent_and_ends_its_instances_before_its_le
     let id = cell.place(node.id(), InstanceSpec::default()).await;
     assert_eq!(cell.settled(id).await.phase, Phase::Running);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_its_node_ended_for_want_of_a_lease_was_lost_and_did_not_fail() {
+    let cell = TestCell::new();
+    let cable = Arc::new(Cable { store: cell.store.clone(), is_out: AtomicBool::new(false) });
+    let node = cell.try_node_with(cell.config("a"), cable.clone()).await.unwrap();
+    let instance = cell.run(&node).await;
+    cable.pull(true);
+    eventually("its processes are gone", async || processes_of(instance.id).is_empty()).await;
+    // No keeper has seen the lease lapse: the node is back first.
+    cable.pull(false);
+    let ended = cell.until(instance.id, |instance| instance.phase.is_end()).await;
+    assert_eq!(ended.phase, Phase::Lost, "{:?}", ended.reason);
+}
