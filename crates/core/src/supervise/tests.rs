@@ -288,7 +288,7 @@ impl World {
                 self.probing = true;
             }
             Effect::Look(start) | Effect::Ask(start, _) | Effect::Kill(start) => {
-                assert!(start == self.spawned && self.living)
+                assert!(start == self.spawned && self.living);
             }
         }
     }
