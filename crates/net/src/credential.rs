@@ -30,6 +30,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 use webpki::EndEntityCert;
 
 use crate::clock;
+use crate::reverse::{SCHEME, Spares};
 use crate::secret::CellKey;
 use crate::socket::Socket;
 
@@ -67,6 +68,8 @@ pub enum Role {
 pub struct Credential {
     key: CellKey,
     mutual: Option<Arc<Mutual>>,
+    /// Connections of nodes that cannot be dialled, where some are taken.
+    spares: Option<Spares>,
 }
 
 struct Mutual {
@@ -111,7 +114,7 @@ impl Role {
 impl Credential {
     /// The key alone: for parts of one machine.
     pub const fn plain(key: CellKey) -> Self {
-        Self { key, mutual: None }
+        Self { key, mutual: None, spares: None }
     }
 
     /// The key, and the certificates in a folder if it is there.
@@ -126,7 +129,13 @@ impl Credential {
         let stamp = stamp(folder).map_err(|error| invalid(folder, &error))?;
         let state = State { pair: Arc::new(Pair::read(folder)?), stamp, look_at: clock::now() + LOOK_EVERY };
         let mutual = Mutual { folder: folder.to_owned(), state: Mutex::new(state) };
-        Ok(Self { key, mutual: Some(Arc::new(mutual)) })
+        Ok(Self { key, mutual: Some(Arc::new(mutual)), spares: None })
+    }
+
+    /// The same, which reaches nodes that cannot be dialled by the spare connections that they offer here.
+    #[must_use]
+    pub fn with_spares(self, spares: Spares) -> Self {
+        Self { spares: Some(spares), ..self }
     }
 
     /// The cell's key.
@@ -160,6 +169,15 @@ impl Credential {
     ///
     /// The connection's, or that the other end is not what it should be.
     pub async fn connect(&self, address: &str, role: Role) -> io::Result<Socket> {
+        if address.starts_with(SCHEME) {
+            let Some(spares) = &self.spares else {
+                return Err(io::Error::other(
+                    "the node can only be reached in reverse, and there is no relay_listen here",
+                ));
+            };
+            // Both have seen each other's certificates when it was offered.
+            return Ok(spares.take(address).await);
+        }
         let stream = TcpStream::connect(address).await?;
         let Some(mutual) = &self.mutual else {
             if stream.peer_addr()?.ip().is_loopback() {

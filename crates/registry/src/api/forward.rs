@@ -166,8 +166,7 @@ pub(super) async fn forward(api: &Api, id: InstanceId, request: Request) -> Resu
 pub(super) async fn forward_to(api: &Api, id: InstanceId, request: Request, route: Route) -> Result<Response, Refusal> {
     let (parts, _) = request.into_parts();
     let target = agent_target(&parts, id)?;
-    let socket =
-        dial(&route, Target::Agent, api.cell.credential(), DIAL_DEADLINE).await.map_err(|error| error.code())?;
+    let socket = dial(&route, Target::Agent, &api.credential, DIAL_DEADLINE).await.map_err(|error| error.code())?;
     exchange(socket, &parts, &target, Bytes::new()).await
 }
 
@@ -266,7 +265,7 @@ pub(super) async fn reach(api: &Api, id: InstanceId) -> Result<Socket, Refusal> 
     let mut dials = 1;
     loop {
         let route = route(api, id).await?;
-        match dial(&route, Target::Agent, api.cell.credential(), DIAL_DEADLINE).await {
+        match dial(&route, Target::Agent, &api.credential, DIAL_DEADLINE).await {
             Ok(socket) => return Ok(socket),
             Err(error) if dials < DIALS => tracing::debug!(%error, instance = %id, "dialling again"),
             Err(error) => return Err(error.code().into()),
