@@ -343,18 +343,6 @@ pub struct ApiServer {
 pub struct ReversePoint {
     /// Where it listens (`host:port`).
     pub address: String,
-    /// Who it is.
-    pub role: ReverseRole,
-}
-
-/// Who takes spare connections of nodes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ReverseRole {
-    /// A gateway.
-    Gateway,
-    /// An API server.
-    Api,
 }
 
 /// An access token that was taken back before it expired.

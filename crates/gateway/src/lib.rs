@@ -53,7 +53,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use landfast_core::record::{ReverseRole, keys};
+use landfast_core::record::keys;
 use landfast_core::{ErrorCode, Problem};
 use landfast_net::role::listen;
 use landfast_net::tls::Tls;
@@ -122,7 +122,7 @@ pub async fn start(
     let mut credential = cell.credential().clone();
     let mut reversed = None;
     if let Some(listen) = config.relay_listen {
-        let point = Point { listen, advertise: config.relay_advertise.clone(), role: ReverseRole::Gateway };
+        let point = Point { listen, advertise: config.relay_advertise.clone() };
         let (reaching, task) = reverse::open(point, credential, Arc::clone(&store), drain.over.clone())?;
         (credential, reversed) = (reaching, Some(task));
     }

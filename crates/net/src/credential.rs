@@ -30,6 +30,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 use webpki::EndEntityCert;
 
 use crate::clock;
+use crate::keepalive;
 use crate::reverse::{SCHEME, Spares};
 use crate::secret::CellKey;
 use crate::socket::Socket;
@@ -175,18 +176,50 @@ impl Credential {
                     "the node can only be reached in reverse, and there is no relay_listen here",
                 ));
             };
-            // Both have seen each other's certificates when it was offered.
+            // Both have looked at each other when it was offered.
             return Ok(spares.take(address).await);
         }
         let stream = TcpStream::connect(address).await?;
-        let Some(mutual) = &self.mutual else {
-            if stream.peer_addr()?.ip().is_loopback() {
-                return Ok(Socket::tcp(stream));
-            }
-            return Err(io::Error::other(
-                "there are no certificates, and nothing is said to another machine in the clear",
-            ));
-        };
+        self.check_clear(&stream)?;
+        self.greet(stream, role).await
+    }
+
+    /// Connects to somebody who would have dialled us if that were possible, and lets it look at us as if it had: it is shown
+    /// our certificate as a server's, and has to be one of these.
+    ///
+    /// Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::connect`] and [`Self::accept`].
+    pub async fn connect_turned(&self, address: &str, roles: &[Role]) -> io::Result<Socket> {
+        let stream = TcpStream::connect(address).await?;
+        keepalive::watch(&stream);
+        self.check_clear(&stream)?;
+        self.accept(stream, roles).await
+    }
+
+    /// The other end of [`Self::connect_turned`]: sees that who has connected is what it should be.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::connect`]; that it took more than ten seconds.
+    pub async fn accept_turned(&self, stream: TcpStream, role: Role) -> io::Result<Socket> {
+        keepalive::watch(&stream);
+        self.check_clear(&stream)?;
+        timeout(HANDSHAKE_WITHIN, self.greet(stream, role)).await?
+    }
+
+    /// Nothing is said to another machine in the clear.
+    fn check_clear(&self, stream: &TcpStream) -> io::Result<()> {
+        if self.mutual.is_some() || stream.peer_addr()?.ip().is_loopback() {
+            return Ok(());
+        }
+        Err(io::Error::other("there are no certificates, and nothing is said to another machine in the clear"))
+    }
+
+    async fn greet(&self, stream: TcpStream, role: Role) -> io::Result<Socket> {
+        let Some(mutual) = &self.mutual else { return Ok(Socket::tcp(stream)) };
         let connector = mutual.pair().connector.clone();
         let stream = connector.connect(role.server_name(), stream).await?;
         Ok(Socket::tls(TlsStream::Client(stream)))

@@ -1,6 +1,7 @@
 //! Connections to nodes that cannot be dialled: they dial, and wait to be taken.
 //!
-//! A spare begins with a head of the node's, `REVERSE {secret}`, which is answered; then nothing is said until somebody
+//! Inside TLS the node is the server, as if it had been dialled: the same certificates serve, and each end looks at the same
+//! things. A spare begins with a head of the node's, `REVERSE {secret}`, which is answered; then nothing is said until somebody
 //! takes it and goes on as if it had dialled. Who may offer spares for a node? The node's address in its record is
 //! `reverse:` and the hash of a secret that it alone knows. Spares are kept by that hash, so whoever does not know the
 //! secret fills a place that nobody ever looks into, whatever else it can show.
@@ -21,7 +22,6 @@ use tokio::time::{sleep, timeout};
 
 use crate::credential::{Credential, Role};
 use crate::head::{HEAD_MAX, Headers, RequestHead, read_request, read_response, write_all};
-use crate::keepalive;
 use crate::relay;
 use crate::role::CancellationToken;
 use crate::secret::{CellKey, Hex};
@@ -145,8 +145,7 @@ impl Spares {
     }
 
     async fn greet(&self, stream: TcpStream, credential: &Credential) -> io::Result<()> {
-        keepalive::watch(&stream);
-        let mut socket = credential.accept(stream, &[Role::Node]).await?;
+        let mut socket = credential.accept_turned(stream, Role::Node).await?;
         let head = timeout(HEAD_WITHIN, read_request(&mut socket, HEAD_MAX)).await;
         let head = head.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?.map_err(io::Error::other)?;
         match read(&head, credential.key()) {

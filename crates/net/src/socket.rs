@@ -94,11 +94,6 @@ impl Socket {
         self
     }
 
-    /// Has the kernel find out when the peer is gone without a word.
-    pub fn is_watched(&self) {
-        crate::keepalive::watch(&self.fd());
-    }
-
     fn fd(&self) -> BorrowedFd<'_> {
         match &self.stream {
             Stream::Tcp(stream) => stream.as_fd(),

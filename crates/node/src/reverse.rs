@@ -10,9 +10,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use landfast_core::record::{ReversePoint, ReverseRole, keys};
+use landfast_core::record::{ReversePoint, keys};
 use landfast_core::reverse::Spares;
-use landfast_net::credential::Role;
+use landfast_net::credential::RELAYED;
 use landfast_net::reverse::{NodeSecret, offer};
 use landfast_net::role::CancellationToken;
 use landfast_net::socket::Socket;
@@ -161,15 +161,10 @@ impl Point {
 
     fn dial(&self) -> impl Future<Output = io::Result<Socket>> + Send + 'static {
         let (outward, address) = (Arc::clone(&self.outward), self.record.address.clone());
-        let role = match self.record.role {
-            ReverseRole::Gateway => Role::Gateway,
-            ReverseRole::Api => Role::Api,
-        };
         async move {
             let credential = &outward.relay.credential;
             let offered = timeout(DIAL_WITHIN, async {
-                let socket = credential.connect(&address, role).await?;
-                socket.is_watched();
+                let socket = credential.connect_turned(&address, RELAYED).await?;
                 offer(socket, &outward.secret, credential.key()).await
             });
             offered.await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::middleware::{from_fn, from_fn_with_state};
 use landfast_core::Problem;
-use landfast_core::record::{self, ApiServer, ReverseRole};
+use landfast_core::record::{self, ApiServer};
 use landfast_net::credential::Credential;
 use landfast_net::role::{self, CancellationToken, Running};
 use serde::Deserialize;
@@ -118,7 +118,7 @@ pub async fn start(
     let mut tasks = JoinSet::new();
     let mut credential = cell.credential().clone();
     if let Some(listen) = config.relay_listen {
-        let point = Point { listen, advertise: config.relay_advertise, role: ReverseRole::Api };
+        let point = Point { listen, advertise: config.relay_advertise };
         let (reaching, task) = reverse::open(point, credential, store.clone(), stop.clone())?;
         credential = reaching;
         tasks.spawn(async move { drop(task.await) });

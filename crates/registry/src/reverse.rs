@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use landfast_core::record::{ReversePoint, ReverseRole, keys};
+use landfast_core::record::{ReversePoint, keys};
 use landfast_core::{ErrorCode, Problem};
 use landfast_net::credential::Credential;
 use landfast_net::reverse::Spares;
@@ -20,8 +20,6 @@ pub struct Point {
     pub listen: SocketAddr,
     /// The address as nodes reach it, if it is another.
     pub advertise: Option<String>,
-    /// Who takes them.
-    pub role: ReverseRole,
 }
 
 /// Listens, tells the nodes, and returns a credential that reaches them, with the task that ends with `stop`.
@@ -43,7 +41,7 @@ pub fn open(
     }
     let listener = listen(point.listen, false)?;
     let address = listener.local_addr().map_err(|_| ErrorCode::Internal)?;
-    let record = ReversePoint { address: point.advertise.unwrap_or_else(|| address.to_string()), role: point.role };
+    let record = ReversePoint { address: point.advertise.unwrap_or_else(|| address.to_string()) };
     let registration = Registration::pending(keys::REVERSE, record);
     tracing::info!(%address, "spare connections of nodes are taken");
     let spares = Spares::default();
@@ -58,7 +56,7 @@ pub fn open(
 mod tests {
     use std::time::Duration;
 
-    use landfast_net::credential::Role;
+    use landfast_net::credential::{RELAYED, Role};
     use landfast_net::reverse::{NodeSecret, address, offer};
     use landfast_net::secret::CellKey;
 
@@ -82,14 +80,14 @@ mod tests {
             Credential::load(key.clone(), &out).unwrap()
         };
         let store: Arc<dyn Store> = Arc::new(EmbeddedStore::open(&dir.path().join("cell.db")).unwrap());
-        let point = Point { listen: ([127, 0, 0, 1], 0).into(), advertise: None, role: ReverseRole::Gateway };
+        let point = Point { listen: ([127, 0, 0, 1], 0).into(), advertise: None };
         let stop = CancellationToken::new();
         let gateway = member("ours", Role::Gateway);
         let (reaching, task) = open(point, gateway, Arc::clone(&store), stop.clone()).unwrap();
         let listed = found(&*store).await;
         let secret = NodeSecret::generate();
         let offered = async |credential: Credential| {
-            let socket = credential.connect(&listed.address, Role::Gateway).await?;
+            let socket = credential.connect_turned(&listed.address, RELAYED).await?;
             offer(socket, &secret, credential.key()).await
         };
         assert!(offered(member("theirs", Role::Node)).await.is_err(), "of another authority");
