@@ -55,6 +55,15 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Strikes a cell on many hosts with faults, and judges what came of it: hosts are namespaces of the network, so it takes root
+    Chaos {
+        /// Takes the debug build, which is there after tests
+        #[arg(long)]
+        debug: bool,
+        /// What the program takes: --minutes N, --seed S, -o json …
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Runs the whole cell in one thread, once for each seed
     Sim {
         /// What the simulator takes: --seeds N, --seed S …
@@ -100,6 +109,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Docs { check } => docs(check),
         Task::Bench { what, arguments } => bench(what, &arguments),
         Task::Conformance { arguments } => conformance(&arguments),
+        Task::Chaos { debug, arguments } => chaos(debug, &arguments),
         Task::Sim { arguments } => sim(&arguments),
     }
 }
@@ -153,6 +163,26 @@ fn conformance(arguments: &[String]) -> Result<ExitCode> {
     build_programs(&["landfast-conformance", "landfast-under-test", "landfast-reaper", "landfast-served"])?;
     Err(Command::new(release("landfast-conformance")?).arg(suite).args(arguments).exec())
         .context("the suite's runner could not be started")
+}
+
+fn chaos(debug: bool, arguments: &[String]) -> Result<ExitCode> {
+    system::provide(&system::HOSTS)?;
+    system::provide(&[system::ETCD, system::BUBBLEWRAP])?;
+    let folder = if debug {
+        // All programs at once, as tests build them: with fewer some libraries have fewer features, and are built again.
+        succeed(cargo().args(["build", "--workspace", "--bins"]))?;
+        target()?.join("debug")
+    } else {
+        build_programs(&[
+            "landfast-chaos",
+            "landfast-under-test",
+            "landfast-numbers",
+            "landfast-reaper",
+            "landfast-served",
+        ])?;
+        release("")?
+    };
+    Err(Command::new(folder.join("landfast-chaos")).args(arguments).exec()).context("it could not be started")
 }
 
 /// Builds programs of the scenarios as a release.

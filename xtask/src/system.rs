@@ -40,6 +40,10 @@ pub(crate) const PROTOC: Package = Package { name: "protobuf-compiler", program:
 /// The store of many machines.
 pub(crate) const ETCD: Package = Package { name: "etcd-server", program: "etcd" };
 
+/// Makes hosts of namespaces, and strikes the network between them.
+pub(crate) const HOSTS: [Package; 2] =
+    [Package { name: "iproute2", program: "ip" }, Package { name: "nftables", program: "nft" }];
+
 /// Runs the clients of CDP.
 pub(crate) const NODE: [Package; 2] =
     [Package { name: "nodejs", program: "node" }, Package { name: "npm", program: "npm" }];

@@ -80,7 +80,7 @@ impl Processes {
             // An agent started again would take it for one that never was.
             process.kill(KilledBy::Request);
             self.forget_at_end(Viewer::watch(process));
-            return Err(internal("a process's record was not written", &error));
+            return Err(unwritten(&error));
         }
         Ok(process)
     }
@@ -230,7 +230,28 @@ fn past_process(record: Record) -> Arc<Process> {
     Process::new(record.id, (record.argv, record.pid, record.started_at), None, Role::Task, state)
 }
 
+/// A process whose record could not be written has been ended. A full disk is the instance's to see to.
+fn unwritten(error: &io::Error) -> Problem {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            Problem::new(ErrorCode::FileNoSpace, "The process was ended: there is no space to write down that it runs.")
+        }
+        _ => internal("a process's record was not written", error),
+    }
+}
+
 fn internal(what: &str, error: &io::Error) -> Problem {
     tracing::error!(%error, "{what}");
     ErrorCode::Internal.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_that_is_full_is_told_as_that() {
+        assert_eq!(unwritten(&io::ErrorKind::StorageFull.into()).code, ErrorCode::FileNoSpace);
+        assert_eq!(unwritten(&io::ErrorKind::PermissionDenied.into()).code, ErrorCode::Internal);
+    }
 }

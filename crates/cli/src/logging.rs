@@ -17,7 +17,10 @@ pub(crate) fn begin(default: &str) -> Result<(), Failure> {
     let filter = EnvFilter::try_new(said.as_deref().unwrap_or(default)).map_err(|error| {
         Failure::usage(format!("LANDFAST_LOG is not understood: {error}. Write a level, such as info or debug."))
     })?;
-    let builder = SubscriberBuilder::default().with_env_filter(filter).with_writer(io::stderr);
+    // What cannot be written is left out: to complain of it on standard error, which is what cannot be written to, is a panic,
+    // and the end of whatever was about to be logged.
+    let builder =
+        SubscriberBuilder::default().with_env_filter(filter).with_writer(io::stderr).log_internal_errors(false);
     if is_json()? {
         builder.json().flatten_event(true).init();
     } else {

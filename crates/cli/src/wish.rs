@@ -43,8 +43,7 @@ pub(crate) fn wish(create: &Create) -> Result<CreateInstance, Failure> {
             services: services(create)?,
             limits: limits(&create.limits),
             idle_timeout: create.idle_timeout.map(|idle| idle.as_secs()),
-            browser: (!create.flags.is_empty())
-                .then(|| Browser { flags: create.flags.clone(), ..Browser::default() }),
+            browser: (!create.flags.is_empty()).then(|| Browser { flags: create.flags.clone(), ..Browser::default() }),
             external: is_external.then(|| External { agent: create.external_agent.clone() }),
         },
         labels: create.labels.iter().cloned().collect(),

@@ -134,9 +134,15 @@ impl Refusal {
             detail: problem.as_ref().map_or_else(|| bare_detail(status, code), |problem| problem.detail.clone()),
             advice: problem.map_or_else(String::new, |problem| problem.advice),
             request_id: text("landfast-request-id").map(str::to_owned),
-            retry_after: text("retry-after").and_then(|value| value.trim().parse().ok()).map(Duration::from_secs),
+            retry_after: retry_after(text),
         }
     }
+}
+
+/// How long a server asks to wait, where it says so to the millisecond or in seconds.
+fn retry_after<'a>(text: impl Fn(&str) -> Option<&'a str>) -> Option<Duration> {
+    let number = |name: &str| text(name).and_then(|value| value.trim().parse().ok());
+    number("retry-after-ms").map(Duration::from_millis).or_else(|| number("retry-after").map(Duration::from_secs))
 }
 
 impl fmt::Display for Error {

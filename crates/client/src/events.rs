@@ -100,7 +100,8 @@ pub enum OutputPiece {
 }
 
 impl Client {
-    /// Follows an instance's events, of these types or of all. This wakes an instance that sleeps.
+    /// Follows an instance's events, of these types or of all. This wakes nobody: of an instance that sleeps, what it said
+    /// is read page by page.
     pub fn events(&self, instance: InstanceId, kinds: &[String], since: Since) -> Events {
         let (replay, last) = match since {
             Since::Now => ("", None),

@@ -20,6 +20,8 @@
 //! end of the process ends it, or somebody with authority over the instance.
 
 mod attach;
+#[cfg(test)]
+mod cases;
 mod client;
 mod control;
 mod conversation;

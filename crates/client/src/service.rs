@@ -3,6 +3,7 @@
 use std::fmt;
 
 use http::Method;
+use http::header::HeaderName;
 use landfast_core::{InstanceId, ServiceName};
 use serde::{Deserialize, Serialize};
 
@@ -66,17 +67,18 @@ impl fmt::Display for ServiceState {
 }
 
 impl Client {
-    /// Tells how an instance's services are. This wakes an instance that sleeps, as every call to its agent does.
+    /// Tells how an instance's services are. This wakes nobody.
     ///
     /// # Errors
     ///
-    /// [`Error`].
+    /// [`Error`], for example `instance.sleeping`.
     pub async fn services(&self, instance: InstanceId) -> Result<Vec<ServiceStatus>, Error> {
         #[derive(Deserialize)]
         struct List {
             services: Vec<ServiceStatus>,
         }
-        let call = Call::new(Method::GET, Self::data_path(instance, "/services"), DEADLINE);
+        let mut call = Call::new(Method::GET, Self::data_path(instance, "/services"), DEADLINE);
+        call.headers.push((HeaderName::from_static("landfast-wake"), "never".to_owned()));
         let list: List = self.data(instance, &call).await?;
         Ok(list.services)
     }

@@ -22,6 +22,12 @@ pub use id::{Cursor, CursorError, EventId};
 pub use reader::{Filter, Item, Reader};
 pub use ring::{Gap, Record, Ring};
 
+/// The header by which an API server tells an agent that it asks somebody else for what is older than all that the agent has.
+pub const OLDER: &str = "landfast-older";
+
+/// The header by which an agent tells where what it has begins, as an event's id.
+pub const OLDEST: &str = "landfast-oldest";
+
 /// The most bytes of an event's envelope as JSON: what readers of server-sent events take in one piece.
 pub const ENVELOPE_MAX: usize = 1_000_000;
 

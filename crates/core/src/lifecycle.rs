@@ -455,6 +455,15 @@ pub fn will_restart(instance: &Instance) -> bool {
     restarts && instance.desired == Desired::Running && instance.spec.restart == Restart::Always
 }
 
+/// Whether a request with this path of the agent's wakes an instance that sleeps. Whoever follows what is said there does
+/// not: what was said is over with that life, and a reader that comes back by itself would never let it sleep.
+pub fn wakes(path: &str) -> bool {
+    let path = path.split('?').next().unwrap_or("");
+    let is_stream = matches!(path, "/telemetry/stream" | "/kernel/telemetry/stream" | "/kernel/logs/stream");
+    let is_output = (path.starts_with("/services/") || path.starts_with("/processes/")) && path.ends_with("/output");
+    !is_stream && !is_output
+}
+
 /// The phases in which a node has the instance.
 const OWNED: &[Phase] = &[Phase::Starting, Phase::Running, Phase::Moving];
 

@@ -266,9 +266,7 @@ impl Supervisor {
             }
             Phase::Failed => State::Failed,
             Phase::GaveUp => State::GaveUp,
-            Phase::Backoff { .. } | Phase::Ending { why: Why::Restart | Why::Late | Why::Silent, .. } => {
-                State::Backoff
-            },
+            Phase::Backoff { .. } | Phase::Ending { why: Why::Restart | Why::Late | Why::Silent, .. } => State::Backoff,
             Phase::Spawning { .. } | Phase::Starting { .. } => State::Starting,
             Phase::Up { .. } => State::Up,
         }

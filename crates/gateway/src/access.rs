@@ -25,6 +25,12 @@ use crate::limits::Permits;
 use crate::routes::Entry;
 use crate::trace;
 
+/// What every answer says of its request, as far as it is known.
+const REQUEST_ID: &str = "landfast-request-id";
+const INSTANCE: &str = "landfast-instance";
+const GENERATION: &str = "landfast-generation";
+const ATTEMPTS: &str = "landfast-attempts";
+
 /// What is known of one request or session. Dropping it tells of it, and lets it out of its limits.
 #[derive(Debug)]
 pub(crate) struct Record {
@@ -147,17 +153,27 @@ impl Record {
         self.counters.sessions_opened.add(1);
     }
 
+    /// Names the request to whoever answers it, so that its log and ours tell of the same.
+    pub(crate) fn name(&self, headers: &mut Headers) {
+        headers.push(REQUEST_ID, &*self.id.text());
+    }
+
+    /// Takes away what another server has said in our words.
+    pub(crate) fn unstamp(headers: &mut Headers) {
+        [REQUEST_ID, INSTANCE, GENERATION, ATTEMPTS].into_iter().for_each(|name| headers.remove(name));
+    }
+
     /// Tells the client what is known: the request's id always, the rest where there is any.
     pub(crate) fn stamp(&self, headers: &mut Headers) {
-        headers.push("landfast-request-id", &*self.id.text());
+        headers.push(REQUEST_ID, &*self.id.text());
         if let Some(instance) = self.instance {
-            headers.push("landfast-instance", &*instance.text());
+            headers.push(INSTANCE, &*instance.text());
         }
         if let Some(generation) = self.generation {
-            headers.push_number("landfast-generation", generation.0);
+            headers.push_number(GENERATION, generation.0);
         }
         if self.attempts > 0 {
-            headers.push_number("landfast-attempts", self.attempts.into());
+            headers.push_number(ATTEMPTS, self.attempts.into());
         }
     }
 

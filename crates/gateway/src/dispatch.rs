@@ -2,7 +2,7 @@
 
 use futures_util::future::BoxFuture;
 use landfast_core::route::Lookup;
-use landfast_core::{ErrorCode, Problem};
+use landfast_core::{ErrorCode, Problem, lifecycle};
 use landfast_net::carry::Local;
 use landfast_net::head::{RequestHead, ResponseHead};
 use landfast_net::relay::Target;
@@ -176,6 +176,7 @@ async fn reply<C: Client>(
         Place::Api => {
             origin.mark(&mut request.headers, request.body);
             record.trace(&worker.gateway, &mut request.headers);
+            record.name(&mut request.headers);
             Ok(Reply::Forwarded(Box::pin(api::forward(worker, client, request, record)).await?))
         }
         Place::Instance(inside) => instance(worker, origin, client, inside, request, record).await,
@@ -212,7 +213,9 @@ async fn instance<C: Client>(
         return Ok(switched(opened, |relayed| Kind::Relayed(Box::new(relayed)))?);
     }
     let is_of_browser = upgrade.is_some() && target == Target::Agent && place::is_browser(&path);
-    let wishes = Wishes::of(&headers, if is_of_browser { first::for_browser(route_deadline) } else { route_deadline })?;
+    let limit = if is_of_browser { first::for_browser(route_deadline) } else { route_deadline };
+    let mut wishes = Wishes::of(&headers, limit)?;
+    wishes.wakes &= target != Target::Agent || lifecycle::wakes(&path);
     origin.mark(&mut headers, body);
     record.trace(gateway, &mut headers);
     if target == Target::Agent && is_discovery(&path) {

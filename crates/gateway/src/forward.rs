@@ -256,8 +256,11 @@ pub(crate) async fn pass_on<C: Client>(
     let framing = framing.map_err(|detail| Problem::new(ErrorCode::UpstreamProtocol, detail))?;
     let size = size(method, &head, framing);
     match target {
-        // What our agent says of itself is for the client too.
-        Target::Agent => headers::remove_hop_by_hop(&mut head.headers),
+        // What our agent says of itself is for the client too, but what is said of the request is said once.
+        Target::Agent => {
+            headers::remove_hop_by_hop(&mut head.headers);
+            Record::unstamp(&mut head.headers);
+        }
         Target::Port(_) | Target::Service(_) => headers::remove_hop_by_hop_and_ours(&mut head.headers),
     }
     record.status = Some(head.status);

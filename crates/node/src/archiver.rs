@@ -232,7 +232,7 @@ fn put_aside(data: &Path, id: InstanceId, dir: &InstanceDir) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use landfast_core::event::{Query, Segment};
+    use landfast_core::event::{Page, Query, Segment};
     use landfast_registry::archive::Archive;
 
     use super::*;
@@ -274,7 +274,7 @@ mod tests {
 
         async fn archived(&self) -> usize {
             let query = Query::read([], 0).unwrap();
-            let (page, _) = Archive::open(self.data.path(), None).unwrap().page(ID, query).await.unwrap();
+            let (page, _) = Archive::open(self.data.path(), None).unwrap().page(ID, Page::new(query)).await.unwrap();
             serde_json::from_str::<Vec<serde_json::Value>>(&page).unwrap().len()
         }
 

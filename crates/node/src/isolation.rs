@@ -437,6 +437,8 @@ pub(crate) fn find_program(name: &str) -> Result<PathBuf, String> {
 
 #[cfg(test)]
 mod tests {
+    use nix::mount::{MntFlags, MsFlags, mount, umount2};
+
     use super::*;
 
     #[test]
@@ -473,5 +475,42 @@ mod tests {
         );
         assert!(text.contains("root:x:0:"));
         assert!(accounts("/etc/passwd").lines().all(|line| !line.contains(":1000:")));
+    }
+
+    /// Takes what a test has mounted off again.
+    struct Mounted(Vec<PathBuf>);
+
+    impl Drop for Mounted {
+        fn drop(&mut self) {
+            for place in self.0.iter().rev() {
+                let _ = umount2(place, MntFlags::MNT_DETACH);
+            }
+        }
+    }
+
+    /// A directory whose mounts every namespace of mounts is told of, as `/run/netns` is, with a mount in it.
+    fn shared_mount(place: &Path) -> nix::Result<Mounted> {
+        let none: Option<&str> = None;
+        let mut mounted = Mounted(Vec::new());
+        mount(Some(place), place, none, MsFlags::MS_BIND, none)?;
+        mounted.0.push(place.to_owned());
+        mount(none, place, none, MsFlags::MS_SHARED, none)?;
+        fs::create_dir(place.join("inner")).expect("it is ours");
+        mount(Some("test"), &place.join("inner"), Some("tmpfs"), MsFlags::empty(), none)?;
+        mounted.0.push(place.join("inner"));
+        Ok(mounted)
+    }
+
+    #[tokio::test]
+    async fn the_network_of_an_instance_leaves_the_hosts_mounts_alone() {
+        let shared = tempfile::tempdir().unwrap();
+        // Only root has the bug to have, and not every root may mount.
+        let Ok(_mounted) = shared_mount(shared.path()) else { return };
+        let data = tempfile::tempdir().unwrap();
+        let chosen = Confinement::choose(Isolation::Auto, &data.path().join("probe"), data.path(), 64).await;
+        let Ok(Confinement::Bubblewrap(Sandbox { private_network: Ok(_), .. })) = chosen else { return };
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+        let inner = shared.path().join("inner");
+        assert!(mounts.contains(&*inner.to_string_lossy()), "taken off: {}", inner.display());
     }
 }

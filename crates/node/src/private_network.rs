@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::geteuid;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use tokio::time::{sleep, timeout};
@@ -35,10 +36,17 @@ const MTU: &str = "--mtu=65520";
 /// The resolver that slirp4netns answers for, whatever the host's is.
 const RESOLVER: &str = "nameserver 10.0.2.3\n";
 
+/// What keeps the mounts of slirp4netns from being the host's.
+const OWN_MOUNTS: [&str; 4] = ["--mount", "--propagation", "slave", "--"];
+
 /// Gives instances networks of their own.
 #[derive(Debug)]
 pub(crate) struct PrivateNetwork {
     program: PathBuf,
+    /// Present where the daemon is root. Then slirp4netns takes its whole tree of mounts off in a namespace that is a peer of
+    /// the host's, and what is mounted below a shared mount goes there too: the namespaces of `ip netns`, for one. With less
+    /// privilege the kernel itself sees to it that nothing comes back.
+    unshare: Option<PathBuf>,
 }
 
 /// Holds a sandbox back until its network is there.
@@ -55,7 +63,9 @@ impl PrivateNetwork {
     ///
     /// What is missing.
     pub(crate) fn find() -> Result<Self, String> {
-        find_program("slirp4netns").map(|program| Self { program })
+        let program = find_program("slirp4netns")?;
+        let unshare = if geteuid().is_root() { Some(find_program("unshare")?) } else { None };
+        Ok(Self { program, unshare })
     }
 
     /// Connects the namespace of a sandbox, of which `first` is the first process. What does so lives as long as nobody
@@ -72,7 +82,12 @@ impl PrivateNetwork {
     ) -> io::Result<ProcessId> {
         timeout(DEADLINE, loopback(first.pid)).await?;
         let (ready, told) = pipe_with(PipeFlags::CLOEXEC)?;
-        let mut line: Vec<OsString> = vec![self.program.clone().into_os_string()];
+        let mut line: Vec<OsString> = Vec::new();
+        if let Some(unshare) = &self.unshare {
+            line.push(unshare.into());
+            line.extend(OWN_MOUNTS.map(OsString::from));
+        }
+        line.push(self.program.clone().into());
         line.extend(["--configure", MTU, "--disable-host-loopback", "--enable-sandbox"].map(OsString::from));
         line.extend(
             [format!("--ready-fd={}", told.as_raw_fd()), first.pid.to_string(), "tap0".to_owned()].map(OsString::from),

@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::stream::{BoxStream, StreamExt as _};
 use futures_util::{TryStreamExt as _, future};
-use landfast_core::event::{Page, Query, Segment};
+use landfast_core::event::{Page, Segment};
 use landfast_core::{ErrorCode, InstanceId, Problem};
 use landfast_net::clock;
 use object_store::aws::AmazonS3Builder;
@@ -73,15 +73,14 @@ impl Archive {
         in_time(OBJECT_DEADLINE, self.store.put(&key, text.into())).await.map(drop)
     }
 
-    /// A page of an instance's events, as a JSON array, and the offset of the next one. Of an instance that nobody knows it
-    /// is empty.
+    /// Fills a page with an instance's events: a JSON array, and the offset of the next one. Of an instance that nobody knows
+    /// it is empty.
     ///
     /// # Errors
     ///
     /// The store's, or that it took too long.
-    pub async fn page(&self, id: InstanceId, query: Query) -> Result<(String, u64), Problem> {
-        let chosen = query.choose(self.list(id).await?);
-        let mut page = Page::new(query);
+    pub async fn page(&self, id: InstanceId, mut page: Page) -> Result<(String, u64), Problem> {
+        let chosen = page.choose(self.list(id).await?);
         for segment in chosen {
             if page.is_done() {
                 break;
@@ -197,7 +196,7 @@ mod tests {
     use hyper::server::conn::http1;
     use hyper::service::service_fn;
     use hyper_util::rt::TokioIo;
-    use landfast_core::event::Event;
+    use landfast_core::event::{Event, Query};
 
     use super::*;
 
@@ -227,7 +226,7 @@ mod tests {
         archive.put(other, Segment { start: START, first: 1 }, text(1..3)).await.unwrap();
         let (mut seqs, mut offset) = (Vec::new(), 0);
         loop {
-            let (page, next) = archive.page(id, query(&format!("limit=7&offset={offset}"))).await.unwrap();
+            let (page, next) = archive.page(id, Page::new(query(&format!("limit=7&offset={offset}")))).await.unwrap();
             let items: Vec<serde_json::Value> = serde_json::from_str(&page).unwrap();
             seqs.extend(items.iter().map(|item| item["seq"].as_u64().unwrap()));
             offset = next;
@@ -237,7 +236,7 @@ mod tests {
         }
         assert!(seqs.iter().copied().eq(1..=30), "{seqs:?}");
         assert!(archive.knows(other).await.unwrap() && !archive.knows(InstanceId::new(3, 3)).await.unwrap());
-        assert_eq!(archive.page(InstanceId::new(3, 3), query("")).await.unwrap(), ("[]".to_owned(), 0));
+        assert_eq!(archive.page(InstanceId::new(3, 3), Page::new(query(""))).await.unwrap(), ("[]".to_owned(), 0));
     }
 
     #[tokio::test]
@@ -327,7 +326,7 @@ mod tests {
             *objects.lock().unwrap().keys().next().unwrap(),
             format!("/bucket/some/prefix/events/{id}/{segment}")
         );
-        let (page, next) = archive.page(id, query("")).await.unwrap();
+        let (page, next) = archive.page(id, Page::new(query(""))).await.unwrap();
         assert_eq!((serde_json::from_str::<Vec<serde_json::Value>>(&page).unwrap().len(), next), (2, 0));
         assert_eq!(archive.sweep().await.unwrap(), 1, "it says that it is of 2020");
         assert!(objects.lock().unwrap().is_empty());

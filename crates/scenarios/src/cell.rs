@@ -2,6 +2,7 @@
 //! between client and gateway, and between gateway and node, that fails on command.
 
 use std::net::SocketAddr;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -23,6 +24,9 @@ const ISOLATION: &str = "LANDFAST_TEST_ISOLATION";
 /// The variable that makes every cell speak TLS between its parts, to show that all of it holds then too.
 const TLS: &str = "LANDFAST_TEST_TLS";
 
+/// What hosts of one cell share, if their store is a file: on real ones it is a server.
+const SHARED: [&str; 4] = ["cell.db", "cell.db.bell", "cell.key", "token-key.pem"];
+
 /// Lines of an agent's log that a failed test shows.
 const AGENT_LINES: usize = 20;
 
@@ -41,6 +45,8 @@ pub struct Cell {
     pub operator: Operator,
     bare: bool,
     ground: Ground,
+    /// The data directories of other hosts.
+    elsewhere: Vec<Ground>,
 }
 
 /// Who may ask the control plane.
@@ -141,7 +147,16 @@ impl Plan {
             key: key.trim().to_owned(),
             dir: dir.to_owned(),
         };
-        let mut cell = Cell { api, gateway, nodes: Vec::new(), downstream, operator, bare: self.bare, ground };
+        let mut cell = Cell {
+            api,
+            gateway,
+            nodes: Vec::new(),
+            downstream,
+            operator,
+            bare: self.bare,
+            ground,
+            elsewhere: Vec::new(),
+        };
         cell.add_node("a", self.node).await;
         cell
     }
@@ -192,6 +207,10 @@ impl Cell {
     ///
     /// It does not start.
     pub async fn add_node(&mut self, name: &'static str, settings: Settings) {
+        self.add_node_at(name, self.dir().to_owned(), settings).await;
+    }
+
+    async fn add_node_at(&mut self, name: &'static str, dir: PathBuf, settings: Settings) {
         let network = FaultRelay::start().await.expect("a free port");
         let mut settings = listening(settings);
         settings.insert("name", name.to_owned());
@@ -201,9 +220,26 @@ impl Cell {
         if !self.bare {
             settings.insert("advertise", network.address().to_string());
         }
-        let role = Role::start("node", name, self.ground.path(), settings).await;
+        let role = Role::start("node", name, &dir, settings).await;
         network.lead_to(role.address());
         self.nodes.push(Node { role, name, network });
+    }
+
+    /// Starts another node with instances of its own, as on another host: it has the cell's store and secrets, and the same
+    /// archive of events.
+    ///
+    /// # Panics
+    ///
+    /// It does not start.
+    pub async fn add_host(&mut self, name: &'static str) {
+        let ground = Ground::new();
+        for shared in SHARED {
+            symlink(self.dir().join(shared), ground.path().join(shared)).expect("a fresh directory");
+        }
+        let mut settings = Settings::new();
+        settings.insert("archive", format!("file://{}", self.dir().join("archive").display()));
+        self.add_node_at(name, ground.path().to_owned(), settings).await;
+        self.elsewhere.push(ground);
     }
 
     /// Starts another gateway of the cell, with nothing between its clients and it.

@@ -27,13 +27,22 @@ impl Ground {
     ///
     /// None can be made.
     pub fn new() -> Self {
+        Self::with_namespaces("")
+    }
+
+    /// Makes a fresh data directory, and ends the namespaces whose names begin with `prefix` with it.
+    ///
+    /// # Panics
+    ///
+    /// None can be made.
+    pub fn with_namespaces(prefix: &str) -> Self {
         raise_descriptor_limit();
         let closed = Permissions::from_mode(0o700);
         let dir = tempfile::Builder::new().prefix("lf-").permissions(closed).tempdir().expect("a temporary directory");
         let dir = dir.keep();
         let mut reaper = Command::new(program("landfast-reaper"));
         // In a group of its own, or the interrupt that ends the test would end it too.
-        reaper.arg(&dir).stdin(Stdio::piped()).process_group(0);
+        reaper.arg(&dir).arg(prefix).stdin(Stdio::piped()).process_group(0);
         Self { reaper: reaper.spawn().expect("the reaper was built"), dir }
     }
 

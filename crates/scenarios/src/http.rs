@@ -1,8 +1,10 @@
 //! HTTP as bytes on a socket: enough to ask, to upgrade, and to send what no library would send.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
@@ -93,6 +95,43 @@ pub async fn try_send(address: SocketAddr, bytes: &[u8]) -> Option<Answer> {
     let (answer, body) = parse_head(&heard)?;
     let length = answer.header("content-length").map_or(0, |length| length.parse::<usize>().expect("a number"));
     (body.len() == length).then(|| Answer { body: body.to_vec(), ..answer })
+}
+
+/// Sends bytes as they are and reads the whole answer, for a client that lives with whatever becomes of it.
+///
+/// # Errors
+///
+/// No connection, its end before the answer's, or no whole answer within `patience`.
+///
+/// # Panics
+///
+/// What answers is not HTTP/1.1.
+pub async fn attempt(address: SocketAddr, bytes: &[u8], patience: Duration) -> std::io::Result<Answer> {
+    let exchange = async {
+        let mut socket = TcpStream::connect(address).await?;
+        socket.write_all(bytes).await?;
+        let mut heard = Vec::new();
+        loop {
+            if let Some(answer) = whole(&heard) {
+                return Ok(answer);
+            }
+            if socket.read_buf(&mut heard).await? == 0 {
+                return Err(std::io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+    };
+    timeout(patience, exchange).await.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
+}
+
+/// The answer, once its length is known and all of it is there.
+fn whole(heard: &[u8]) -> Option<Answer> {
+    let (answer, body) = parse_head(heard)?;
+    if answer.header("transfer-encoding") == Some("chunked") {
+        return dechunk(body).map(|body| Answer { body, ..answer });
+    }
+    let length = answer.header("content-length").map_or(0, |length| length.parse::<usize>().expect("a number"));
+    let body = body.get(..length)?.to_vec();
+    Some(Answer { body, ..answer })
 }
 
 pub(crate) async fn connect(address: SocketAddr, receive_buffer: Option<usize>) -> TcpStream {

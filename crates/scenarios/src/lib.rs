@@ -20,6 +20,7 @@ pub mod http;
 pub mod instance;
 pub mod leaks;
 pub mod meaning;
+pub mod namespaces;
 pub mod numbers;
 pub mod opaque;
 pub mod peer;

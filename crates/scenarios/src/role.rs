@@ -11,7 +11,8 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStdout, Command};
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use crate::leaks::Footprint;
@@ -33,7 +34,17 @@ pub struct Role {
     settings: Settings,
     /// How much it logs, if not as much as this process's environment says.
     level: Option<&'static str>,
-    running: Option<(Child, SocketAddr)>,
+    place: Place,
+    running: Option<(Child, watch::Receiver<Option<SocketAddr>>)>,
+}
+
+/// Where a role runs, if not beside whoever starts it.
+#[derive(Clone, Debug, Default)]
+pub struct Place {
+    /// The namespace of the network, as `ip netns` knows it.
+    pub namespace: Option<String>,
+    /// The cell's store, if it is not in the data directory.
+    pub store: Option<String>,
 }
 
 impl Role {
@@ -66,28 +77,67 @@ impl Role {
         role
     }
 
+    /// A role elsewhere, which is not started yet.
+    pub fn elsewhere(place: Place, kind: &'static str, name: &str, data: &Path, settings: Settings) -> Self {
+        let mut role = Self::new(kind, name, data, settings);
+        role.place = place;
+        role
+    }
+
     /// Starts it again with the settings it had.
     ///
     /// # Panics
     ///
     /// It did not become ready in time.
     pub async fn start_again(&mut self) {
+        self.launch();
+        assert!(self.becomes_ready().await, "{} is not ready:\n{}", self.kind, self.log());
+    }
+
+    /// Starts it with the settings it had, and waits for nothing.
+    ///
+    /// # Panics
+    ///
+    /// The program was not built.
+    pub fn launch(&mut self) {
         let mut child = self.command().spawn().expect("the program under test was built");
-        let mut lines = BufReader::new(child.stdout.take().expect("stdout is a pipe")).lines();
-        let ready = format!("ready {} ", self.kind);
-        let found = timeout(PATIENCE, async {
-            while let Some(line) = lines.next_line().await.expect("stdout is text") {
-                if let Some(address) = line.strip_prefix(&ready) {
-                    return Some(address.trim().parse::<SocketAddr>().expect("an address"));
-                }
-            }
-            None
-        });
-        let address =
-            found.await.ok().flatten().unwrap_or_else(|| panic!("{} is not ready:\n{}", self.kind, self.log()));
-        // What it says afterwards is read to the end, or it would stop at a full pipe.
-        tokio::spawn(async move { while matches!(lines.next_line().await, Ok(Some(_))) {} });
+        let (said, address) = watch::channel(None);
+        let stdout = child.stdout.take().expect("stdout is a pipe");
+        tokio::spawn(read_address(stdout, format!("ready {} ", self.kind), said));
         self.running = Some((child, address));
+    }
+
+    /// Waits until it says that it is ready; `false` if it ends or says nothing.
+    ///
+    /// # Panics
+    ///
+    /// It was not started.
+    pub async fn becomes_ready(&mut self) -> bool {
+        let (_, address) = self.running.as_mut().expect("the role runs");
+        matches!(timeout(PATIENCE, address.wait_for(Option::is_some)).await, Ok(Ok(_)))
+    }
+
+    /// Whether it says that it is ready, as long as it runs.
+    pub fn is_ready(&self) -> bool {
+        self.running.as_ref().is_some_and(|(_, address)| address.borrow().is_some())
+    }
+
+    /// How it ended, if it was started and has ended by itself.
+    pub fn has_ended(&mut self) -> Option<ExitStatus> {
+        let (child, _) = self.running.as_mut()?;
+        let status = child.try_wait().expect("it is our child")?;
+        self.running = None;
+        Some(status)
+    }
+
+    /// Whether it was started and has not been ended.
+    pub const fn runs(&self) -> bool {
+        self.running.is_some()
+    }
+
+    /// Where its log is.
+    pub fn log_file(&self) -> &Path {
+        &self.log
     }
 
     /// Changes a setting for the next start.
@@ -101,7 +151,8 @@ impl Role {
     ///
     /// It does not run.
     pub fn address(&self) -> SocketAddr {
-        self.running.as_ref().expect("the role runs").1
+        let (_, address) = self.running.as_ref().expect("the role runs");
+        address.borrow().expect("the role is ready")
     }
 
     /// Its process id.
@@ -195,12 +246,15 @@ impl Role {
 
     fn new(kind: &'static str, name: &str, data: &Path, settings: Settings) -> Self {
         let log = data.join(format!("{kind}-{name}.log"));
-        Self { kind, data: data.to_owned(), log, settings, level: None, running: None }
+        Self { kind, data: data.to_owned(), log, settings, level: None, place: Place::default(), running: None }
     }
 
     fn command(&self) -> Command {
         let log = File::options().create(true).append(true).open(&self.log).expect("the data directory takes files");
-        let mut command = Command::new(program("landfast-under-test"));
+        let mut command = self.place.command(&program("landfast-under-test"));
+        if let Some(store) = &self.place.store {
+            command.args(["--store", store]);
+        }
         command.arg(self.kind).arg("--data").arg(&self.data).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
         for (name, _) in std::env::vars_os().filter(|(name, _)| is_setting(name)) {
             command.env_remove(name);
@@ -216,10 +270,30 @@ impl Role {
     }
 }
 
+impl Place {
+    /// A command there.
+    pub fn command(&self, program: &Path) -> Command {
+        let Some(namespace) = &self.namespace else { return Command::new(program) };
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", namespace]).arg(program);
+        command
+    }
+}
+
 impl Drop for Role {
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("--- the end of {}\n{}", self.log.display(), self.log());
+        }
+    }
+}
+
+/// Reads where a role listens, and then to the end, or it would stop at a full pipe.
+async fn read_address(stdout: ChildStdout, ready: String, said: watch::Sender<Option<SocketAddr>>) {
+    let mut lines = BufReader::new(stdout).lines();
+    while let Ok(Some(line)) = lines.next_line().await {
+        if let Some(address) = line.strip_prefix(&ready) {
+            said.send_replace(Some(address.trim().parse().expect("an address")));
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What happens in an instance is told, kept, and read again after the instance's end.
 
 use landfast_client::{Client, Events, Said, Since};
-use landfast_core::InstanceId;
+use landfast_core::{ErrorCode, InstanceId};
 use landfast_scenarios::cell::{Cell, eventually};
 use landfast_scenarios::instance::Instance;
 use serde_json::{Value, json};
@@ -80,6 +80,56 @@ async fn after_its_end_the_archive_returns_exactly_what_was_stored() {
 }
 
 #[tokio::test]
+async fn a_read_at_any_moment_of_a_deletion_is_answered() {
+    let cell = Cell::start().await;
+    for _ in 0..3 {
+        let instance = cell.create().await;
+        let said = say(&instance, 1).await;
+        let reading = async {
+            // Until its record says so, and then once more.
+            loop {
+                let is_over = instance.record().await["phase"] == "deleted";
+                assert_eq!(stored(&cell, &instance, "type=mine").await, std::slice::from_ref(&said));
+                if is_over {
+                    return;
+                }
+            }
+        };
+        tokio::join!(instance.is_deleted(), reading);
+    }
+}
+
+#[tokio::test]
+async fn an_instance_that_began_anew_on_another_host_has_its_events_of_both() {
+    let mut cell = Cell::start().await;
+    let instance = cell.create_with(&json!({"spec": {"restart": "always"}})).await;
+    let first = say(&instance, 1).await;
+    let archive = cell.dir().join("archive/events").join(&instance.id);
+    eventually("it is archived", async || {
+        let files = std::fs::read_dir(&archive).ok()?;
+        let text: String = files.filter_map(|file| std::fs::read_to_string(file.ok()?.path()).ok()).collect();
+        text.contains("\"mine\"").then_some(())
+    })
+    .await;
+    cell.add_host("b").await;
+    cell.node("a").role.kill().await;
+    instance.kill_agent();
+    eventually("it runs on the other host", async || {
+        let record = instance.record().await;
+        (record["phase"] == "running" && record["generation"].as_u64() > Some(1)).then_some(())
+    })
+    .await;
+    assert_eq!(cell.node_of(&instance).await.name, "b");
+    let second = say(&instance, 2).await;
+    for limit in [1, 3, 100] {
+        let oldest_first = stored(&cell, &instance, &format!("type=mine&limit={limit}")).await;
+        assert_eq!(oldest_first, [first.clone(), second.clone()], "{limit}");
+        let newest_first = stored(&cell, &instance, &format!("type=mine&order=desc&limit={limit}")).await;
+        assert_eq!(newest_first, [second.clone(), first.clone()], "{limit}");
+    }
+}
+
+#[tokio::test]
 async fn what_is_sealed_is_in_the_archive_within_seconds_while_the_instance_lives() {
     let cell = Cell::start().await;
     let instance = cell.create().await;
@@ -153,6 +203,16 @@ async fn to_read_what_happened_wakes_nobody() {
     instance.demand("sleep?wait=30", &json!({})).await;
     instance.comes_to("sleeping").await;
     assert_eq!(stored(&cell, &instance, "type=mine").await, [said]);
+    for path in ["telemetry/stream?replay=all", "services/web/output?follow=true"] {
+        let refused = instance.ask("GET", &format!("/{path}"), None).await;
+        assert_eq!(refused.refusal(), (409, "instance.sleeping".to_owned()), "{path}");
+        let path = path.replace("?follow=true", "");
+        let target = format!("/v1/instances/{}/{path}", instance.id);
+        let refused = cell.operator.ask("GET", &target, None).await;
+        assert_eq!(refused.refusal(), (409, "instance.sleeping".to_owned()), "{path}");
+    }
+    let services = client(&cell).services(id(&instance)).await.unwrap_err();
+    assert_eq!(services.code(), Some(ErrorCode::InstanceSleeping));
     assert_eq!(instance.record().await["phase"], "sleeping");
 }
 

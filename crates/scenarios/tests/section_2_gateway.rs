@@ -243,3 +243,21 @@ async fn an_end_in_the_middle_of_a_frame_puts_nothing_inside_it() {
         how => assert!(matches!(how, Event::Ended(Some(_))), "{how:?}"),
     }
 }
+
+#[tokio::test]
+async fn an_answer_says_once_which_request_it_is_of_whoever_wrote_it() {
+    let cell = Cell::start().await;
+    let instance = cell.create().await;
+    let answers = [
+        cell.operator.ask("GET", "/v1/nodes", None).await,
+        cell.operator.ask("GET", "/v1/nothing", None).await,
+        instance.ask("GET", "/processes", None).await,
+        instance.ask("GET", "/processes/prc_1", None).await,
+    ];
+    for answer in answers {
+        for (name, most) in [("landfast-request-id", 1), ("landfast-attempts", 1), ("landfast-generation", 1)] {
+            let count = answer.headers.iter().filter(|(header, _)| header == name).count();
+            assert!(count <= most && (name != "landfast-request-id" || count == 1), "{name}: {answer:?}");
+        }
+    }
+}

@@ -22,6 +22,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use segments::Stored;
 use segments::{Segments, Tail};
 pub(crate) use told::{CdpDisconnect, Crash, CrashPhase};
 
@@ -97,15 +98,15 @@ impl Events {
         Ok(writer::run(self.clone(), segments, end))
     }
 
-    /// A page of what was said, as a JSON array, and the offset of the next one.
+    /// A page of what was said. With `is_part` somebody else may have what is older.
     ///
     /// # Errors
     ///
     /// The file system's.
-    pub(crate) async fn page(&self, query: Query) -> io::Result<(String, u64)> {
+    pub(crate) async fn page(&self, query: Query, is_part: bool) -> io::Result<Stored> {
         let _permit = self.pages.acquire().await.map_err(io::Error::other)?;
         let (dir, tail) = (self.dir.clone(), self.tail());
-        spawn_blocking(move || segments::page(&dir, query, &tail)).await.map_err(io::Error::other)?
+        spawn_blocking(move || segments::page(&dir, query, &tail, is_part)).await.map_err(io::Error::other)?
     }
 
     /// What is not on disk yet. Taken before the disk is read, so that everything is in one of both.

@@ -11,7 +11,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
-use landfast_core::event::{Page, Query, Segment};
+use landfast_core::event::{EventId, Page, Query, Segment};
 
 /// When a segment is sealed: an upload of this size takes no time, and its price is not noticed.
 const SEGMENT: u64 = 1 << 20;
@@ -138,12 +138,13 @@ impl Open {
     }
 }
 
-/// Puts a page together: of the segments, and then of what is only in memory.
+/// Puts a page together: of the segments, and then of what is only in memory. With `is_part` somebody else may have what is
+/// older.
 ///
 /// # Errors
 ///
 /// The file system's.
-pub(super) fn page(dir: &Path, query: Query, tail: &Tail) -> io::Result<(String, u64)> {
+pub(super) fn page(dir: &Path, query: Query, tail: &Tail, is_part: bool) -> io::Result<Stored> {
     let mut listed = Vec::new();
     for (segment, is_open) in list(dir)? {
         let path = if is_open { open_path(dir, segment) } else { dir.join(segment.to_string()) };
@@ -151,9 +152,11 @@ pub(super) fn page(dir: &Path, query: Query, tail: &Tail) -> io::Result<(String,
         let written = written.and_then(|at| at.duration_since(UNIX_EPOCH).ok()).map(|at| at.as_micros() as u64);
         listed.push((segment, written));
     }
+    let oldest = listed.iter().map(|(segment, _)| EventId { start: segment.start, seq: segment.first }).min();
+    let tail_begins = EventId { start: tail.start, seq: tail.from };
     let chosen = query.choose(listed);
     let newest_first = query.is_newest_first();
-    let mut page = Page::new(query);
+    let mut page = if is_part { Page::part(query) } else { Page::new(query) };
     if newest_first {
         page.feed(tail.start, &tail.lines);
     }
@@ -168,7 +171,19 @@ pub(super) fn page(dir: &Path, query: Query, tail: &Tail) -> io::Result<(String,
     if !newest_first {
         page.feed(tail.start, &tail.lines);
     }
-    Ok(page.finish())
+    let (json, next) = page.finish();
+    Ok(Stored { json, next, oldest: oldest.unwrap_or(tail_begins) })
+}
+
+/// A page of what is stored here.
+#[derive(Debug)]
+pub(crate) struct Stored {
+    /// The JSON array.
+    pub(crate) json: String,
+    /// The offset of the next page; 0 if there is none.
+    pub(crate) next: u64,
+    /// Where what is stored here begins.
+    pub(crate) oldest: EventId,
 }
 
 /// What was said and is not on disk yet.
@@ -258,6 +273,8 @@ fn open_path(dir: &Path, segment: Segment) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
+    use landfast_core::event::Event;
+
     use super::*;
 
     const START: u64 = 1_790_000_000_000;
@@ -316,6 +333,28 @@ mod tests {
         fs::remove_file(dir.path().join(name(8))).unwrap();
         segments.append(1, b"123456789\n").unwrap();
         assert_eq!(names(dir.path()).len(), 2, "that somebody else took one is no error");
+    }
+
+    #[test]
+    fn who_reads_what_made_room_is_told_the_exact_gap_unless_somebody_else_has_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let line = |seq: u64| format!("{{\"seq\":{seq},\"event\":{}}}\n", Event::new("x", seq).to_bounded_json());
+        let len = line(1).len() as u64;
+        let mut segments = Segments::with_bounds(dir.path(), START, (len, 4 * len)).unwrap();
+        for seq in 1..=9 {
+            segments.append(seq, line(seq).as_bytes()).unwrap();
+        }
+        let tail = Tail { start: START, from: 10, lines: String::new() };
+        let read = |is_part: bool| {
+            let query = Query::read([("limit".into(), "100".into())], 0).unwrap();
+            let Stored { json, oldest, .. } = page(dir.path(), query, &tail, is_part).unwrap();
+            (serde_json::from_str::<Vec<serde_json::Value>>(&json).unwrap(), oldest.seq)
+        };
+        let (whole, oldest) = read(false);
+        let gap = serde_json::json!({"type": "gap", "from": format!("{START}.1"), "to": format!("{START}.6")});
+        assert_eq!((&whole[0], whole[1]["seq"].as_u64(), whole.len(), oldest), (&gap, Some(6), 5, 6));
+        let (part, _) = read(true);
+        assert_eq!(part[..], whole[1..]);
     }
 
     #[test]

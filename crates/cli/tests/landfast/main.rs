@@ -6,7 +6,7 @@ mod encrypted;
 mod files;
 mod terminal;
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Command, Stdio};
 
 use nix::sys::signal::Signal;
@@ -128,9 +128,9 @@ fn a_role_says_one_line_when_it_is_ready_and_stops_on_a_signal() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data").display().to_string();
     let mut child = cell::landfast(&["api", "--data", &data]).spawn().unwrap();
-    let mut out = std::io::BufReader::new(child.stdout.take().unwrap());
+    let mut out = BufReader::new(child.stdout.take().unwrap());
     let mut line = String::new();
-    std::io::BufRead::read_line(&mut out, &mut line).unwrap();
+    out.read_line(&mut line).unwrap();
     let address = line.strip_prefix("ready api ").unwrap().trim();
     assert!(address.parse::<std::net::SocketAddr>().is_ok(), "{line}");
     cell::signal(&child, Signal::SIGTERM);
@@ -138,6 +138,20 @@ fn a_role_says_one_line_when_it_is_ready_and_stops_on_a_signal() {
     let mut rest = String::new();
     out.read_to_string(&mut rest).unwrap();
     assert_eq!(rest, "");
+}
+
+#[test]
+fn a_log_that_takes_nothing_stops_nothing() {
+    let cell = Cell::start();
+    // A disk that is full, as far as the log knows.
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let mut command = cell.command(&["gateway", "--listen", "127.0.0.1:0"]);
+    let mut gateway = command.env("LANDFAST_LOG", "info").stderr(full).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(gateway.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert!(line.starts_with("ready gateway "), "{line}");
+    cell::signal(&gateway, Signal::SIGTERM);
+    assert_eq!(finish(&mut gateway), 0);
 }
 
 #[test]

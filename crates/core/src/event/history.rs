@@ -3,6 +3,10 @@
 //! Events are stored as lines of JSON in segments: files that are written once and then only read. Whoever has some, an
 //! agent its newest, an archive the others, gives a page of them the same way: it lists their names, and feeds those that
 //! the page asks for, one after another, until the page has enough.
+//!
+//! An agent numbers its events without holes, so where a number is missing between two segments, or before the first, the
+//! segment with it is gone: removed to make room before anybody had copied it, or too old. A page says so by a gap, whoever
+//! puts it together.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -12,7 +16,7 @@ use serde::Deserialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::{Category, EventId, Filter};
+use super::{Category, EventId, Filter, Gap};
 
 /// How many events a page has if nobody says, and at most.
 const LIMIT: (usize, usize) = (100, 1_000);
@@ -58,6 +62,21 @@ pub struct Page {
     scanned: usize,
     /// Whether there is more than what is on it.
     has_more: bool,
+    /// How far it was fed.
+    edge: Option<Edge>,
+    /// Whether nothing is known of what lies before the oldest that it is fed.
+    is_part: bool,
+    /// What follows all that it is fed, if the newest come last.
+    end: Option<EventId>,
+}
+
+/// The last number that was fed, in either direction.
+#[derive(Clone, Copy, Debug)]
+struct Edge {
+    era: u64,
+    /// Absent if it is known by its position only.
+    start: Option<u64>,
+    seq: u64,
 }
 
 /// What a page needs to know of a line.
@@ -66,9 +85,24 @@ struct Line<'a> {
     seq: Option<u64>,
     #[serde(borrow)]
     event: Option<Head<'a>>,
-    /// Of a gap: the event that follows.
+    /// Of a gap: the first that is missing,
+    #[serde(borrow)]
+    from: Option<Cow<'a, str>>,
+    /// and the event that follows.
     #[serde(borrow)]
     to: Option<Cow<'a, str>>,
+}
+
+impl Line<'_> {
+    /// The first and the last number that it tells of.
+    fn range(&self, start: u64) -> Option<(u64, u64)> {
+        if let Some(seq) = self.seq {
+            return Some((seq, seq));
+        }
+        let id = |text: &Option<Cow<'_, str>>| text.as_ref()?.parse::<EventId>().ok();
+        let last = id(&self.to)?.seq.saturating_sub(1);
+        Some((id(&self.from).filter(|from| from.start == start).map_or(last, |from| from.seq), last))
+    }
 }
 
 #[derive(Deserialize)]
@@ -148,7 +182,8 @@ impl Query {
             let is_recent = self.since.is_none_or(|since| written.is_none_or(|at| at + FUTURE_MAX >= since));
             let is_on_the_way = match (self.offset, self.newest_first) {
                 (None, _) => true,
-                (Some(offset), true) => segment.position() < offset,
+                // The one that begins there has nothing to say but where it begins.
+                (Some(offset), true) => segment.position() <= offset,
                 (Some(offset), false) => next.is_none_or(|next| next.position() > offset + 1),
             };
             is_recent && is_on_the_way
@@ -163,6 +198,23 @@ impl Query {
     /// Whether the newest come first.
     pub const fn is_newest_first(&self) -> bool {
         self.newest_first
+    }
+
+    /// Whether it may be about something older than this.
+    pub const fn reaches_below(&self, id: EventId) -> bool {
+        match (self.offset, self.newest_first) {
+            // What it wants begins behind its offset.
+            (Some(offset), false) => offset + 1 < id.position(),
+            (None, false) | (_, true) => true,
+        }
+    }
+
+    /// Whether it is about nothing that is not older than this.
+    pub const fn is_below(&self, id: EventId) -> bool {
+        match (self.offset, self.newest_first) {
+            (Some(offset), true) => offset <= id.position(),
+            (None, true) | (_, false) => false,
+        }
     }
 
     fn is_before(&self, position: u64) -> bool {
@@ -181,9 +233,38 @@ impl Query {
 }
 
 impl Page {
-    /// An empty page.
-    pub const fn new(query: Query) -> Self {
-        Self { query, lines: Vec::new(), at: 0, scanned: 0, has_more: false }
+    /// An empty page of all that there is.
+    pub fn new(query: Query) -> Self {
+        // How long ago something was changes from page to page, so that what lies at an offset may not be looked at any more.
+        let edge = query.offset.filter(|_| query.since.is_none()).map(|offset| {
+            let (era, seq) = EventId::parts(offset);
+            Edge { era, start: None, seq }
+        });
+        let is_part = query.since.is_some();
+        Self { query, lines: Vec::new(), at: 0, scanned: 0, has_more: false, edge, is_part, end: None }
+    }
+
+    /// An empty page of what somebody has from a certain point on; what lies before it, somebody else may have.
+    pub fn part(query: Query) -> Self {
+        Self { is_part: true, ..Self::new(query) }
+    }
+
+    /// An empty page of what is older than `end`, which somebody else has, and what follows it.
+    pub fn below(query: Query, end: EventId) -> Self {
+        let mut page = Self { end: Some(end), ..Self::new(query) };
+        if page.query.newest_first && page.query.offset.is_none_or(|offset| offset >= end.position()) {
+            page.query.offset = Some(end.position());
+            page.edge = Some(Edge { era: EventId::era(end.start), start: Some(end.start), seq: end.seq });
+        }
+        page
+    }
+
+    /// Which of these segments it is to be fed, as [`Query::choose`]; of what somebody else has, none.
+    pub fn choose(&self, mut segments: Vec<(Segment, Option<u64>)>) -> Vec<Segment> {
+        if let Some(end) = self.end {
+            segments.retain(|(segment, _)| segment.position() < end.position());
+        }
+        self.query.choose(segments)
     }
 
     /// Whether nothing that could follow would change it.
@@ -206,15 +287,65 @@ impl Page {
             return;
         }
         let Ok(line) = serde_json::from_str::<Line<'_>>(text) else { return };
-        let Some(seq) = line.seq.or_else(|| line.to?.parse::<EventId>().ok().map(|to| to.seq.saturating_sub(1))) else {
-            return;
+        let Some((first, last)) = line.range(start) else { return };
+        if let Some(gap) = self.hole(start, first, last) {
+            self.feed_range(gap.from.start, (gap.from.seq, gap.to.seq - 1), None, &gap.json());
+        }
+        self.edge = Some(Edge {
+            era: EventId::era(start),
+            start: Some(start),
+            seq: if self.query.newest_first { first } else { last },
+        });
+        self.feed_range(start, (first, last), line.event.as_ref(), text);
+    }
+
+    /// What is missing between what was fed and this.
+    fn hole(&self, start: u64, first: u64, last: u64) -> Option<Gap> {
+        let era = EventId::era(start);
+        let gap = |start, from, to| Gap { from: EventId { start, seq: from }, to: EventId { start, seq: to } };
+        let edge = match self.edge {
+            Some(edge) => edge,
+            // Nothing lies before the first of an agent.
+            None if !self.query.newest_first && !self.is_part => Edge { era, start: None, seq: 0 },
+            None => return None,
         };
-        let position = EventId { start, seq }.position();
+        if !self.query.newest_first {
+            let expected = if edge.era == era { edge.seq + 1 } else { 1 };
+            return (expected < first).then(|| gap(start, expected, first));
+        }
+        if edge.era == era {
+            return (last + 1 < edge.seq).then(|| gap(start, last + 1, edge.seq));
+        }
+        edge.start.filter(|_| edge.seq > 1).map(|later| gap(later, 1, edge.seq))
+    }
+
+    /// What is missing behind all that was fed.
+    fn last_hole(&self) -> Option<Gap> {
+        let gap = |start, from, to| Gap { from: EventId { start, seq: from }, to: EventId { start, seq: to } };
+        if self.query.newest_first {
+            let Edge { start: Some(start), seq, .. } = self.edge.filter(|_| !self.is_part)? else { return None };
+            return (seq > 1).then(|| gap(start, 1, seq));
+        }
+        let end = self.end?;
+        let known = self.edge.filter(|edge| edge.era == EventId::era(end.start));
+        let expected = match known {
+            Some(edge) => edge.seq + 1,
+            None if self.is_part => return None,
+            None => 1,
+        };
+        (expected < end.seq).then(|| gap(end.start, expected, end.seq))
+    }
+
+    fn feed_range(&mut self, start: u64, (first, last): (u64, u64), event: Option<&Head<'_>>, text: &str) {
+        if self.has_more {
+            return;
+        }
+        let position = EventId { start, seq: last }.position();
         if self.query.is_before(position) {
             return;
         }
         // A gap may hide anything, so it is always told.
-        let is_wanted = line.event.is_none_or(|event| self.query.wants(&event));
+        let is_wanted = event.is_none_or(|event| self.query.wants(event));
         let is_full = self.lines.len() >= self.query.limit;
         if is_wanted && is_full || self.scanned >= SCAN_MAX {
             self.has_more = true;
@@ -225,12 +356,16 @@ impl Page {
             self.lines.push(text.to_owned());
         }
         if !is_full {
-            self.at = position;
+            let seq = if self.query.newest_first { first } else { last };
+            self.at = EventId { start, seq }.position();
         }
     }
 
     /// The JSON array, and the offset at which the next page begins; 0 if there is none.
-    pub fn finish(self) -> (String, u64) {
+    pub fn finish(mut self) -> (String, u64) {
+        if let Some(gap) = self.last_hole().filter(|_| !self.has_more) {
+            self.feed_range(gap.from.start, (gap.from.seq, gap.to.seq - 1), None, &gap.json());
+        }
         (format!("[{}]", self.lines.join(",")), if self.has_more { self.at } else { 0 })
     }
 }
@@ -363,6 +498,116 @@ mod tests {
         let segments = [(Segment { start: START, first: 1 }, text)];
         assert_eq!(page(&segments, "type=x"), (vec![0], 0));
         assert_eq!(page(&segments, &format!("offset={}", id(7).position())), (vec![], 0));
+    }
+
+    /// Everything that pages of this size say, oldest first: numbers, and gaps as the first that is missing and what follows.
+    fn all(segments: &[(Segment, String)], order: &str, limit: usize) -> Vec<(u64, u64)> {
+        let (mut seen, mut offset) = (Vec::new(), 0);
+        loop {
+            let query = query(&format!("limit={limit}&order={order}&offset={offset}"));
+            let chosen = query.choose(segments.iter().map(|(segment, _)| (*segment, None)).collect());
+            let mut page = Page::new(query);
+            for segment in chosen {
+                page.feed(segment.start, &segments.iter().find(|(name, _)| *name == segment).unwrap().1);
+            }
+            let (json, next) = page.finish();
+            let items: Vec<serde_json::Value> = serde_json::from_str(&json).unwrap();
+            assert!(items.len() <= limit);
+            seen.extend(items.iter().map(|item| {
+                let end = |name: &str| item[name].as_str().map(|id| id.parse::<EventId>().unwrap().seq);
+                item["seq"].as_u64().map_or_else(|| (end("from").unwrap(), end("to").unwrap()), |seq| (seq, seq))
+            }));
+            offset = next;
+            if next == 0 {
+                break;
+            }
+        }
+        if order == "desc" {
+            seen.reverse();
+        }
+        seen
+    }
+
+    #[test]
+    fn a_segment_that_is_gone_is_told_as_the_exact_gap_on_pages_of_any_size() {
+        let numbers = |range: std::ops::RangeInclusive<u64>| range.map(|seq| (seq, seq));
+        for (gone, gaps) in [
+            (&[1][..], [Some((11, 21)), None, None]),
+            (&[0, 1], [Some((1, 21)), None, None]),
+            (&[0], [Some((1, 11)), None, None]),
+            (&[0, 3], [Some((1, 11)), Some((1, 11)), None]),
+            (&[3, 4], [None, Some((1, 21)), None]),
+        ] {
+            let mut segments = segments();
+            let mut at = 0;
+            segments.retain(|_| {
+                at += 1;
+                !gone.contains(&(at - 1))
+            });
+            let mut expected: Vec<(u64, u64)> = Vec::new();
+            for half in [0..3, 3..6] {
+                let mut missing: Option<(u64, u64)> = None;
+                for index in half.clone() {
+                    let first = (index as u64 - half.start as u64) * 10 + 1;
+                    if gone.contains(&index) {
+                        missing = Some((missing.map_or(first, |(from, _)| from), first + 10));
+                    } else {
+                        expected.extend(missing.take());
+                        expected.extend(numbers(first..=first + 9));
+                    }
+                }
+            }
+            for gap in gaps.into_iter().flatten() {
+                assert!(expected.contains(&gap), "{gone:?}");
+            }
+            for limit in [1, 2, 7, 10, 11, 100] {
+                for order in ["asc", "desc"] {
+                    assert_eq!(all(&segments, order, limit), expected, "{gone:?} {order} {limit}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn who_has_only_a_part_says_nothing_of_what_lies_before_it() {
+        let segments = segments();
+        for order in ["asc", "desc"] {
+            let mut page = Page::part(query(&format!("limit=100&order={order}")));
+            page.feed(START, &segments[1].1);
+            let items: Vec<serde_json::Value> = serde_json::from_str(&page.finish().0).unwrap();
+            assert!(items.len() == 10 && items.iter().all(|item| item["seq"].is_u64()), "{order}");
+        }
+        // Nor is anything known of what nobody looks at because it is too old.
+        let mut page = Page::new(query("since=15&limit=100"));
+        page.feed(START, &segments[1].1);
+        assert!(!page.finish().0.contains("gap"));
+    }
+
+    #[test]
+    fn between_what_two_have_a_hole_is_told_once() {
+        let segments = segments();
+        let end = EventId { start: START, seq: 21 };
+        for (fed, order, gap) in [
+            (&segments[0..2], "asc", None),
+            (&segments[0..1], "asc", Some((11, 21))),
+            (&segments[0..0], "asc", Some((1, 21))),
+            (&segments[0..2], "desc", None),
+            (&segments[0..1], "desc", Some((11, 21))),
+            (&segments[0..0], "desc", Some((1, 21))),
+        ] {
+            let mut page = Page::below(query(&format!("limit=100&order={order}")), end);
+            let mut fed: Vec<_> = fed.iter().collect();
+            if order == "desc" {
+                fed.reverse();
+            }
+            fed.into_iter().for_each(|(segment, text)| page.feed(segment.start, text));
+            let items: Vec<serde_json::Value> = serde_json::from_str(&page.finish().0).unwrap();
+            let told = items.iter().filter(|item| item["type"] == "gap").map(|item| {
+                let seq = |name: &str| item[name].as_str().unwrap().parse::<EventId>().unwrap().seq;
+                (seq("from"), seq("to"))
+            });
+            assert_eq!(told.collect::<Vec<_>>(), gap.into_iter().collect::<Vec<_>>(), "{order}");
+        }
     }
 
     #[test]

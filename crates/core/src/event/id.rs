@@ -47,9 +47,19 @@ impl EventId {
         now_millis.max(Self::EPOCH).max(last.map_or(0, |last| last + Self::START_STEP))
     }
 
+    /// What positions know of a start: enough to tell two apart.
+    pub(super) const fn era(start: u64) -> u64 {
+        start.saturating_sub(Self::EPOCH) >> Self::STEP_BITS
+    }
+
+    /// The era and the number in a position.
+    pub(super) const fn parts(position: u64) -> (u64, u64) {
+        (position >> Self::SEQ_BITS, position & ((1 << Self::SEQ_BITS) - 1))
+    }
+
     /// The id as one positive number that sorts the same way, for cursors that must be one.
     pub const fn position(self) -> u64 {
-        let start = self.start.saturating_sub(Self::EPOCH) >> Self::STEP_BITS;
+        let start = Self::era(self.start);
         let most = (1 << Self::SEQ_BITS) - 1;
         start << Self::SEQ_BITS | if self.seq < most { self.seq } else { most }
     }

@@ -470,3 +470,14 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn who_reads_what_is_said_wakes_nobody() {
+    for path in ["/telemetry/stream?replay=all", "/services/web/output?follow=true", "/processes/prc_1/output"] {
+        assert!(!wakes(path), "{path}");
+    }
+    for path in ["/services/web/restart", "/processes", "/telemetry", "/output", "/cdp", "/files/content?path=/output"]
+    {
+        assert!(wakes(path), "{path}");
+    }
+}

@@ -287,7 +287,9 @@ impl World {
                 assert!(start == self.spawned && self.living);
                 self.probing = true;
             }
-            Effect::Look(start) | Effect::Ask(start, _) | Effect::Kill(start) => assert!(start == self.spawned && self.living),
+            Effect::Look(start) | Effect::Ask(start, _) | Effect::Kill(start) => {
+                assert!(start == self.spawned && self.living);
+            }
         }
     }
 }

@@ -147,7 +147,7 @@ async fn list_of_pages(api: &Api, id: InstanceId, mut request: Request) -> Resul
 async fn carry(api: &Api, id: InstanceId, request: Request) -> Result<Response, Refusal> {
     let (parts, body) = request.into_parts();
     let target = agent_target(&parts, id)?;
-    let socket = reach(api, id).await?;
+    let socket = reach(api, id, true).await?;
     let broken = |error| Refusal(lost(&CallError::Connection(error)));
     let (mut sender, connection) = http1::handshake(TokioIo::new(socket)).await.map_err(broken)?;
     let stop = api.stop.clone();

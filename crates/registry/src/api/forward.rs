@@ -20,7 +20,7 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use landfast_core::lifecycle::{end_code, is_dozing, will_restart};
+use landfast_core::lifecycle::{end_code, is_dozing, wakes, will_restart};
 use landfast_core::record::{Desired, Instance, MoveStep, Phase};
 use landfast_core::{ErrorCode, InstanceId, Problem};
 use landfast_net::http::{CallError, call};
@@ -54,7 +54,7 @@ const HEAD_DEADLINE: Duration = Duration::from_secs(10);
 pub(super) const ANSWER_DEADLINE: Duration = Duration::from_secs(300);
 
 /// What the agent gets to know of a call's head.
-const PASSED: [HeaderName; 9] = [
+const PASSED: [HeaderName; 10] = [
     CONTENT_TYPE,
     ACCEPT,
     RANGE,
@@ -62,6 +62,7 @@ const PASSED: [HeaderName; 9] = [
     IF_MATCH,
     IF_NONE_MATCH,
     HeaderName::from_static("last-event-id"),
+    HeaderName::from_static(landfast_core::event::OLDER),
     HeaderName::from_static("landfast-public-url"),
     HeaderName::from_static("landfast-public-query"),
 ];
@@ -153,21 +154,20 @@ pub(super) async fn browser_verb(
     forward(&api, id, request).await
 }
 
-/// Forwards a whole call, wherever the instance is, and wakes it if it sleeps.
+/// Forwards a whole call, wherever the instance is, and wakes it if it sleeps, unless it only reads what was said there.
 pub(super) async fn forward(api: &Api, id: InstanceId, request: Request) -> Result<Response, Refusal> {
     let (parts, body) = request.into_parts();
     let target = agent_target(&parts, id)?;
     check_is_whole(&parts, id)?;
     let body = read_body(body, BODY_MAX).await?;
-    exchange(reach(api, id).await?, &parts, &target, body).await
+    exchange(reach(api, id, wakes(&target)).await?, &parts, &target, body).await
 }
 
 /// Forwards a call without a body to this place, and wakes nobody.
-pub(super) async fn forward_to(api: &Api, id: InstanceId, request: Request, route: Route) -> Result<Response, Refusal> {
-    let (parts, _) = request.into_parts();
-    let target = agent_target(&parts, id)?;
-    let socket = dial(&route, Target::Agent, &api.credential, DIAL_DEADLINE).await.map_err(|error| error.code())?;
-    exchange(socket, &parts, &target, Bytes::new()).await
+pub(super) async fn forward_to(api: &Api, id: InstanceId, parts: &Parts, route: &Route) -> Result<Response, Refusal> {
+    let target = agent_target(parts, id)?;
+    let socket = dial(route, Target::Agent, &api.credential, DIAL_DEADLINE).await.map_err(|error| error.code())?;
+    exchange(socket, parts, &target, Bytes::new()).await
 }
 
 /// Forwards a call whose answer ends when either side leaves, or this server stops.
@@ -185,7 +185,8 @@ pub(super) async fn open(
     request: http::Request<Full<Bytes>>,
     patience: Duration,
 ) -> Result<Response, Refusal> {
-    let socket = reach(api, id).await?;
+    let target = request.uri().path_and_query().map_or("", PathAndQuery::as_str);
+    let socket = reach(api, id, wakes(target)).await?;
     let broken = |error| Refusal(lost(&CallError::Connection(error)));
     let (mut sender, connection) = http1::handshake(TokioIo::new(socket)).await.map_err(broken)?;
     let stop = api.stop.clone();
@@ -208,7 +209,7 @@ pub(super) async fn ask(
 ) -> Result<http::Response<Bytes>, Refusal> {
     let request = http::Request::builder().method(method).uri(target).header(HOST, "agent").body(Full::new(body));
     let request = request.map_err(|_| ErrorCode::Internal)?;
-    let socket = reach(api, id).await?;
+    let socket = reach(api, id, true).await?;
     call(socket, request, ANSWER_DEADLINE).await.map_err(|error| Refusal(lost(&error)))
 }
 
@@ -258,13 +259,13 @@ pub(super) fn agent_request<B>(parts: &Parts, target: &str, body: B) -> http::Re
     request
 }
 
-/// Connects to the agent wherever the instance is by then, and wakes it if it sleeps. Whoever refuses has started nothing,
-/// so this may try again.
-pub(super) async fn reach(api: &Api, id: InstanceId) -> Result<Socket, Refusal> {
+/// Connects to the agent wherever the instance is by then, and with `wakes` wakes it if it sleeps. Whoever refuses has started
+/// nothing, so this may try again.
+pub(super) async fn reach(api: &Api, id: InstanceId, wakes: bool) -> Result<Socket, Refusal> {
     let mut pause = DIAL_AGAIN_AFTER;
     let mut dials = 1;
     loop {
-        let route = route(api, id).await?;
+        let route = route(api, id, wakes).await?;
         match dial(&route, Target::Agent, &api.credential, DIAL_DEADLINE).await {
             Ok(socket) => return Ok(socket),
             Err(error) if dials < DIALS => tracing::debug!(%error, instance = %id, "dialling again"),
@@ -276,11 +277,19 @@ pub(super) async fn reach(api: &Api, id: InstanceId) -> Result<Socket, Refusal> 
     }
 }
 
-/// Waits until the instance is somewhere, and wakes it as often as somebody puts it to sleep meanwhile.
-async fn route(api: &Api, id: InstanceId) -> Result<Route, Refusal> {
+/// Waits until the instance is somewhere, and with `wakes` wakes it as often as somebody puts it to sleep meanwhile.
+async fn route(api: &Api, id: InstanceId, wakes: bool) -> Result<Route, Refusal> {
     let deadline = Instant::now() + PLACE_DEADLINE;
     loop {
-        let instance = records::wake(&*api.store, id).await?;
+        let instance = if wakes {
+            records::wake(&*api.store, id).await?
+        } else {
+            let (instance, _) = records::instance(&*api.store, id).await?.ok_or(ErrorCode::InstanceUnknown)?;
+            if instance.desired == Desired::Sleeping {
+                return Err(ErrorCode::InstanceSleeping.into());
+            }
+            instance
+        };
         if instance.spec.external.is_some_and(|external| external.agent.is_none()) {
             let why = "The instance is external and has no agent; only its services are reached, on the data plane.";
             return Err(Problem::new(ErrorCode::UpstreamRefused, why).into());

@@ -9,14 +9,15 @@ use std::time::Duration;
 use axum::extract::{Request, State};
 use axum::http::HeaderValue;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
-use landfast_core::event::Query;
-use landfast_core::record::{Instance, Phase};
-use landfast_core::{ErrorCode, InstanceId};
+use landfast_core::event::{EventId, OLDER, OLDEST, Page, Query};
+use landfast_core::record::{Generation, Instance, Phase};
+use landfast_core::{Blame, ErrorCode, InstanceId, Retry};
 use landfast_net::clock;
 use landfast_net::relay::Route;
 use landfast_net::role::CancellationToken;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::input::{Id, invalid};
 use super::refusal::Refusal;
@@ -25,6 +26,13 @@ use crate::archive::Archive;
 
 /// How long to wait for an instance that moves, or falls asleep: then it is known who has its events.
 const PLACE_DEADLINE: Duration = Duration::from_secs(30);
+
+/// How long to wait for news of an instance whose agent refused, before it is asked again.
+const AGAIN_AFTER: Duration = Duration::from_millis(500);
+
+/// The offset of the next page, and whether there is one.
+const NEXT_OFFSET: &str = "x-next-offset";
+const HAS_MORE: &str = "x-has-more";
 
 /// Between two removals of what has had its time: of thirty days that is nothing, and a list of everything costs.
 const SWEEP_EVERY: Duration = Duration::from_secs(6 * 3600);
@@ -109,25 +117,98 @@ pub(super) async fn read(
 ) -> Result<Response, Refusal> {
     let query = request.uri().query().unwrap_or("");
     let query = Query::read(form_urlencoded::parse(query.as_bytes()), clock::unix_micros()).map_err(invalid)?;
-    match wait::until(&api, id, PLACE_DEADLINE, keeper_of).await {
-        Ok((Some(Keeper::Agent(route)), _)) => forward::forward_to(&api, id, request, route).await,
-        Ok((Some(Keeper::Archive), _)) => page(&api.archive, id, query).await,
-        Ok((None, instance)) => Err(forward::still(instance.phase).into()),
-        // Its record was removed, and its events are still there; or there never was one.
-        Err(Refusal(problem)) if problem.code == ErrorCode::InstanceUnknown => {
-            if !api.archive.knows(id).await? {
-                return Err(problem.into());
+    let (parts, _) = request.into_parts();
+    let deadline = Instant::now() + PLACE_DEADLINE;
+    let mut tried: Option<(Route, Refusal)> = None;
+    loop {
+        // An agent that is being ended refuses before its record says so: then who has its events is about to change.
+        let patience = tried.as_ref().map_or(PLACE_DEADLINE, |_| AGAIN_AFTER);
+        let is_news = |instance: &Instance| {
+            keeper_of(instance).filter(|keeper| !tried.as_ref().is_some_and(|(route, _)| keeper.is_agent(route)))
+        };
+        let (keeper, instance) = match wait::until(&api, id, patience, is_news).await {
+            Ok(found) => found,
+            // Its record was removed, and its events are still there; or there never was one.
+            Err(Refusal(problem)) if problem.code == ErrorCode::InstanceUnknown => {
+                if !api.archive.knows(id).await? {
+                    return Err(problem.into());
+                }
+                return page(Page::new(query), &api.archive, id).await;
             }
-            page(&api.archive, id, query).await
-        }
-        Err(refusal) => Err(refusal),
+            Err(refusal) => return Err(refusal),
+        };
+        let route = match (keeper, tried) {
+            (Some(Keeper::Archive), _) => return page(Page::new(query), &api.archive, id).await,
+            (Some(Keeper::Agent(route)), _) => route,
+            (None, None) => return Err(forward::still(instance.phase).into()),
+            (None, Some((_, refusal))) if Instant::now() >= deadline || api.stop.is_cancelled() => return Err(refusal),
+            (None, Some((route, _))) => route,
+        };
+        tried = match of_agent(&api, id, &parts, &query, &route).await {
+            Ok(response) => return Ok(response),
+            Err(refusal) if is_passing(&refusal) => Some((route, refusal)),
+            Err(refusal) => return Err(refusal),
+        };
     }
 }
 
 /// Who has the events of an instance.
+#[derive(Debug)]
 enum Keeper {
     Agent(Route),
     Archive,
+}
+
+impl Keeper {
+    fn is_agent(&self, route: &Route) -> bool {
+        matches!(self, Self::Agent(own) if own == route)
+    }
+}
+
+/// Whether a refusal to read is of the moment: to ask again changes nothing in the instance.
+fn is_passing(Refusal(problem): &Refusal) -> bool {
+    matches!(
+        problem.code,
+        ErrorCode::InstanceGone
+            | ErrorCode::InstanceStopped
+            | ErrorCode::InstanceFailed
+            | ErrorCode::InstanceLost
+            | ErrorCode::UpstreamLost
+            | ErrorCode::UpstreamRefused
+    ) || problem.code.retry() == Retry::Safe && problem.code.blame() == Blame::Platform
+}
+
+/// A page of what the agent has, or, where that is older, of what only the archive has: an agent begins anew on another
+/// host, and makes room on its own.
+async fn of_agent(api: &Api, id: InstanceId, parts: &Parts, query: &Query, route: &Route) -> Result<Response, Refusal> {
+    let mut parts = parts.clone();
+    parts.headers.insert(OLDER, HeaderValue::from_static("archive"));
+    let mut response = forward::forward_to(api, id, &parts, route).await?;
+    let oldest = response.headers_mut().remove(OLDEST);
+    let oldest = oldest.and_then(|id| id.to_str().ok()?.parse::<EventId>().ok());
+    let Some(oldest) = oldest.filter(|_| response.status().is_success()) else { return Ok(response) };
+    // The first life of an instance begins with the first event of its first agent.
+    let is_all = route.generation == Generation(1) && oldest.seq <= 1;
+    if is_all {
+        return Ok(response);
+    }
+    if query.is_below(oldest) || (!query.is_newest_first() && query.reaches_below(oldest)) {
+        let (json, next) = api.archive.page(id, Page::below(query.clone(), oldest)).await?;
+        let is_empty_handed = next == 0 && json == "[]";
+        return match query.is_newest_first() {
+            // Nothing older is kept, so the agent's answer is whole.
+            false if is_empty_handed => Ok(response),
+            false => Ok(told(json, if next > 0 { next } else { oldest.position() - 1 })),
+            true => Ok(told(json, next)),
+        };
+    }
+    let is_at_its_end = response.headers().get(NEXT_OFFSET).is_some_and(|next| next == "0");
+    if query.is_newest_first() && is_at_its_end {
+        let headers = response.headers_mut();
+        headers.insert(NEXT_OFFSET, oldest.position().into());
+        headers.insert(HAS_MORE, HeaderValue::from_static("true"));
+    }
+    Ok(response)
 }
 
 /// Who has them now; nothing while that is about to change.
@@ -147,15 +228,19 @@ fn keeper_of(instance: &Instance) -> Option<Keeper> {
     }
 }
 
-async fn page(archive: &Archive, id: InstanceId, query: Query) -> Result<Response, Refusal> {
-    let (json, next) = archive.page(id, query).await?;
+async fn page(page: Page, archive: &Archive, id: InstanceId) -> Result<Response, Refusal> {
+    let (json, next) = archive.page(id, page).await?;
+    Ok(told(json, next))
+}
+
+fn told(json: String, next: u64) -> Response {
     let mut response = json.into_response();
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert("x-next-offset", next.into());
-    headers.insert("x-has-more", HeaderValue::from_static(if next > 0 { "true" } else { "false" }));
-    Ok(response)
+    headers.insert(NEXT_OFFSET, next.into());
+    headers.insert(HAS_MORE, HeaderValue::from_static(if next > 0 { "true" } else { "false" }));
+    response
 }
 
 /// Removes what is older than 30 days, now and then, until told to stop.

@@ -61,10 +61,10 @@ pub(super) struct InstanceView {
     /// Where its data plane is.
     #[schema(example = "https://cell.example/i/ins_06f4n6b8p0h2k4m6p8r0t2v4w6")]
     base_url: String,
-    /// Where clients of CDP connect, token included; null of what is no browser, and once it has ended.
+    /// Where clients of CDP connect, token included; null of what is no browser, and once it has ended or is to end.
     #[schema(example = "wss://cell.example/i/ins_06f4n6b8p0h2k4m6p8r0t2v4w6/cdp?token=…")]
     cdp_url: Option<String>,
-    /// An access token for everything in it; null once it has ended.
+    /// An access token for everything in it; null once it has ended or is to end.
     token: Option<String>,
     /// Unix time in milliseconds at which the token expires.
     token_expires_at: Option<u64>,
@@ -74,7 +74,8 @@ impl InstanceView {
     /// Shows an instance to the sender of a request with these headers.
     pub(super) fn new(api: &Api, headers: &HeaderMap, instance: Instance) -> Self {
         let is_live = !instance.phase.is_end() || will_restart(&instance);
-        let token = is_live.then(|| sign(api, instance.id, vec![Scope::All], TOKEN_SECONDS));
+        let is_to_stay = matches!(instance.desired, Desired::Running | Desired::Sleeping);
+        let token = (is_live && is_to_stay).then(|| sign(api, instance.id, vec![Scope::All], TOKEN_SECONDS));
         let (token, claims) = token.unzip();
         let base_url = format!("{}/i/{}", origin(api, headers), instance.id);
         let is_browser = instance.kind == Kind::Browser;

@@ -42,9 +42,12 @@ const ASK_AGAIN_AFTER: Duration = Duration::from_millis(20);
 /// How long a connection may take to stand.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
 
-/// A silent connection is asked for a sign of life after this, and given up after as long again: then calls go elsewhere
-/// well before a lease of ten seconds lapses.
-const KEEP_ALIVE: Duration = Duration::from_secs(2);
+/// A connection on which an answer or news is awaited is asked for a sign of life after so much silence. Members count what asks
+/// more often than every 5 s, or on an idle connection, as an attack, and end the connection at the third time.
+const KEEP_ALIVE: Duration = Duration::from_secs(6);
+
+/// It is given up if it does not answer within this: with the silence before, still before a lease of ten seconds lapses.
+const ALIVE_WITHIN: Duration = Duration::from_secs(2);
 
 /// Entries in one page of a listing: with the largest records still below the 4 MiB that one gRPC message holds.
 const PAGE: i64 = 256;
@@ -83,8 +86,7 @@ impl Cluster {
         let connect = async {
             let options = ConnectOptions::new()
                 .with_connect_timeout(CONNECT_DEADLINE)
-                .with_keep_alive(KEEP_ALIVE, KEEP_ALIVE)
-                .with_keep_alive_while_idle(true)
+                .with_keep_alive(KEEP_ALIVE, ALIVE_WITHIN)
                 .with_require_leader(true)
                 .with_auto_token_refresh(true);
             let options = self.address.identify(options)?;

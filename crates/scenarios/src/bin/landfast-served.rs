@@ -1,6 +1,8 @@
 //! What the scenarios run as a service: an HTTP server that counts what it has run, and echoes WebSocket frames.
 //!
-//! It listens where its service says: on the port `PORT`, or on the Unix socket `LANDFAST_SOCKET`.
+//! It listens where its service says: on the port `PORT`, or on the Unix socket `LANDFAST_SOCKET`. Where `LEDGER` names a file
+//! that is there, what runs is written to it first (`{key} {life} {microseconds since 1970}`), so that it is known after this
+//! program's end too; `life` is drawn at its start. Every answer says its life and its instance.
 //!
 //! | request | answer |
 //! |---|---|
@@ -15,8 +17,10 @@
 //! | any other | its method, target and body |
 
 use std::collections::BTreeMap;
-use std::io::ErrorKind;
+use std::fs::File;
+use std::io::{ErrorKind, Write};
 use std::sync::{Arc, Mutex};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use landfast_scenarios::echo::Echo;
@@ -32,6 +36,8 @@ const PIECE: usize = 256 * 1024;
 struct State {
     counts: BTreeMap<String, u64>,
     has_let_go: bool,
+    ledger: Option<File>,
+    life: u64,
 }
 
 type Shared = Arc<Mutex<State>>;
@@ -45,7 +51,8 @@ struct Request {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
-    let shared = Shared::default();
+    let ledger = std::env::var_os("LEDGER").map(|path| File::options().append(true).open(path)).transpose()?;
+    let shared = Arc::new(Mutex::new(State { ledger, life: rand::random(), ..State::default() }));
     if let Ok(path) = std::env::var("LANDFAST_SOCKET") {
         let listener = UnixListener::bind(&path).with_context(|| format!("listening on {path}"))?;
         loop {
@@ -117,7 +124,7 @@ fn parse(input: &[u8]) -> std::io::Result<Option<(Request, usize)>> {
 fn runs(upgrade: &Request, shared: &Shared) -> bool {
     let mut state = shared.lock().expect("no holder panics");
     if let (Some(key), false) = (upgrade.path().strip_prefix("/count/"), state.has_let_go) {
-        *state.counts.entry(key.to_owned()).or_default() += 1;
+        return state.count(key).is_ok();
     }
     !state.has_let_go
 }
@@ -127,24 +134,49 @@ fn answer(request: &Request, shared: &Shared) -> String {
     let mut state = shared.lock().expect("no holder panics");
     let path = request.path();
     if path == "/counts" {
-        return whole("200 OK", "Content-Type: application/json\r\n", &serde_json::json!(state.counts).to_string());
+        return state.whole(
+            "200 OK",
+            "Content-Type: application/json\r\n",
+            &serde_json::json!(state.counts).to_string(),
+        );
     }
     if state.has_let_go {
-        return whole("503 Not Here", "Landfast-Error: node.not_here\r\n", "let go");
+        return state.whole("503 Not Here", "Landfast-Error: node.not_here\r\n", "let go");
     }
     if path == "/let-go" {
         state.has_let_go = true;
-        return whole("200 OK", "", "let go");
+        return state.whole("200 OK", "", "let go");
     }
     if let Some(key) = path.strip_prefix("/count/") {
-        let count = state.counts.entry(key.to_owned()).or_default();
-        *count += 1;
-        return whole("200 OK", "", &count.to_string());
+        return match state.count(key) {
+            Ok(count) => state.whole("200 OK", "", &count.to_string()),
+            Err(error) => state.whole("507 Not Written", "", &error.to_string()),
+        };
     }
     if let Some((status, code)) = path.strip_prefix("/refuse/").and_then(|rest| rest.split_once('/')) {
-        return whole(&format!("{status} Refused"), &format!("Landfast-Error: {code}\r\n"), "refused");
+        return state.whole(&format!("{status} Refused"), &format!("Landfast-Error: {code}\r\n"), "refused");
     }
-    whole("200 OK", "", &format!("{} {} {}", request.method, request.target, String::from_utf8_lossy(&request.body)))
+    let said = format!("{} {} {}", request.method, request.target, String::from_utf8_lossy(&request.body));
+    state.whole("200 OK", "", &said)
+}
+
+impl State {
+    /// Runs a key once more, and says how often that is now. What cannot be written down does not run.
+    fn count(&mut self, key: &str) -> std::io::Result<u64> {
+        if let Some(ledger) = &mut self.ledger {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            // In one piece, which a file takes whole or, if its disk is full, in part: then what follows begins a line.
+            ledger.write_all(format!("\n{key} {:016x} {}\n", self.life, now.as_micros()).as_bytes())?;
+        }
+        let count = self.counts.entry(key.to_owned()).or_default();
+        *count += 1;
+        Ok(*count)
+    }
+
+    fn whole(&self, status: &str, headers: &str, body: &str) -> String {
+        let instance = std::env::var("LANDFAST_INSTANCE").unwrap_or_default();
+        whole(status, &format!("{headers}Served-Life: {:016x}\r\nServed-Instance: {instance}\r\n", self.life), body)
+    }
 }
 
 fn whole(status: &str, headers: &str, body: &str) -> String {

@@ -35,10 +35,18 @@ const SWEEP_EVERY: u32 = 120;
 pub(in crate::api) async fn tend(api: Arc<Api>) {
     let stop = api.stop.clone();
     stop.run_until_cancelled(async {
-        let mut looks = 0_u32;
+        let (mut looks, mut is_failing) = (0_u32, false);
         loop {
-            if let Err(error) = look_and_listen(&api, looks).await {
-                tracing::debug!(%error, "browsers and pools are not tended for now");
+            let looked = look_and_listen(&api, looks).await;
+            match &looked {
+                Ok(()) if is_failing => tracing::info!("browsers and pools are tended again"),
+                Ok(()) => {}
+                // Once for each outage: it may last, and is tried every second.
+                Err(error) if is_failing => tracing::debug!(%error, "browsers and pools are still not tended"),
+                Err(error) => tracing::warn!(%error, "browsers and pools are not tended for now"),
+            }
+            is_failing = looked.is_err();
+            if is_failing {
                 sleep(PAUSE).await;
             }
             looks = looks.wrapping_add(1);

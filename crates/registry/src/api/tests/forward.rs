@@ -26,6 +26,12 @@ impl Peer {
         socket
     }
 
+    /// Refuses the next connection as a relay.
+    pub(super) async fn refuse(&self, instance: &Instance, code: ErrorCode) {
+        let mut socket = self.accept(instance).await;
+        relay::refuse(&mut socket, code, None).await.unwrap();
+    }
+
     /// Answers the next call as an agent, and returns the call's head.
     pub(super) async fn answer(&self, instance: &Instance, answer: &str) -> head::RequestHead {
         let mut socket = self.accept(instance).await;

@@ -260,6 +260,21 @@ async fn an_instance_is_stopped_and_deleted_on_request() {
 }
 
 #[tokio::test]
+async fn an_instance_that_is_about_to_end_is_shown_without_a_way_in() {
+    let api = Api::start().await;
+    api.add_node("a", "h", "127.0.0.1:1").await;
+    for (method, end) in [("DELETE", ""), ("POST", "/stop")] {
+        let id = api.create_running(json!({})).await.id;
+        let path = format!("/v1/instances/{id}");
+        assert!(api.get(&path).await.body["token"].is_string());
+        api.ask(method, &format!("{path}{end}"), Value::Null).await;
+        let shown = api.get(&path).await.body;
+        assert_eq!((&shown["phase"], &shown["token"]), (&json!("running"), &Value::Null));
+        assert_eq!(shown["token_expires_at"], Value::Null);
+    }
+}
+
+#[tokio::test]
 async fn an_instance_that_never_was_is_unknown() {
     let api = Api::start().await;
     for id in

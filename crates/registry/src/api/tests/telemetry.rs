@@ -7,6 +7,8 @@ use super::forward::Peer;
 use super::*;
 use crate::archive::Archive;
 
+const START: u64 = 1_790_000_000_000;
+
 fn line(seq: u64) -> String {
     format!("{{\"seq\":{seq},\"event\":{}}}\n", Event::new("mine", seq).to_bounded_json())
 }
@@ -15,7 +17,7 @@ impl Api {
     /// Archives two events of an instance, as its node does.
     async fn archive(&self, id: InstanceId) {
         let archive = Archive::open(&self.cell.dir, None).unwrap();
-        let segment = Segment { start: 1_790_000_000_000, first: 1 };
+        let segment = Segment { start: START, first: 1 };
         archive.put(id, segment, format!("{}{}", line(1), line(2)).into()).await.unwrap();
     }
 
@@ -24,7 +26,7 @@ impl Api {
         assert_eq!(answer.status, 200, "{}", answer.body);
         let next = answer.headers["x-next-offset"].to_str().unwrap().to_owned();
         assert_eq!(answer.headers["x-has-more"], if next == "0" { "false" } else { "true" });
-        (answer.body.as_array().unwrap().iter().map(|said| said["seq"].as_u64().unwrap()).collect(), next)
+        (answer.body.as_array().unwrap().iter().map(|said| said["seq"].as_u64().unwrap_or(0)).collect(), next)
     }
 }
 
@@ -38,6 +40,66 @@ async fn while_there_is_an_agent_it_is_asked() {
     let (got, sent) = tokio::join!(api.get(&target), peer.answer(&instance, answer));
     assert_eq!((got.status, &got.headers["x-next-offset"]), (200, &"7".parse().unwrap()));
     assert_eq!(sent.target, "/telemetry/events?type=a%2Cb");
+}
+
+/// What an agent says whose events begin with this number of a later start, and what of them.
+fn has(oldest: u64, seqs: &[u64]) -> String {
+    let lines: Vec<_> = seqs.iter().map(|&seq| line(seq).trim_end().to_owned()).collect();
+    let body = format!("[{}]", lines.join(","));
+    format!(
+        "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nx-next-offset: 0\r\nx-has-more: false\r\n\
+         landfast-oldest: {}.{oldest}\r\n\r\n{body}",
+        body.len(),
+        START + 10_000
+    )
+}
+
+/// Everything that pages of this size say: numbers, and gaps as 0.
+async fn paged(api: &Api, peer: &Peer, instance: &Instance, order: &str, agent: &str) -> Vec<u64> {
+    let (mut all, mut offset) = (Vec::new(), "0".to_owned());
+    loop {
+        let query = format!("limit=2&order={order}&offset={offset}");
+        let ((page, next), sent) = tokio::join!(api.seqs(instance.id, &query), peer.answer(instance, agent));
+        assert_eq!(sent.headers.get("landfast-older"), Some("archive"));
+        all.extend(page);
+        if next == "0" {
+            return all;
+        }
+        offset = next;
+    }
+}
+
+#[tokio::test]
+async fn what_the_agent_does_not_have_comes_from_the_archive_in_either_order_and_once() {
+    let api = Api::start().await;
+    let (peer, instance) = Peer::with_instance(&api).await;
+    let instance = api
+        .step(instance.id, |record| {
+            record.generation = Generation(2);
+            Ok(())
+        })
+        .await;
+    api.archive(instance.id).await;
+    assert_eq!(paged(&api, &peer, &instance, "asc", &has(1, &[1, 2])).await, [1, 2, 1, 2]);
+    assert_eq!(paged(&api, &peer, &instance, "desc", &has(1, &[2, 1])).await, [2, 1, 2, 1]);
+    // What nobody has is a gap, once.
+    assert_eq!(paged(&api, &peer, &instance, "asc", &has(5, &[5, 6])).await, [1, 2, 0, 5, 6]);
+    assert_eq!(paged(&api, &peer, &instance, "desc", &has(5, &[6, 5])).await, [6, 5, 0, 2, 1]);
+}
+
+#[tokio::test]
+async fn an_agent_that_is_being_ended_is_not_the_last_word_on_what_it_said() {
+    let api = Api::start().await;
+    let (peer, instance) = Peer::with_instance(&api).await;
+    let (id, node, generation) = (instance.id, instance.node.unwrap(), instance.generation);
+    api.archive(id).await;
+    api.step(id, |record| Ok(desire_deleted(record)?)).await;
+    let deleting = async {
+        peer.refuse(&instance, ErrorCode::InstanceGone).await;
+        api.step(id, |record| Ok(ended(record, node, generation, clock::unix_millis())?)).await;
+    };
+    let (read, ()) = tokio::join!(api.seqs(id, ""), deleting);
+    assert_eq!(read, (vec![1, 2], "0".to_owned()));
 }
 
 #[tokio::test]

@@ -194,6 +194,18 @@ async fn members_may_die_one_after_the_other_and_every_change_is_told_once() {
     assert_eq!(told, written);
 }
 
+/// Long enough for a member to lose its patience with a client that asks for signs of life too often: three of them.
+const QUIET: Duration = Duration::from_secs(20);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_quiet_watch_is_left_alone() {
+    let cluster = Cluster::new(1);
+    let mut watch = cluster.store().watch("n/", None);
+    snapshot(&mut watch).await;
+    let said = tokio::time::timeout(QUIET, watch.next()).await;
+    assert!(said.is_err(), "nothing changed, and it said {said:?}");
+}
+
 /// Creates a key, whatever happens meanwhile: an error says nothing, so it is looked at again.
 async fn create(store: &EtcdStore, key: &str) -> Revision {
     let deadline = Instant::now() + Duration::from_secs(30);
