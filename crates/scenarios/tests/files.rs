@@ -1,11 +1,13 @@
 //! Files of an instance, by the data plane and by the control plane, over a network that fails.
 
-use std::time::Duration;
-
-use landfast_scenarios::cell::Cell;
+use landfast_scenarios::cell::{Cell, eventually};
+use landfast_scenarios::fault_relay::Direction;
 use landfast_scenarios::http::{self, Answer};
 use landfast_scenarios::instance::Instance;
 use serde_json::json;
+
+/// After how many bytes of a file that is on its way its links are cut: each file is, some times.
+const CUT_EVERY: usize = 16 << 20;
 
 /// Who is asked, and with what.
 #[derive(Clone, Copy, Debug)]
@@ -80,15 +82,19 @@ async fn a_file_on_its_way_outlives_links_and_a_restart_of_the_node() {
         let mut moved = std::pin::pin!(moved);
         let mut cuts = 0;
         loop {
+            let network = &cell.nodes[0].network;
+            let links = network.accepted();
+            [Direction::Up, Direction::Down].into_iter().for_each(|way| network.cut_after(way, CUT_EVERY));
             tokio::select! {
                 () = &mut moved => break,
-                () = tokio::time::sleep(Duration::from_millis(100)) => cell.cut_links(),
+                () = eventually("a further link", async || (network.accepted() > links).then_some(())) => {}
             }
             cuts += 1;
             if cuts == 3 {
                 cell.nodes[0].restart().await;
             }
         }
+        cell.nodes[0].network.lets_all_pass();
         assert!(cuts > 0, "it was over before anything was cut");
     }
 }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -156,9 +155,18 @@ def test_a_call_in_flight_outlives_its_node(cell: Cell, client: Kernel, browser:
     calls = paths(cell).count(f"/i/{browser.session_id}/kernel/process/exec")
     timer = None
 
+    def has_begun() -> bool:
+        """Looks past the client, whose calls are counted."""
+        asked = httpx.get(
+            f"{cell.url}/v1/instances/{browser.session_id}/files/stat",
+            params={"path": "node"},
+            headers={"authorization": f"Bearer {cell.api_key}"},
+        )
+        return asked.status_code == 200
+
     def away() -> None:
         nonlocal timer
-        time.sleep(0.5)
+        eventually("it runs", has_begun)
         timer = cell.node.is_away(1)
 
     killer = threading.Thread(target=away)
