@@ -194,6 +194,9 @@ pub struct Api {
     /// Where it listens
     #[arg(long, value_name = "ADDRESS")]
     pub listen: Option<SocketAddr>,
+    /// Where nodes with --reverse bring their connections
+    #[arg(long, value_name = "ADDRESS")]
+    pub relay_listen: Option<SocketAddr>,
     /// A TOML file; its section api counts
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -205,6 +208,9 @@ pub struct Gateway {
     /// Where clients connect
     #[arg(long, value_name = "ADDRESS")]
     pub listen: Option<SocketAddr>,
+    /// Where nodes with --reverse bring their connections
+    #[arg(long, value_name = "ADDRESS")]
+    pub relay_listen: Option<SocketAddr>,
     /// A TOML file; its section gateway counts
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -251,6 +257,9 @@ pub struct Node {
     /// The relay's address as gateways reach it
     #[arg(long, value_name = "HOST:PORT")]
     pub advertise: Option<String>,
+    /// It cannot be dialled: it dials gateways and API servers with --relay-listen instead
+    #[arg(long)]
+    pub reverse: bool,
     /// How many instances it is willing to run
     #[arg(long, value_name = "N")]
     pub capacity: Option<u32>,

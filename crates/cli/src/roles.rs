@@ -97,7 +97,7 @@ impl Flags {
 /// Why it did not start, or ended by itself.
 pub(crate) async fn api(global: &Global, args: Api) -> Result<(), Failure> {
     let ground = Ground::open(global, args.config.as_deref())?;
-    let config = ground.api(&Flags::default().with("listen", args.listen)?)?;
+    let config = ground.api(&Flags::default().with("listen", args.listen)?.with("relay_listen", args.relay_listen)?)?;
     let stops = Stops::listen()?;
     let running = landfast_registry::api::start(config, ground.cell, ground.store, stops.stop.drain.clone()).await?;
     line(&format!("ready api {}\n", running.address));
@@ -111,7 +111,8 @@ pub(crate) async fn api(global: &Global, args: Api) -> Result<(), Failure> {
 /// Why it did not start, or ended by itself.
 pub(crate) async fn gateway(global: &Global, args: Gateway) -> Result<(), Failure> {
     let ground = Ground::open(global, args.config.as_deref())?;
-    let config = ground.gateway(Flags::default().with("listen", args.listen)?)?;
+    let config =
+        ground.gateway(Flags::default().with("listen", args.listen)?.with("relay_listen", args.relay_listen)?)?;
     let stops = Stops::listen()?;
     let running = landfast_gateway::start(config, &ground.cell, ground.store, stops.stop.clone()).await?;
     line(&format!("ready gateway {}\n", running.address));
@@ -130,6 +131,7 @@ pub(crate) async fn node(global: &Global, args: Node) -> Result<(), Failure> {
         .with("name", args.name)?
         .with("listen", args.listen)?
         .with("advertise", args.advertise)?
+        .with("reverse", args.reverse.then_some(true))?
         .with("capacity", args.capacity)?
         .with("labels", Some(labels).filter(|labels| !labels.is_empty()))?;
     let config = ground.node(flags)?;

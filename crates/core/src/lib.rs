@@ -22,6 +22,7 @@ pub mod placement;
 pub mod reason;
 pub mod record;
 pub mod redial;
+pub mod reverse;
 pub mod ring;
 pub mod route;
 pub mod service;

@@ -307,7 +307,7 @@ pub struct Node {
     pub name: String,
     /// The machine it runs on: two nodes with the same host share its file system.
     pub host: String,
-    /// Where gateways reach its relay (`host:port`).
+    /// Where gateways reach its relay: `host:port`, or `reverse:` and a hash if it cannot be dialled.
     pub address: String,
     /// The number of instances it is willing to run.
     pub capacity: u32,
@@ -338,6 +338,13 @@ pub struct ApiServer {
     pub address: String,
 }
 
+/// Where nodes that cannot be dialled bring spare connections, bound to the lease of whoever takes them there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReversePoint {
+    /// Where it listens (`host:port`).
+    pub address: String,
+}
+
 /// An access token that was taken back before it expired.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RevokedToken {
@@ -357,6 +364,8 @@ pub mod keys {
     pub const DRAINS: &str = "drains/";
     /// All live API servers.
     pub const APIS: &str = "apis/";
+    /// All who take spare connections of nodes.
+    pub const REVERSE: &str = "reverse/";
     /// All revoked tokens that have not expired.
     pub const REVOKED: &str = "revoked/";
     /// All API keys, as hashes.

@@ -25,6 +25,10 @@ pub struct Config {
     pub tls_certificates: Option<PathBuf>,
     /// The file with the key (PEM) of the first certificate. Default: none.
     pub tls_key: Option<PathBuf>,
+    /// Where nodes with `reverse` bring their connections. Default: nowhere.
+    pub relay_listen: Option<SocketAddr>,
+    /// That address as nodes reach it (`host:port`). Default: `relay_listen`.
+    pub relay_advertise: Option<String>,
     /// The address under which clients reach the gateway (`http://host` or `https://host`), if that is not what they say
     /// in `Host`. Default: none.
     pub public_url: Option<String>,
@@ -104,6 +108,8 @@ impl Default for Config {
             tls_listen: None,
             tls_certificates: None,
             tls_key: None,
+            relay_listen: None,
+            relay_advertise: None,
             public_url: None,
             workers: 0,
             connections: 20_000,

@@ -58,6 +58,7 @@ use landfast_core::{ErrorCode, Problem};
 use landfast_net::role::listen;
 use landfast_net::tls::Tls;
 use landfast_registry::cell::Cell;
+use landfast_registry::reverse::{self, Point};
 use landfast_registry::store::Store;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, oneshot};
@@ -117,8 +118,14 @@ pub async fn start(
     let page = config.metrics_listen.map(|address| listen(address, false)).transpose()?;
     let one_in = config.trace_one_in;
     let traces = config.otlp_endpoint.as_deref().map(|endpoint| Traces::to(endpoint, one_in)).transpose()?;
-    let credential = cell.credential().clone();
     let (auth, apis, drain) = (Auth::default(), Apis::default(), Drain::default());
+    let mut credential = cell.credential().clone();
+    let mut reversed = None;
+    if let Some(listen) = config.relay_listen {
+        let point = Point { listen, advertise: config.relay_advertise.clone() };
+        let (reaching, task) = reverse::open(point, credential, Arc::clone(&store), drain.over.clone())?;
+        (credential, reversed) = (reaching, Some(task));
+    }
     let gateway = Arc::new(Gateway {
         config,
         credential,
@@ -158,12 +165,18 @@ pub async fn start(
     if let Some(address) = metrics {
         tracing::info!(url = %format_args!("http://{address}/metrics"), "metrics are served");
     }
-    let done = tokio::spawn(stopped(gateway, workers, followers, stop.into()));
+    let done = tokio::spawn(stopped(gateway, workers, followers, reversed, stop.into()));
     Ok(Running { address, metrics, done })
 }
 
 /// Conducts the stop, and ends when the last worker has.
-async fn stopped(gateway: Arc<Gateway>, workers: Vec<oneshot::Receiver<()>>, followers: JoinHandle<()>, stop: Stop) {
+async fn stopped(
+    gateway: Arc<Gateway>,
+    workers: Vec<oneshot::Receiver<()>>,
+    followers: JoinHandle<()>,
+    reversed: Option<JoinHandle<()>>,
+    stop: Stop,
+) {
     let ended = async {
         for worker in workers {
             // A worker that panicked has ended too.
@@ -177,6 +190,11 @@ async fn stopped(gateway: Arc<Gateway>, workers: Vec<oneshot::Receiver<()>>, fol
     tokio::select! {
         () = ended => {}
         () = conducted => {}
+    }
+    gateway.drain.end();
+    if let Some(reversed) = reversed {
+        // Its record is taken back, if the registry answers.
+        let _ = timeout(LOAD_WITHIN, reversed).await;
     }
     followers.abort();
     if let Some(traces) = &gateway.traces {

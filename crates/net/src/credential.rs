@@ -30,6 +30,8 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 use webpki::EndEntityCert;
 
 use crate::clock;
+use crate::keepalive;
+use crate::reverse::{SCHEME, Spares};
 use crate::secret::CellKey;
 use crate::socket::Socket;
 
@@ -67,6 +69,8 @@ pub enum Role {
 pub struct Credential {
     key: CellKey,
     mutual: Option<Arc<Mutual>>,
+    /// Connections of nodes that cannot be dialled, where some are taken.
+    spares: Option<Spares>,
 }
 
 struct Mutual {
@@ -111,7 +115,7 @@ impl Role {
 impl Credential {
     /// The key alone: for parts of one machine.
     pub const fn plain(key: CellKey) -> Self {
-        Self { key, mutual: None }
+        Self { key, mutual: None, spares: None }
     }
 
     /// The key, and the certificates in a folder if it is there.
@@ -126,7 +130,13 @@ impl Credential {
         let stamp = stamp(folder).map_err(|error| invalid(folder, &error))?;
         let state = State { pair: Arc::new(Pair::read(folder)?), stamp, look_at: clock::now() + LOOK_EVERY };
         let mutual = Mutual { folder: folder.to_owned(), state: Mutex::new(state) };
-        Ok(Self { key, mutual: Some(Arc::new(mutual)) })
+        Ok(Self { key, mutual: Some(Arc::new(mutual)), spares: None })
+    }
+
+    /// The same, which reaches nodes that cannot be dialled by the spare connections that they offer here.
+    #[must_use]
+    pub fn with_spares(self, spares: Spares) -> Self {
+        Self { spares: Some(spares), ..self }
     }
 
     /// The cell's key.
@@ -160,15 +170,56 @@ impl Credential {
     ///
     /// The connection's, or that the other end is not what it should be.
     pub async fn connect(&self, address: &str, role: Role) -> io::Result<Socket> {
+        if address.starts_with(SCHEME) {
+            let Some(spares) = &self.spares else {
+                return Err(io::Error::other(
+                    "the node can only be reached in reverse, and there is no relay_listen here",
+                ));
+            };
+            // Both have looked at each other when it was offered.
+            return Ok(spares.take(address).await);
+        }
         let stream = TcpStream::connect(address).await?;
-        let Some(mutual) = &self.mutual else {
-            if stream.peer_addr()?.ip().is_loopback() {
-                return Ok(Socket::tcp(stream));
-            }
-            return Err(io::Error::other(
-                "there are no certificates, and nothing is said to another machine in the clear",
-            ));
-        };
+        self.check_clear(&stream)?;
+        self.greet(stream, role).await
+    }
+
+    /// Connects to somebody who would have dialled us if that were possible, and lets it look at us as if it had: it is shown
+    /// our certificate as a server's, and has to be one of these.
+    ///
+    /// Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::connect`] and [`Self::accept`].
+    pub async fn connect_turned(&self, address: &str, roles: &[Role]) -> io::Result<Socket> {
+        let stream = TcpStream::connect(address).await?;
+        keepalive::watch(&stream);
+        self.check_clear(&stream)?;
+        self.accept(stream, roles).await
+    }
+
+    /// The other end of [`Self::connect_turned`]: sees that who has connected is what it should be.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::connect`]; that it took more than ten seconds.
+    pub async fn accept_turned(&self, stream: TcpStream, role: Role) -> io::Result<Socket> {
+        keepalive::watch(&stream);
+        self.check_clear(&stream)?;
+        timeout(HANDSHAKE_WITHIN, self.greet(stream, role)).await?
+    }
+
+    /// Nothing is said to another machine in the clear.
+    fn check_clear(&self, stream: &TcpStream) -> io::Result<()> {
+        if self.mutual.is_some() || stream.peer_addr()?.ip().is_loopback() {
+            return Ok(());
+        }
+        Err(io::Error::other("there are no certificates, and nothing is said to another machine in the clear"))
+    }
+
+    async fn greet(&self, stream: TcpStream, role: Role) -> io::Result<Socket> {
+        let Some(mutual) = &self.mutual else { return Ok(Socket::tcp(stream)) };
         let connector = mutual.pair().connector.clone();
         let stream = connector.connect(role.server_name(), stream).await?;
         Ok(Socket::tls(TlsStream::Client(stream)))

@@ -25,6 +25,10 @@ use crate::socket::Socket;
 /// How long the last bytes and our CLOSE may take when the client has left: everything is freed within a second.
 const GOODBYE: Duration = Duration::from_millis(800);
 
+/// What is said over a link is acknowledged within this, or the link is lost: the far end always reads, because no more is sent than it
+/// has room for. Shorter than what two unanswered pings take, and longer than any pause of a network that is only bad.
+const ACKNOWLEDGED_WITHIN: Duration = Duration::from_secs(15);
+
 /// A resumed link.
 #[derive(Debug)]
 pub struct Resumed {
@@ -113,7 +117,7 @@ impl Holder {
             session,
             redial,
             carrier: Carrier::default(),
-            link: Some(socket),
+            link: Some(socket.acknowledged_within(ACKNOWLEDGED_WITHIN)),
             attempt: None,
             asked: 1,
             account: Account { links: 1, generation, ..Account::default() },
@@ -210,7 +214,7 @@ impl Holder {
                     self.redial.handle_refused(ErrorCode::LinkProtocol, random::bits(), now);
                     return;
                 }
-                self.link = Some(socket);
+                self.link = Some(socket.acknowledged_within(ACKNOWLEDGED_WITHIN));
                 self.account.links += 1;
                 self.account.generation = generation;
                 self.redial.handle_linked(generation, self.session.reached(), now);

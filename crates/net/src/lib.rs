@@ -20,6 +20,7 @@ pub mod link;
 pub mod program;
 pub mod random;
 pub mod relay;
+pub mod reverse;
 pub mod role;
 pub mod scratch;
 pub mod secret;

@@ -312,7 +312,10 @@ fn concerns(ctx: &Context, record: &Instance) -> bool {
     let coming = record.moving.as_ref().is_some_and(|moving| moving.to == ctx.me);
     // Another node of the host may have died with it.
     let is_over = record.phase.is_end() || record.phase == Phase::Sleeping;
-    let remains = is_over && record.host.as_ref() == Some(&ctx.host) && ctx.driver.dir(record.id).exists();
+    let here = record.host.as_ref() == Some(&ctx.host);
+    // It was placed on another host while this one was away, and an agent outlives its daemon.
+    let elsewhere = record.host.is_some() && !here && record.node != Some(ctx.me);
+    let remains = ((is_over && here) || elsewhere) && ctx.driver.dir(record.id).exists();
     mine || coming || remains
 }
 

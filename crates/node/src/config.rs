@@ -19,6 +19,9 @@ pub struct Config {
     pub listen: SocketAddr,
     /// The relay's address as gateways reach it (`host:port`). Default: where it listens.
     pub advertise: Option<String>,
+    /// Whether it cannot be dialled, and dials gateways and API servers with `relay_listen` instead: behind NAT, for example.
+    /// Then `listen` and `advertise` say nothing. Default: false.
+    pub reverse: bool,
     /// How many instances it is willing to run. Default: 100.
     pub capacity: u32,
     /// Labels that instances may ask for. Default: none.
@@ -65,6 +68,7 @@ impl Default for Config {
             name: default_name(),
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             advertise: None,
+            reverse: false,
             capacity: 100,
             labels: BTreeMap::new(),
             draining: false,
@@ -92,7 +96,7 @@ impl Config {
         if self.connections == 0 || self.processes == 0 {
             return invalid("connections and processes are at least 1.".to_owned());
         }
-        if self.advertise.is_none() && self.listen.ip().is_unspecified() {
+        if !self.reverse && self.advertise.is_none() && self.listen.ip().is_unspecified() {
             return invalid(format!(
                 "listen is {}, which no gateway can dial; say in advertise under which address it reaches this node.",
                 self.listen

@@ -33,6 +33,9 @@ pub(crate) const CONTROL_SOCKET: &str = "control.sock";
 /// The note that the instance is being put to sleep.
 const DOZE: &str = "doze.json";
 
+/// The note that the instance was ended because its node had lost the lease.
+const UNLEASED: &str = "unleased.json";
+
 /// A log this large is put aside when the next agent starts: enough to explain a failure, small beside a home.
 const LOG_MAX: u64 = 8 * 1024 * 1024;
 
@@ -115,6 +118,17 @@ impl InstanceDir {
     /// The generation of the last such note.
     pub(crate) fn doze(&self) -> Option<Generation> {
         serde_json::from_slice(&fs::read(self.file(DOZE)).ok()?).ok()
+    }
+
+    /// Notes that the instance was ended in this generation because its node had lost the lease: who misses its agent then knows
+    /// that this is no failure of the instance.
+    pub(crate) fn note_unleased(&self, generation: Generation) -> io::Result<()> {
+        replace(&self.file(UNLEASED), &generation)
+    }
+
+    /// The generation of the last such note.
+    pub(crate) fn unleased(&self) -> Option<Generation> {
+        serde_json::from_slice(&fs::read(self.file(UNLEASED)).ok()?).ok()
     }
 
     pub(crate) fn exists(&self) -> bool {

@@ -1,5 +1,6 @@
 //! Who a node is: the same id after every restart, and one daemon for one name at a time.
 
+use std::fmt;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -7,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use landfast_core::{ErrorCode, NodeId, Problem};
+use landfast_net::reverse::NodeSecret;
 use landfast_net::tenure::TenureFile;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
@@ -81,6 +83,35 @@ impl Identity {
             return Ok(());
         }
         save(&self.directory.join("node.json"), &Saved { id: self.id, port: Some(port) })
+    }
+
+    /// What this node alone knows, and shows where it brings connections: the same after every restart, so that routes stay
+    /// true.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorCode::ConfigInvalid`]: the file cannot be used.
+    pub(crate) fn reverse_secret(&self) -> Result<NodeSecret, Problem> {
+        let path = self.directory.join("reverse-secret");
+        let unusable = |why: &dyn fmt::Display| {
+            Problem::new(ErrorCode::ConfigInvalid, format!("{} cannot be used: {why}.", path.display()))
+        };
+        match fs::read_to_string(&path) {
+            Ok(text) => NodeSecret::from_hex(&text).ok_or_else(|| unusable(&"it holds no secret")),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let secret = NodeSecret::generate();
+                let next = path.with_extension("new");
+                let written = File::options().write(true).create(true).truncate(true).mode(0o600).open(&next);
+                let written = written.and_then(|mut file| {
+                    file.write_all(secret.to_hex().as_bytes())?;
+                    file.sync_all()?;
+                    fs::rename(&next, &path)
+                });
+                written.map_err(|error| unusable(&error))?;
+                Ok(secret)
+            }
+            Err(error) => Err(unusable(&error)),
+        }
     }
 
     /// The mark of what has still to be claimed.

@@ -235,6 +235,7 @@ impl Task {
     /// Takes the next generation, so that whoever saw the earlier lease lapse cannot call the instance lost any more.
     async fn claim(&mut self) -> Next {
         let (me, generation, address) = (self.ctx.me, self.record().generation, self.ctx.address.clone());
+        let unleased = self.ctx.driver.dir(self.record().id).unleased() == Some(generation);
         let dozes = self.life.is_to_sleep() && self.ctx.driver.dir(self.record().id).doze() == Some(generation);
         let next = match self.is_mine() {
             true => self.write(|instance| lifecycle::claim(instance, me, generation, &address)).await,
@@ -243,6 +244,9 @@ impl Task {
         if dozes && next == Next::Again {
             // What has begun is done to the end in the new generation.
             self.note_doze();
+        }
+        if unleased && next == Next::Again {
+            self.note_unleased();
         }
         self.must_claim = next != Next::Again;
         next
@@ -333,16 +337,30 @@ impl Task {
                     warn!(instance = %id, %error, "an agent cannot be adopted yet");
                     Err(Next::Retry)
                 }
-                Err(AgentError::Absent) => Err(self.fail(GONE.to_owned()).await),
+                Err(AgentError::Absent) => Err(self.miss_agent().await),
                 Err(error @ (AgentError::Said(_) | AgentError::Other(_))) => {
                     Err(self.fail(format!("The agent could not be adopted: {error}.")).await)
                 }
             },
-            Ok(None) => Err(self.fail(GONE.to_owned()).await),
+            Ok(None) => Err(self.miss_agent().await),
             Err(error) => {
                 error!(instance = %id, %error, "an agent cannot be looked for");
                 Err(Next::Retry)
             }
+        }
+    }
+
+    /// The agent is not there. Where this host has ended it for want of a lease, the instance was lost, by nobody's fault but the
+    /// platform's, although the registry may not have seen the lease lapse; else it has failed.
+    async fn miss_agent(&mut self) -> Next {
+        let (id, generation) = (self.record().id, self.record().generation);
+        if self.ctx.driver.dir(id).unleased() != Some(generation) {
+            return self.fail(GONE.to_owned()).await;
+        }
+        self.shut(ErrorCode::InstanceStarting).await;
+        match self.kill_and_archive().await {
+            Ok(()) => self.write(|instance| lifecycle::lost(instance, generation, clock::unix_millis())).await,
+            Err(next) => next,
         }
     }
 
@@ -443,8 +461,20 @@ impl Task {
 
     /// The lease is over: whoever is given the instance next must find nothing of it running.
     async fn kill_without_lease(&mut self) {
-        while self.is_mine() && self.kill().await.is_err() {
+        if !self.is_mine() {
+            return;
+        }
+        self.note_unleased();
+        while self.kill().await.is_err() {
             sleep(FIRST_PAUSE).await;
+        }
+    }
+
+    /// Without the note the instance will be called failed, should the lease be had again in time; that is no reason not to end it.
+    fn note_unleased(&self) {
+        let Instance { id, generation, .. } = *self.record();
+        if let Err(error) = self.ctx.driver.dir(id).note_unleased(generation) {
+            warn!(instance = %id, %error, "why the instance is ended cannot be noted");
         }
     }
 

@@ -30,6 +30,7 @@ mod outbox;
 mod private_network;
 mod process;
 mod relay;
+mod reverse;
 mod sleep;
 
 pub use config::{Config, Isolation};

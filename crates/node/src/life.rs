@@ -33,7 +33,7 @@ pub(crate) enum Step {
     GiveUp,
     /// End the instance as desired.
     End,
-    /// It has ended or sleeps: nothing of it may remain on this host; its files neither, if so.
+    /// It has ended or sleeps, or is another host's now: nothing of it may remain on this host; its files neither, if so.
     Clear {
         /// Whether it was deleted.
         files: bool,
@@ -92,6 +92,9 @@ impl Life {
     pub(crate) fn step(&self, now: Instant) -> Step {
         let record = &self.record;
         let mine = record.node == Some(self.me);
+        if self.is_elsewhere() {
+            return Step::Clear { files: record.phase == Phase::Deleted };
+        }
         match record.phase {
             Phase::Pending => Step::Leave,
             Phase::Starting if mine => self.unless_unwanted(Step::Start),
@@ -110,6 +113,14 @@ impl Life {
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         let source = self.record.node == Some(self.me);
         self.moving.filter(|_| source).map(|(_, _, since)| since + MOVE_DEADLINE)
+    }
+
+    /// Whether another host has it: what there is of it here is of an earlier life, and its agent was left alone when this host's
+    /// nodes were away.
+    fn is_elsewhere(&self) -> bool {
+        // A machine may be given another name: what is ours by its node stays ours.
+        let another = self.record.host.as_ref().is_some_and(|host| *host != self.host);
+        another && self.record.node != Some(self.me)
     }
 
     fn unless_unwanted(&self, step: Step) -> Step {
@@ -240,11 +251,13 @@ mod tests {
     }
 
     #[test]
-    fn any_node_of_the_host_clears_up_and_no_other_does() {
+    fn any_node_of_the_host_clears_up() {
         assert_eq!(step(record(Phase::Lost, OTHER)), Step::Clear { files: false });
         assert_eq!(step(record(Phase::Deleted, ME)), Step::Clear { files: true });
-        let elsewhere = Instance { host: Some("there".to_owned()), ..record(Phase::Deleted, OTHER) };
-        assert_eq!(step(elsewhere), Step::Leave);
+        let there = || Some("there".to_owned());
+        let elsewhere = |phase| Instance { host: there(), ..record(phase, OTHER) };
+        assert_eq!(step(elsewhere(Phase::Running)), Step::Clear { files: false });
+        assert_eq!(step(elsewhere(Phase::Deleted)), Step::Clear { files: true });
         let pending = Instance { node: None, host: None, ..record(Phase::Pending, OTHER) };
         assert_eq!(step(pending), Step::Leave);
     }

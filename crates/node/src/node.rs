@@ -10,12 +10,13 @@ use landfast_core::record::Node;
 use landfast_core::{ErrorCode, NodeId, Problem};
 use landfast_net::clock;
 use landfast_net::credential::Credential;
+use landfast_net::reverse::NodeSecret;
 use landfast_net::role::{CancellationToken, listen};
 use landfast_registry::archive::Archive;
 use landfast_registry::store::Store;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 use tracing::{error, info, warn};
 
@@ -28,6 +29,7 @@ use crate::instance::Context;
 use crate::isolation::Confinement;
 use crate::lease::Keeping;
 use crate::relay::{self, Records, Relay};
+use crate::reverse::{self, Outward};
 
 /// How long a node waits for its first lease before it says that it cannot start.
 const FIRST_LEASE_DEADLINE: Duration = Duration::from_secs(15);
@@ -37,7 +39,7 @@ const FIRST_LEASE_DEADLINE: Duration = Duration::from_secs(15);
 pub struct Running {
     /// Its id.
     pub id: NodeId,
-    /// Where its relay listens.
+    /// Where its relay listens; nowhere, as 0.0.0.0:0, if it dials instead.
     pub address: SocketAddr,
     /// What it holds at this moment.
     pub counts: Counts,
@@ -97,13 +99,7 @@ pub async fn start(
     let identity = Identity::take(&data, &config.name).await?;
     let driver = make_driver(&config, &data, &identity).await?;
     let archiver = Arc::new(Archiver::new(&data, Archive::open(&data, config.archive.as_deref())?));
-    credential.check_listen(config.listen)?;
-    let listener = listen_again(&config, &identity)?;
-    let local = listener.local_addr().map_err(|error| Problem::new(ErrorCode::Internal, error.to_string()))?;
-    if let Err(error) = identity.remember_port(local.port()) {
-        warn!(%error, "the relay's port is not remembered; after a restart the node has a new address");
-    }
-    let address = config.advertise.clone().unwrap_or_else(|| local.to_string());
+    let (way, local, address) = way_in(&config, &credential, &identity)?;
     let record = describe(&config, &identity, &data, &address, &driver);
     let fence = Arc::new(Fence::new(identity.id, identity.tenure()?));
     let host = record.host.clone();
@@ -111,7 +107,7 @@ pub async fn start(
         me: identity.id,
         host,
         address,
-        store,
+        store: store.clone(),
         fence: fence.clone(),
         driver,
         claims: identity.claims(),
@@ -125,7 +121,15 @@ pub async fn start(
     if timeout(FIRST_LEASE_DEADLINE, adoption).await.is_err() {
         return Err(Problem::new(ErrorCode::RegistryUnavailable, "The node got no lease; the log says why."));
     }
-    let workers = relay::run(listener, &relay, &stop)?;
+    let workers = match way {
+        Way::Dialled(listener) => relay::run(listener, &relay, &stop)?,
+        Way::Dials(secret) => {
+            let outward = Outward { relay: relay.clone(), secret, stop: stop.clone() };
+            let mut tasks = JoinSet::new();
+            tasks.spawn(reverse::run(Arc::new(outward), store));
+            tasks
+        }
+    };
     begun.disarm();
     info!(id = %identity.id, address = %local, "the node serves");
     let connections = relay.carried.available_permits();
@@ -143,6 +147,31 @@ pub async fn start(
         drop(archiving.await);
     });
     Ok(Running { id, address: local, counts, done })
+}
+
+/// How gateways come to the relay.
+enum Way {
+    /// They dial it.
+    Dialled(TcpListener),
+    /// It dials them, and shows this.
+    Dials(NodeSecret),
+}
+
+/// The way, where it listens if anywhere, and the address that gateways are told.
+fn way_in(config: &Config, credential: &Credential, identity: &Identity) -> Result<(Way, SocketAddr, String), Problem> {
+    if config.reverse {
+        let secret = identity.reverse_secret()?;
+        let address = landfast_net::reverse::address(&secret);
+        return Ok((Way::Dials(secret), SocketAddr::from(([0, 0, 0, 0], 0)), address));
+    }
+    credential.check_listen(config.listen)?;
+    let listener = listen_again(config, identity)?;
+    let local = listener.local_addr().map_err(|error| Problem::new(ErrorCode::Internal, error.to_string()))?;
+    if let Err(error) = identity.remember_port(local.port()) {
+        warn!(%error, "the relay's port is not remembered; after a restart the node has a new address");
+    }
+    let address = config.advertise.clone().unwrap_or_else(|| local.to_string());
+    Ok((Way::Dialled(listener), local, address))
 }
 
 async fn make_driver(config: &Config, data: &Path, identity: &Identity) -> Result<Driver, Problem> {

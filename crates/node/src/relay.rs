@@ -115,10 +115,14 @@ impl Relay {
     /// Serves one connection until the agent has it, or its peer has heard why not.
     async fn serve(&self, stream: TcpStream, stranger: OwnedSemaphorePermit) {
         keepalive::watch(&stream);
-        let mut socket = match self.credential.accept(stream, RELAYED).await {
-            Ok(socket) => socket,
-            Err(error) => return debug!(%error, "a peer was not believed"),
-        };
+        match self.credential.accept(stream, RELAYED).await {
+            Ok(socket) => self.converse(socket, Some(stranger)).await,
+            Err(error) => debug!(%error, "a peer was not believed"),
+        }
+    }
+
+    /// The same for a peer that is believed already.
+    pub(crate) async fn converse(&self, mut socket: Socket, stranger: Option<OwnedSemaphorePermit>) {
         let handed = match self.let_in(&mut socket, stranger).await {
             Ok(Entry::Told) => return,
             Ok(Entry::Admitted(connect, pass, permit)) => {
@@ -143,7 +147,7 @@ impl Relay {
     }
 
     /// Reads who asks for what, and decides.
-    async fn let_in(&self, socket: &mut Socket, stranger: OwnedSemaphorePermit) -> Result<Entry, Refusal> {
+    async fn let_in(&self, socket: &mut Socket, stranger: Option<OwnedSemaphorePermit>) -> Result<Entry, Refusal> {
         let connect = match self.read_asked(socket).await? {
             Asked::Connect(connect) => connect,
             Asked::Condition { of, .. } => {

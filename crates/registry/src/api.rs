@@ -10,6 +10,8 @@ use std::sync::Arc;
 use axum::Router;
 use axum::middleware::{from_fn, from_fn_with_state};
 use landfast_core::Problem;
+use landfast_core::record::{self, ApiServer};
+use landfast_net::credential::Credential;
 use landfast_net::role::{self, CancellationToken, Running};
 use serde::Deserialize;
 use tokio::task::JoinSet;
@@ -20,6 +22,8 @@ use utoipa_axum::routes;
 use crate::archive::Archive;
 use crate::cell::Cell;
 use crate::keeper;
+use crate::registration::Registration;
+use crate::reverse::{self, Point};
 use crate::store::Store;
 
 mod access;
@@ -36,7 +40,6 @@ mod keys;
 mod moves;
 mod nodes;
 mod refusal;
-mod registration;
 mod serve;
 mod sleep;
 mod spec;
@@ -60,19 +63,32 @@ pub struct Config {
     /// Where events are kept: `s3://bucket/prefix`, with endpoint, region and credentials from the usual variables
     /// (`AWS_…`), or `file:///directory`; the nodes' must be the same. Default: `archive` in the data directory.
     pub archive: Option<String>,
+    /// Where nodes with `reverse` bring their connections. Default: nowhere.
+    pub relay_listen: Option<SocketAddr>,
+    /// That address as nodes reach it (`host:port`). Default: `relay_listen`.
+    pub relay_advertise: Option<String>,
     /// The URL under which clients reach the cell, such as `https://cell.example`; without it, what the request says.
     pub public_url: Option<String>,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { listen: (Ipv4Addr::LOCALHOST, 0).into(), advertise: None, archive: None, public_url: None }
+        Self {
+            listen: (Ipv4Addr::LOCALHOST, 0).into(),
+            advertise: None,
+            archive: None,
+            relay_listen: None,
+            relay_advertise: None,
+            public_url: None,
+        }
     }
 }
 
 /// What handlers share.
 struct Api {
     cell: Arc<Cell>,
+    /// What nodes are reached with.
+    credential: Credential,
     store: Arc<dyn Store>,
     archive: Archive,
     public_url: Option<String>,
@@ -97,14 +113,29 @@ pub async fn start(
     cell.signer().publish(&*store).await?;
     cell.api_key().publish(&*store).await?;
     let advertised = config.advertise.unwrap_or_else(|| address.to_string());
-    let lease = registration::register(&*store, &advertised).await?;
+    let server = ApiServer { address: advertised };
+    let registration = Registration::write(&*store, record::keys::APIS, server).await?;
+    let mut tasks = JoinSet::new();
+    let mut credential = cell.credential().clone();
+    if let Some(listen) = config.relay_listen {
+        let point = Point { listen, advertise: config.relay_advertise };
+        let (reaching, task) = reverse::open(point, credential, store.clone(), stop.clone())?;
+        credential = reaching;
+        tasks.spawn(async move { drop(task.await) });
+    }
 
     let public_url = config.public_url.map(|url| url.trim_end_matches('/').to_owned());
-    let api = Arc::new(Api { cell, store: store.clone(), archive: archive.clone(), public_url, stop: stop.clone() });
-    let mut tasks = JoinSet::new();
-    let credential = api.cell.credential().clone();
+    let api = Api {
+        cell,
+        credential: credential.clone(),
+        store: store.clone(),
+        archive: archive.clone(),
+        public_url,
+        stop: stop.clone(),
+    };
+    let api = Arc::new(api);
     tasks.spawn(serve::serve(listener, credential, router(api.clone()), stop.clone()));
-    tasks.spawn(registration::keep(store.clone(), advertised, lease, stop.clone()));
+    tasks.spawn(registration.keep(store.clone(), stop.clone()));
     tasks.spawn(keeper::run(store, stop.clone()));
     tasks.spawn(telemetry::sweep(archive, stop.clone()));
     tasks.spawn(kernel::tend(api));

@@ -7,6 +7,8 @@ pub mod authority;
 pub mod cell;
 mod keeper;
 pub mod records;
+pub mod registration;
+pub mod reverse;
 pub mod store;
 mod sweep;
 pub mod token;

@@ -86,6 +86,7 @@ pub struct Token {
 /// A cell to be: what to change before it starts.
 #[derive(Clone, Debug, Default)]
 pub struct Plan {
+    api: Settings,
     gateway: Settings,
     node: Settings,
     bare: bool,
@@ -106,6 +107,13 @@ impl Plan {
     pub fn node(mut self, key: &'static str, value: impl Into<String>) -> Self {
         self.node.insert(key, value.into());
         self
+    }
+
+    /// Lets its nodes listen nowhere: they dial the gateway and the API server instead.
+    #[must_use]
+    pub fn reverse(mut self) -> Self {
+        self.api.insert("relay_listen", "127.0.0.1:0".to_owned());
+        self.gateway("relay_listen", "127.0.0.1:0").node("reverse", "true")
     }
 
     /// Leaves the failing networks out, so that nothing but Landfast itself stands between its parts: for measuring.
@@ -141,7 +149,7 @@ impl Plan {
             certify(dir);
         }
         let etcd = (self.members > 0).then(|| Etcd::start(self.members, dir));
-        let api = Role::start("api", "0", dir, listening(stored(etcd.as_ref(), Settings::new()))).await;
+        let api = Role::start("api", "0", dir, listening(stored(etcd.as_ref(), self.api))).await;
         let gateway = Role::start("gateway", "0", dir, listening(stored(etcd.as_ref(), self.gateway))).await;
         let downstream = FaultRelay::start().await.expect("a free port");
         downstream.lead_to(gateway.address());

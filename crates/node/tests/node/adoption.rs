@@ -112,6 +112,26 @@ async fn what_should_have_ended_while_the_daemon_was_away_is_ended_when_it_is_ba
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_another_host_was_given_while_the_daemon_was_away_does_not_run_on_here() {
+    let cell = TestCell::new();
+    let node = cell.node("a").await;
+    let instance = cell.run(&node).await;
+    node.stop().await;
+    assert!(!processes_of(instance.id).is_empty(), "its agent outlives its daemon");
+    let elsewhere = landfast_core::NodeId::new(1, 1);
+    cell.update(instance.id, |instance| {
+        instance.generation = instance.generation.next();
+        (instance.node, instance.host) = (Some(elsewhere), Some("elsewhere".to_owned()));
+    })
+    .await;
+    let _node = cell.node("a").await;
+    eventually("nothing of it runs here", async || processes_of(instance.id).is_empty()).await;
+    assert!(cell.instance_dir(instance.id).exists(), "its files are kept until it is deleted");
+    cell.update(instance.id, |instance| instance.phase = Phase::Deleted).await;
+    eventually("its files are gone", async || !cell.instance_dir(instance.id).exists()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_agent_that_died_while_the_daemon_was_away_is_a_failed_instance() {
     let cell = TestCell::new();
     let node = cell.node("a").await;

@@ -153,3 +153,19 @@ async fn what_nobody_else_can_be_given_goes_on_without_a_lease_until_its_node_he
     let record = cell.settled(kept.id).await;
     assert_eq!((record.phase, record.generation), (Phase::Running, kept.generation));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_its_node_ended_for_want_of_a_lease_was_lost_and_did_not_fail() {
+    let cell = TestCell::new();
+    let cable = Arc::new(Cable { store: cell.store.clone(), is_out: AtomicBool::new(false) });
+    let node = cell.try_node_with(cell.config("a"), cable.clone()).await.unwrap();
+    let spec = InstanceSpec { restart: Restart::Always, ..InstanceSpec::default() };
+    let id = cell.place(node.id(), spec).await;
+    let instance = cell.settled(id).await;
+    cable.pull(true);
+    eventually("its processes are gone", async || processes_of(instance.id).is_empty()).await;
+    // No keeper has seen the lease lapse: the node is back first.
+    cable.pull(false);
+    let ended = cell.until(instance.id, |instance| instance.phase.is_end()).await;
+    assert_eq!(ended.phase, Phase::Lost, "{:?}", ended.reason);
+}

@@ -166,8 +166,7 @@ pub(super) async fn forward(api: &Api, id: InstanceId, request: Request) -> Resu
 /// Forwards a call without a body to this place, and wakes nobody.
 pub(super) async fn forward_to(api: &Api, id: InstanceId, parts: &Parts, route: &Route) -> Result<Response, Refusal> {
     let target = agent_target(parts, id)?;
-    let socket =
-        dial(route, Target::Agent, api.cell.credential(), DIAL_DEADLINE).await.map_err(|error| error.code())?;
+    let socket = dial(route, Target::Agent, &api.credential, DIAL_DEADLINE).await.map_err(|error| error.code())?;
     exchange(socket, parts, &target, Bytes::new()).await
 }
 
@@ -267,7 +266,7 @@ pub(super) async fn reach(api: &Api, id: InstanceId, wakes: bool) -> Result<Sock
     let mut dials = 1;
     loop {
         let route = route(api, id, wakes).await?;
-        match dial(&route, Target::Agent, api.cell.credential(), DIAL_DEADLINE).await {
+        match dial(&route, Target::Agent, &api.credential, DIAL_DEADLINE).await {
             Ok(socket) => return Ok(socket),
             Err(error) if dials < DIALS => tracing::debug!(%error, instance = %id, "dialling again"),
             Err(error) => return Err(error.code().into()),

@@ -144,6 +144,11 @@ impl Member {
         }
     }
 
+    fn signal(&self, name: &str) {
+        let pid = self.child.as_ref().expect("it runs").id().to_string();
+        assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
+    }
+
     fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.kill().unwrap();
@@ -192,6 +197,26 @@ async fn members_may_die_one_after_the_other_and_every_change_is_told_once() {
         }
     }
     assert_eq!(told, written);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_stands_still_costs_no_lease() {
+    let cluster = Cluster::new(3);
+    let store = cluster.store();
+    let lease = store.grant(Duration::from_secs(20)).await.unwrap();
+    // Every member has been asked.
+    for _ in 0..12 {
+        store.renew(&lease).await.unwrap();
+    }
+    for member in &cluster.members {
+        member.signal("STOP");
+        for _ in 0..10 {
+            let asked = Instant::now();
+            store.renew(&lease).await.expect("two members are there");
+            assert!(asked.elapsed() < Duration::from_secs(4), "it took {:?}", asked.elapsed());
+        }
+        member.signal("CONT");
+    }
 }
 
 /// Long enough for a member to lose its patience with a client that asks for signs of life too often: three of them.

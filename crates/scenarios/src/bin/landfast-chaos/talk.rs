@@ -201,7 +201,7 @@ impl Talker<'_> {
                 };
                 let nonce = format!("linked-{:016x}", self.seed);
                 // Its line leads to either gateway.
-                self.load.writes(self.instance, Host::Gateway(1), (Kind::Get, &nonce), began, outcome);
+                self.load.writes(self.instance, Host::Clients, (Kind::Get, &nonce), began, outcome);
                 None
             }
         }

@@ -12,7 +12,7 @@ use landfast_core::record::Phase;
 use landfast_scenarios::numbers::Wrong;
 
 use crate::evidence::{Answered, At, End, Evidence, Kind, Outcome, Ran, Recorded, Request, Struck, Talk, Way};
-use crate::plan::{Fault, Host, MEMBERS};
+use crate::plan::{Fault, GATEWAYS, Host, MEMBERS};
 
 /// Within this a session that lives goes on once the faults are over: a redial waits 2 s at most, on a slow machine.
 const AGAIN_WITHIN: Duration = Duration::from_secs(10);
@@ -163,8 +163,11 @@ fn judge_talk(evidence: &Evidence, talk: &Talk, verdict: &mut Verdict) {
         }
         // Another session of the same process takes the place of one that is unknown: that is only so after an end.
         End::Unsure => {
-            if !has_ended(evidence, &talk.instance, Phase::Lost, talk.began, *at) {
-                verdict.lost.push(format!("{name}: at {at:.1?} its session is unknown, and its instance was not lost"));
+            let ended = |phase| has_ended(evidence, &talk.instance, phase, talk.began, *at);
+            if !ended(Phase::Lost) && !ended(Phase::Failed) {
+                verdict
+                    .lost
+                    .push(format!("{name}: at {at:.1?} its session is unknown, and its instance had not ended"));
             }
         }
     }
@@ -281,7 +284,9 @@ fn is_true_refusal(evidence: &Evidence, request: &Request, status: u16, code: &s
         ErrorCode::InstanceStarting | ErrorCode::InstanceMoving => {
             was_between_places(evidence, instance, *began, *ended)
         }
-        ErrorCode::GatewayDraining => was_stopped(evidence, *via, Duration::ZERO, *ended),
+        ErrorCode::GatewayDraining => GATEWAYS
+            .iter()
+            .any(|gateway| [*gateway, Host::Clients].contains(via) && was_stopped(evidence, *gateway, *began, *ended)),
         // The node, its instance or the way there was away for as long as a request waits, or went while it ran.
         ErrorCode::NodeUnreachable | ErrorCode::UpstreamLost | ErrorCode::UpstreamTimeout => {
             is_way_struck(evidence, *via, instance, *began, *ended)
@@ -299,7 +304,7 @@ fn is_true_refusal(evidence: &Evidence, request: &Request, status: u16, code: &s
 /// Whether anything was done to the instance's node or gateway, or between them, while a request waited or shortly before.
 fn is_way_struck(evidence: &Evidence, via: Host, instance: &str, began: At, ended: At) -> bool {
     let nodes = nodes_of(evidence, instance);
-    during(evidence, began, ended).any(|fault| fault.strikes(via) || nodes.iter().any(|node| fault.strikes(*node)))
+    during(evidence, began, ended).any(|fault| is_at(fault, via) || nodes.iter().any(|node| fault.strikes(*node)))
         || was_between_places(evidence, instance, began, ended)
 }
 
@@ -307,15 +312,25 @@ fn is_store_struck(evidence: &Evidence, via: Host, instance: &str, began: At, en
     let nodes = nodes_of(evidence, instance);
     during(evidence, began, ended).any(|fault| {
         MEMBERS.iter().any(|member| fault.strikes(*member))
-            || fault.strikes(via)
+            || is_at(fault, via)
             || nodes.iter().any(|node| fault.strikes(*node))
     })
 }
 
-/// Whether the gateway was killed, stood still or was slow, or the way to it was struck.
+/// Whether the gateway was killed or stopped, or the connections to it: whatever else is done to it, an answer comes, if late. Who
+/// came over a line ([`Host::Clients`]) may have been led to either.
 fn is_client_way_struck(evidence: &Evidence, via: Host, began: At, ended: At) -> bool {
-    during(evidence, began, ended)
-        .any(|fault| fault.strikes(via) && !matches!(fault, Fault::Reset { one, .. } if *one != Host::Clients))
+    let is_via = |host: Host| host == via || (via == Host::Clients && GATEWAYS.contains(&host));
+    during(evidence, began, ended).any(|fault| match fault {
+        Fault::Kill { host } | Fault::Stop { host } => is_via(*host),
+        Fault::Reset { one, other } => *one == Host::Clients && is_via(*other),
+        _ => false,
+    })
+}
+
+/// Whether a fault strikes the gateway that was asked, or over a line either.
+fn is_at(fault: &Fault, via: Host) -> bool {
+    fault.strikes(via) || (via == Host::Clients && GATEWAYS.iter().any(|gateway| fault.strikes(*gateway)))
 }
 
 /// The faults that were under way within a time, or over only just before it.
@@ -411,8 +426,13 @@ fn judge_wishes(evidence: &Evidence) -> Vec<String> {
 /// An instance is called lost only if its node was kept from its lease, and failed never: nothing here makes one fail.
 fn judge_records(evidence: &Evidence) -> Vec<String> {
     let mut wrong = Vec::new();
+    let mut last: BTreeMap<&str, Option<Phase>> = BTreeMap::new();
     for record in &evidence.records {
         let Recorded { at, instance, phase, node, reason, .. } = record;
+        // A record that changes and stays in its phase says nothing new of that.
+        if last.insert(instance, *phase) == Some(*phase) {
+            continue;
+        }
         match (phase, node) {
             (Some(Phase::Lost), Some(node)) if !lost_its_lease(evidence, *node, *at) => {
                 wrong.push(format!(
