@@ -15,7 +15,7 @@ const AWAY: Duration = Duration::from_secs(20);
 
 #[tokio::test]
 async fn a_registry_that_is_killed_for_longer_than_a_lease_ends_nothing_that_runs() {
-    rides_out(|etcd| etcd.kill(), |etcd| etcd.start_again()).await;
+    rides_out(Etcd::kill, Etcd::start_again).await;
 }
 
 #[tokio::test]
