@@ -126,6 +126,14 @@ impl InstanceDir {
         replace(&self.file(UNLEASED), &generation)
     }
 
+    /// Another agent is started: the note was of the last one.
+    pub(crate) fn forget_unleased(&self) -> io::Result<()> {
+        match fs::remove_file(self.file(UNLEASED)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        }
+    }
+
     /// The generation of the last such note.
     pub(crate) fn unleased(&self) -> Option<Generation> {
         serde_json::from_slice(&fs::read(self.file(UNLEASED)).ok()?).ok()

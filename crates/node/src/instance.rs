@@ -235,7 +235,6 @@ impl Task {
     /// Takes the next generation, so that whoever saw the earlier lease lapse cannot call the instance lost any more.
     async fn claim(&mut self) -> Next {
         let (me, generation, address) = (self.ctx.me, self.record().generation, self.ctx.address.clone());
-        let unleased = self.ctx.driver.dir(self.record().id).unleased() == Some(generation);
         let dozes = self.life.is_to_sleep() && self.ctx.driver.dir(self.record().id).doze() == Some(generation);
         let next = match self.is_mine() {
             true => self.write(|instance| lifecycle::claim(instance, me, generation, &address)).await,
@@ -244,9 +243,6 @@ impl Task {
         if dozes && next == Next::Again {
             // What has begun is done to the end in the new generation.
             self.note_doze();
-        }
-        if unleased && next == Next::Again {
-            self.note_unleased();
         }
         self.must_claim = next != Next::Again;
         next
@@ -354,7 +350,8 @@ impl Task {
     /// platform's, although the registry may not have seen the lease lapse; else it has failed.
     async fn miss_agent(&mut self) -> Next {
         let (id, generation) = (self.record().id, self.record().generation);
-        if self.ctx.driver.dir(id).unleased() != Some(generation) {
+        // A claim or a move may have come since: it is the same agent that is missed.
+        if self.ctx.driver.dir(id).unleased().is_none_or(|ended| ended > generation) {
             return self.fail(GONE.to_owned()).await;
         }
         self.shut(ErrorCode::InstanceStarting).await;

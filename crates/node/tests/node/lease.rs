@@ -164,7 +164,8 @@ async fn an_instance_that_its_node_ended_for_want_of_a_lease_was_lost_and_did_no
     let instance = cell.settled(id).await;
     cable.pull(true);
     eventually("its processes are gone", async || processes_of(instance.id).is_empty()).await;
-    // No keeper has seen the lease lapse: the node is back first.
+    // No keeper has seen the lease lapse: the node is back first. Meanwhile a move or a claim has given it a generation more.
+    cell.update(instance.id, |instance| instance.generation = instance.generation.next()).await;
     cable.pull(false);
     let ended = cell.until(instance.id, |instance| instance.phase.is_end()).await;
     assert_eq!(ended.phase, Phase::Lost, "{:?}", ended.reason);
