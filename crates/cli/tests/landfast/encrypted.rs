@@ -12,7 +12,7 @@ use crate::cell::{Cell, finish, signal};
 use crate::terminal::Terminal;
 
 /// A cell whose gateway speaks TLS, and whose commands know nothing else of it.
-fn start() -> (Cell, TempDir) {
+fn start() -> (TempDir, Cell) {
     let dir = tempfile::tempdir().unwrap();
     let CertifiedKey { cert, signing_key } = generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
     let write = |name: &str, text: String| {
@@ -28,12 +28,13 @@ fn start() -> (Cell, TempDir) {
         ("LANDFAST_URL", format!("https://{address}")),
         ("LANDFAST_CA", chain),
     ]);
-    (cell, dir)
+    // In this order: the cell goes first, and its last commands still need the files.
+    (dir, cell)
 }
 
 #[test]
 fn a_terminal_and_a_command_pass_through_tls() {
-    let (cell, _files) = start();
+    let (_files, cell) = start();
     let id = cell.create();
     let mut terminal = Terminal::run(cell.command(&["exec", "-it", &id, "--", "sh"]), 24, 80);
     terminal.type_in("echo $((6*7)) && exit 5\n");
@@ -52,7 +53,7 @@ fn a_terminal_and_a_command_pass_through_tls() {
 
 #[test]
 fn files_and_events_pass_through_tls() {
-    let (cell, files) = start();
+    let (files, cell) = start();
     let id = cell.create();
     let (here, back) = (files.path().join("here"), files.path().join("back"));
     std::fs::write(&here, vec![7; 2_000_000]).unwrap();
@@ -72,7 +73,7 @@ fn files_and_events_pass_through_tls() {
 
 #[test]
 fn a_forwarded_port_leads_through_tls() {
-    let (cell, _files) = start();
+    let (_files, cell) = start();
     let id = cell.create();
     // A program that says what it hears: the shell's own, so that nothing has to be installed.
     let mut server = cell.command(&["exec", &id, "--", "perl", "-MIO::Socket", "-e", ECHO]).spawn().unwrap();
@@ -93,7 +94,7 @@ fn a_forwarded_port_leads_through_tls() {
 
 #[test]
 fn whom_nobody_vouches_for_is_not_spoken_to() {
-    let (cell, files) = start();
+    let (files, cell) = start();
     let CertifiedKey { cert, .. } = generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
     let other = files.path().join("other.pem");
     std::fs::write(&other, cert.pem()).unwrap();
