@@ -322,7 +322,8 @@ fn of_what_may_run_on_without_a_lease_nobody_says_that_it_sleeps_and_who_wakes_i
 
 #[test]
 fn a_registry_that_was_away_gives_every_node_the_time_of_a_lease_to_come_back() {
-    let mut cell = Cell::new([1], [running(1, 1), running(2, 1)]);
+    let both = [1, 2].map(|number| of_restart(Restart::Never, running(number, 1)));
+    let mut cell = Cell::new([1], both);
     cell.run_until(20_000);
     cell.keeper.handle_in_touch(cell.now);
     cell.keeper.handle_node(node(1).id, None, cell.now);

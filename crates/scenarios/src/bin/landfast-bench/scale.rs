@@ -52,18 +52,24 @@ struct Watcher {
 
 /// The names of one store's figures.
 struct Names {
+    writes: &'static str,
     start: &'static str,
     bytes: &'static str,
     known: [&'static str; 3],
 }
 
 const EMBEDDED: Names = Names {
+    writes: "embedded_writes",
     start: "embedded_start",
     bytes: "embedded_route",
     known: ["embedded_known_p50", "embedded_known_p99", "embedded_known_max"],
 };
-const ETCD: Names =
-    Names { start: "etcd_start", bytes: "etcd_route", known: ["etcd_known_p50", "etcd_known_p99", "etcd_known_max"] };
+const ETCD: Names = Names {
+    writes: "etcd_writes",
+    start: "etcd_start",
+    bytes: "etcd_route",
+    known: ["etcd_known_p50", "etcd_known_p99", "etcd_known_max"],
+};
 
 /// Measures.
 ///
@@ -92,7 +98,10 @@ async fn over(figures: &mut Figures, names: &Names, amount: Amount, dir: &Path, 
     empty.is_ready().await?;
     let before = empty.resident();
     drop(empty);
+    let began = Instant::now();
     let herd = Herd::write(&cell, Arc::clone(&store), amount.routes).await?;
+    let rate = amount.routes as f64 / began.elapsed().as_secs_f64();
+    figures.add(names.writes, rate, "/s", "records written, 64 at a time");
     let (mut gateways, mut starts, mut bytes) = (Vec::new(), Vec::new(), Vec::new());
     for number in 0..GATEWAYS {
         let began = Instant::now();
