@@ -10,7 +10,8 @@
 //!                                                            = 8.18 s by the slowest clock of ours
 //! ```
 //!
-//! Fenced, the relay carries nothing; stopped, the instances are ended. An answer that arrives between the two still
+//! Fenced, the relay carries nothing that others may be given; stopped, those instances are ended. What nobody else can be given
+//! ([`is_bound`](crate::lifecycle::is_bound)) goes on. An answer that arrives between the two still
 //! counts. After that the node holds nothing, and only then asks for a new lease.
 
 use std::time::Duration;

@@ -18,8 +18,9 @@
 //! ```
 //!
 //! Only [`place`] and [`commit_move`] change the owner, and both give out the next generation. [`commit_move`] belongs to
-//! the source, which fences itself first; [`lost`] belongs to the keeper, after the owner's lease has lapsed and the
-//! owner has therefore fenced itself. That is why no two nodes serve an instance, however old their copies are. Until the
+//! the source, which fences itself first; [`lost`] belongs to the keeper, after the owner's lease has lapsed. By then the owner
+//! has fenced itself, or nobody else will be given the instance ([`is_bound`]). That is why no two nodes serve an instance, however old
+//! their copies are. Until the
 //! target of a move is prepared, it may decline, and the source go on as if nothing had been asked.
 //!
 //! Sleep is asked for by [`desire_sleeping`] or [`idle`] and done by [`asleep`]; between the two the owner takes nothing
@@ -459,8 +460,8 @@ pub fn will_restart(instance: &Instance) -> bool {
     restarts && instance.desired == Desired::Running && instance.spec.restart == Restart::Always
 }
 
-/// Whether nobody but its own node can end its life there: it is never placed again after a loss, so that no other node is
-/// given it unless its own hands it over. Such an instance needs no lease to have one owner, and goes on without it.
+/// Whether only its own node can bring it to another: it is never placed again after a loss, so that no other is given it unless
+/// its own hands it over. Such an instance needs no lease to have one owner, and goes on without it.
 pub const fn is_bound(instance: &Instance) -> bool {
     matches!(instance.spec.restart, Restart::Never)
 }

@@ -243,8 +243,8 @@ impl Agent {
     /// # Errors
     ///
     /// [`AgentError`]; then connections may still stand.
-    pub(crate) async fn fence(&self) -> Result<(), AgentError> {
-        match self.call(Method::POST, "/fence", Bytes::new()).await {
+    pub(crate) async fn fence(&self, generation: Generation) -> Result<(), AgentError> {
+        match self.call(Method::POST, &format!("/fence?generation={generation}"), Bytes::new()).await {
             // An agent that knows no fence was handed nothing.
             Ok(_) | Err(AgentError::Said(404)) => Ok(()),
             Err(error) => Err(error),

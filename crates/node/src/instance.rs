@@ -294,7 +294,7 @@ impl Task {
     /// Has the agent cut what was handed to it.
     pub(crate) async fn fence_agent(&self) -> Next {
         let Some(agent) = &self.agent else { return Next::Watch };
-        match agent.fence().await {
+        match agent.fence(self.record().generation).await {
             Ok(()) => Next::Watch,
             Err(error) => {
                 error!(instance = %self.record().id, %error, "the agent does not cut its connections");
@@ -378,6 +378,17 @@ impl Task {
         next
     }
 
+    /// Finds the agent of this life, if it runs here. One that was started for a later life is another node's, which this one
+    /// has not heard of.
+    pub(crate) fn find_agent(&mut self) {
+        if self.agent.is_some() {
+            return;
+        }
+        let (id, generation) = (self.record().id, self.record().generation);
+        let found = Agent::find(&self.ctx.driver.dir(id), id).ok().flatten();
+        self.agent = found.filter(|agent| agent.born() <= generation);
+    }
+
     async fn end(&mut self) -> Next {
         self.shut(match self.record().desired {
             Desired::Running => ErrorCode::InstanceStarting,
@@ -386,10 +397,7 @@ impl Task {
             Desired::Deleted => ErrorCode::InstanceGone,
         })
         .await;
-        let id = self.record().id;
-        if self.agent.is_none() {
-            self.agent = Agent::find(&self.ctx.driver.dir(id), id).ok().flatten();
-        }
+        self.find_agent();
         if let Some(agent) = &self.agent
             && let Err(error) = agent.end(GRACE).await
         {

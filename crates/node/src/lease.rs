@@ -70,12 +70,14 @@ impl Keeping {
         if stop.run_until_cancelled(self.hold(&mut adopted)).await.is_none() {
             info!("the node stops; its instances go on");
         }
+        // Nobody may open a door again that is shut below.
+        match self.work {
+            Work::Busy { board, .. } => board.abort(),
+            Work::Idle(rest) => drop(rest),
+        }
         // Cutting what is carried is the last thing, so that every gateway learns at once that this node is away.
         if let Err(stuck) = self.ctx.fence.shut_all().await {
             error!(stuck, "connections do not end");
-        }
-        if let Work::Busy { board, .. } = self.work {
-            board.abort();
         }
     }
 

@@ -11,7 +11,7 @@ use landfast_core::{ErrorCode, InstanceId};
 use landfast_net::clock;
 use tracing::{error, info, warn};
 
-use crate::agent::{Agent, SLEEP_GRACE};
+use crate::agent::SLEEP_GRACE;
 use crate::instance::{Next, Task};
 
 /// When an agent is asked again that did not answer: it is not its idleness that is doubtful then.
@@ -61,9 +61,7 @@ impl Task {
     pub(crate) async fn fall_asleep(&mut self) -> Next {
         self.shut(ErrorCode::InstanceWaking).await;
         let id = self.record().id;
-        if self.agent.is_none() {
-            self.agent = Agent::find(&self.ctx.driver.dir(id), id).ok().flatten();
-        }
+        self.find_agent();
         if std::mem::take(&mut self.idleness).found && self.was_used_after_all().await {
             info!(instance = %id, "an instance was used just before it would have slept");
             return self.write(lifecycle::desire_awake).await;

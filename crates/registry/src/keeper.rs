@@ -52,7 +52,7 @@ enum NotTaken {
 
 impl Shell {
     fn new(store: Arc<dyn Store>) -> Self {
-        let follow = |prefix| Follower { watch: store.watch(prefix, None), failing: false, is_back: false };
+        let follow = |prefix| Follower::new(store.clone(), prefix);
         let (nodes, drains, instances) = (follow(keys::NODES), follow(keys::DRAINS), follow(keys::INSTANCES));
         Self { keeper: Keeper::new(clock::now()), store, nodes, drains, instances, steps: JoinSet::new() }
     }
@@ -143,6 +143,8 @@ impl Shell {
 
 /// A watch whose errors are said once and then waited out: what the keeper has seen stays true until it hears more.
 struct Follower {
+    store: Arc<dyn Store>,
+    prefix: &'static str,
     watch: Watch,
     failing: bool,
     /// It failed, and does not any more; nobody has been told yet.
@@ -150,6 +152,11 @@ struct Follower {
 }
 
 impl Follower {
+    fn new(store: Arc<dyn Store>, prefix: &'static str) -> Self {
+        let watch = store.watch(prefix, None);
+        Self { store, prefix, watch, failing: false, is_back: false }
+    }
+
     async fn next(&mut self) -> WatchEvent {
         loop {
             match self.watch.next().await {
@@ -163,6 +170,8 @@ impl Follower {
                 Err(error) => {
                     if !std::mem::replace(&mut self.failing, true) {
                         tracing::error!(%error, "the keeper does not see the store and waits");
+                        // A new watch begins with a listing, and so tells at once that the store answers again.
+                        self.watch = self.store.watch(self.prefix, None);
                     }
                 }
             }

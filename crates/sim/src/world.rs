@@ -15,7 +15,7 @@ use crate::names::{host_of, instance_id};
 use crate::node::Daemon;
 use crate::stage::{Event, Stage, Who, Write};
 use crate::store::{Op, Store};
-use crate::{Config, Outcome};
+use crate::{Config, Mood, Outcome};
 
 /// How long the cell is left in peace at the end of a run: a lease, a keeper's longest wait before a restart, the
 /// longest park, and the last bytes.
@@ -86,7 +86,9 @@ impl World {
             self.hosts.wanted.push((client.instance, client.number(), client.hears_in_all));
         }
         for number in 0..self.instances {
-            let restart = if self.stage.chance.percent(50) { Restart::Always } else { Restart::Never };
+            // What is never placed again goes on without a lease: where comebacks are looked at, nothing would be seen of it.
+            let is_placed_again = self.stage.config.mood == Some(Mood::Comebacks) || self.stage.chance.percent(50);
+            let restart = if is_placed_again { Restart::Always } else { Restart::Never };
             let write = Write::Create(Box::new(new_instance(number, restart)));
             let at = self.stage.chance.skewed(1, 2 * SECOND);
             let op = Box::new(Op::Write(instance_id(number), write));

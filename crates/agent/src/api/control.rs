@@ -32,7 +32,7 @@ pub(super) async fn route(agent: &Arc<Agent>, request: Request<Incoming>) -> Res
     match (request.uri().path(), request.method()) {
         ("/healthz", &Method::GET) => Ok(health(agent)),
         ("/generation", &Method::PUT) => put_generation(agent, request).await,
-        ("/fence", &Method::POST) => fence(agent).await,
+        ("/fence", &Method::POST) => fence(agent, request.uri().query()).await,
         ("/shutdown", &Method::POST) => {
             agent.stop.cancel();
             Ok(empty(StatusCode::ACCEPTED))
@@ -76,8 +76,21 @@ async fn put_generation(agent: &Agent, request: Request<Incoming>) -> Result<Res
     }
 }
 
-/// `POST /fence`: answers once nothing that was handed over is left.
-async fn fence(agent: &Agent) -> Result<Response<Body>, Refused> {
+/// `POST /fence?generation=`: answers once nothing that was handed over is left. Who has not heard that another node has the
+/// instance in a later generation cuts nothing of that.
+async fn fence(agent: &Agent, query: Option<&str>) -> Result<Response<Body>, Refused> {
+    let said = query.and_then(|query| query.strip_prefix("generation=")).map(str::parse);
+    let given = match said {
+        // A node that is older than this says none.
+        None => agent.fence.generation(),
+        Some(Ok(number)) => Generation(number),
+        Some(Err(_)) => return Err(Problem::new(ErrorCode::RequestInvalid, "generation is no number.").into()),
+    };
+    let has = agent.fence.generation();
+    if given < has {
+        let detail = format!("The agent has generation {has}; who has {given} does not cut it.");
+        return Err(Problem::new(ErrorCode::RequestConflict, detail).into());
+    }
     if agent.fence.shut().await {
         return Ok(empty(StatusCode::NO_CONTENT));
     }

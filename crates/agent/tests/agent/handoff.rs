@@ -124,6 +124,16 @@ async fn a_move_that_was_given_up_lifts_the_fence() {
 }
 
 #[tokio::test]
+async fn a_node_that_has_not_heard_of_a_later_generation_cuts_nothing_of_it() {
+    let agent = Agent::start().await;
+    agent.control("PUT", "/generation", r#"{"generation":4}"#).await;
+    assert_eq!(agent.control("POST", "/fence?generation=3", "").await.status, 409);
+    assert_eq!(connect(&agent, 4, b"").await.1, 200);
+    assert_eq!(agent.control("POST", "/fence?generation=4", "").await.status, 204);
+    assert_eq!(connect(&agent, 4, b"").await.1, 503);
+}
+
+#[tokio::test]
 async fn what_is_no_hand_over_harms_nobody() {
     let agent = Agent::start().await;
     let mut to = UnixStream::connect(agent.socket("handoff.sock")).await.unwrap();
