@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::stalled;
+
 /// How long a member may take to listen: an election comes first.
 const STARTS_WITHIN: Duration = Duration::from_secs(30);
 
@@ -83,7 +85,7 @@ impl Etcd {
     ///
     /// They do not run.
     pub fn freeze(&self) {
-        self.signal(Signal::SIGSTOP);
+        self.members.iter().for_each(|member| stalled::freeze(member.process.id()));
     }
 
     /// Lets every member go on.
@@ -92,12 +94,8 @@ impl Etcd {
     ///
     /// They do not run.
     pub fn thaw(&self) {
-        self.signal(Signal::SIGCONT);
-    }
-
-    fn signal(&self, signal: Signal) {
         for member in &self.members {
-            kill(Pid::from_raw(member.process.id() as i32), signal).expect("a member that runs");
+            kill(Pid::from_raw(member.process.id() as i32), Signal::SIGCONT).expect("a member that runs");
         }
     }
 
