@@ -29,6 +29,13 @@ use super::{
 };
 
 mod address;
+/// How many entries to ask for after these.
+fn next_page(last: &[Entry]) -> i64 {
+    let bytes: usize = last.iter().map(|entry| entry.key.len() + entry.value.len()).sum();
+    let each = bytes.div_ceil(last.len().max(1)).max(1);
+    i64::try_from(LARGE_PAGE.1 / each).unwrap_or(i64::MAX).clamp(PAGE, LARGE_PAGE.0)
+}
+
 #[cfg(test)]
 mod tests;
 mod watching;
@@ -53,8 +60,12 @@ const KEEP_ALIVE: Duration = Duration::from_secs(6);
 /// It is given up if it does not answer within this: with the silence before, still before a lease of ten seconds lapses.
 const ALIVE_WITHIN: Duration = Duration::from_secs(2);
 
-/// Entries in one page of a listing: with the largest records still below the 4 MiB that one gRPC message holds.
+/// Entries in the first page of a listing: with the largest records still below [`ANSWER_MAX`].
 const PAGE: i64 = 256;
+
+/// The most entries in a further page, and about how many bytes it is to have. etcd counts all that is left for each page, so
+/// that a listing in small ones costs the square of its length.
+const LARGE_PAGE: (i64, usize) = (20_000, 16 << 20);
 
 /// The most bytes of one answer: a page whose every record is as large as records get.
 const ANSWER_MAX: usize = 192 << 20;
@@ -127,10 +138,19 @@ impl Cluster {
     async fn list(&self, prefix: &str) -> Result<Listing, StoreError> {
         check_key(prefix)?;
         let mut listing = self.page(prefix, "", PAGE, None).await?;
-        let mut last = listing.entries.len();
-        while last as i64 == PAGE {
+        let (mut limit, mut last) = (PAGE, listing.entries.len());
+        while last as i64 == limit {
             let after = listing.entries.last().map(|entry| entry.key.clone()).unwrap_or_default();
-            let page = self.page(prefix, &after, PAGE, Some(listing.revision)).await?;
+            let as_of = Some(listing.revision);
+            limit = next_page(&listing.entries[listing.entries.len() - last..]);
+            let page = match self.page(prefix, &after, limit, as_of).await {
+                // What comes may be larger than what came, and too much for one answer.
+                Err(_) if limit > PAGE => {
+                    limit = PAGE;
+                    self.page(prefix, &after, limit, as_of).await?
+                }
+                page => page?,
+            };
             last = page.entries.len();
             listing.entries.extend(page.entries);
         }
