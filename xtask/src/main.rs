@@ -88,6 +88,8 @@ enum Bench {
     Moves,
     /// Ten thousand routes that change a thousand times a second under load, beside the same load over idle ones
     Routes,
+    /// A hundred thousand routes at four gateways, over the store of one machine and over etcd
+    Scale,
 }
 
 fn main() -> ExitCode {
@@ -135,6 +137,7 @@ fn bench(what: Bench, arguments: &[String]) -> Result<ExitCode> {
             system::provide(&[system::CHROMIUM])?;
             clients::provide()?;
         }
+        Bench::Scale => system::provide(&[system::ETCD])?,
         Bench::Session | Bench::Events | Bench::Faults | Bench::Moves | Bench::Routes => {}
     }
     build_programs(&[
@@ -152,6 +155,7 @@ fn bench(what: Bench, arguments: &[String]) -> Result<ExitCode> {
         Bench::Http => "http",
         Bench::Moves => "moves",
         Bench::Routes => "routes",
+        Bench::Scale => "scale",
     };
     Err(Command::new(release("landfast-bench")?).arg(what).args(arguments).exec())
         .context("the bench could not be started")

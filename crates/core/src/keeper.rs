@@ -63,7 +63,7 @@ const TOMBSTONE_LOOK_EVERY: Duration = Duration::from_secs(3600);
 #[derive(Debug)]
 pub struct Keeper {
     up_since: Instant,
-    /// When it last saw the registry again after it had not: nobody could renew anything meanwhile.
+    /// Since when it sees the registry: before that, maybe nobody could renew anything.
     in_touch_since: Instant,
     nodes: BTreeMap<NodeId, Node>,
     /// The nodes that an operator drains, live or not; until they are known nothing is placed.
@@ -139,7 +139,7 @@ impl Keeper {
     pub fn new(now: Instant) -> Self {
         Self {
             up_since: now,
-            in_touch_since: Instant::ZERO,
+            in_touch_since: now,
             nodes: BTreeMap::new(),
             drained: None,
             instances: HashMap::new(),
@@ -332,9 +332,7 @@ impl Keeper {
     /// From when on the instance is lost, if its node is not live.
     fn lost_from(&self, seen: &Seen) -> Option<Instant> {
         let gone_since = self.given.get(&seen.node?)?.gone_since?;
-        let was_away = self.in_touch_since > Instant::ZERO;
-        let back = if was_away { self.in_touch_since + lease::TTL } else { Instant::ZERO };
-        Some(gone_since.max(seen.since + lease::TTL).max(back))
+        Some(gone_since.max(seen.since.max(self.in_touch_since) + lease::TTL))
     }
 
     fn begin(&mut self, id: InstanceId, kind: &StepKind, now: Instant) {

@@ -18,10 +18,10 @@
 //! ```
 //!
 //! Only [`place`] and [`commit_move`] change the owner, and both give out the next generation. [`commit_move`] belongs to
-//! the source, which fences itself first; [`lost`] belongs to the keeper, after the owner's lease has lapsed. By then the owner
-//! has fenced itself, or nobody else will be given the instance ([`is_bound`]). That is why no two nodes serve an instance, however old
-//! their copies are. Until the
-//! target of a move is prepared, it may decline, and the source go on as if nothing had been asked.
+//! the source, which fences itself first; [`lost`] belongs to the keeper, after the owner's lease has lapsed. By then the
+//! owner has fenced itself, or nobody else will be given the instance ([`is_bound`]). That is why no two nodes serve an
+//! instance, however old their copies are. Until the target of a move is prepared, it may decline, and the source go on as
+//! if nothing had been asked.
 //!
 //! Sleep is asked for by [`desire_sleeping`] or [`idle`] and done by [`asleep`]; between the two the owner takes nothing
 //! new, so that whatever comes then has not been started and can wait for the next life. [`desire_awake`] may come at any

@@ -10,7 +10,7 @@ use std::hash::Hash;
 use std::time::Duration;
 
 use crate::ErrorCode;
-use crate::time::Instant;
+use crate::time::{Instant, spread};
 
 /// For how long one that failed is asked after all others; it doubles with each failure: a restart takes about as long.
 const REST_FIRST: Duration = Duration::from_secs(1);
@@ -20,9 +20,6 @@ const REST_LONGEST: Duration = Duration::from_secs(30);
 
 /// For how long one that is shutting down is asked after all others: it was told to finish, which takes that long by default.
 const REST_DRAINING: Duration = Duration::from_secs(30);
-
-/// How far a rest is spread in each direction, in per cent.
-const JITTER_PERCENT: u64 = 20;
 
 /// Failures that are remembered: more than any name has addresses.
 const REMEMBERED: usize = 256;
@@ -124,11 +121,6 @@ fn rest_after(failures: u32) -> Duration {
     REST_FIRST.saturating_mul(2u32.saturating_pow(failures.saturating_sub(1))).min(REST_LONGEST)
 }
 
-fn spread(rest: Duration, random: u64) -> Duration {
-    let percent = 100 - JITTER_PERCENT + random % (2 * JITTER_PERCENT + 1);
-    rest * u32::try_from(percent).unwrap_or(100) / 100
-}
-
 /// Fisher and Yates, with as many numbers as it takes made of one.
 fn shuffle<T>(items: &mut [T], mut random: u64) {
     for last in (1..items.len()).rev() {
@@ -145,6 +137,7 @@ fn shuffle<T>(items: &mut [T], mut random: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::time::UNSPREAD;
 
     const LISTED: [&str; 4] = ["a", "b", "c", "d"];
 
@@ -227,7 +220,7 @@ mod tests {
         let mut origins = Origins::default();
         let mut rests = Vec::new();
         for _ in 0..7 {
-            origins.handle_failure(&"a", false, JITTER_PERCENT, at(0));
+            origins.handle_failure(&"a", false, UNSPREAD, at(0));
             rests.push(origins.failed["a"].until.since(at(0)).as_secs());
         }
         assert_eq!(rests, [1, 2, 4, 8, 16, 30, 30]);
@@ -239,7 +232,7 @@ mod tests {
     #[test]
     fn one_that_drains_is_left_for_as_long_as_that_may_take() {
         let mut origins = Origins::default();
-        origins.handle_failure(&"a", true, JITTER_PERCENT, at(0));
+        origins.handle_failure(&"a", true, UNSPREAD, at(0));
         assert!(origins.rests(&"a", at(29_999)) && !origins.rests(&"a", at(30_000)));
     }
 

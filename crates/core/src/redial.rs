@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::record::Generation;
-use crate::time::{Instant, earliest};
+use crate::time::{Instant, earliest, spread};
 use crate::{ErrorCode, Retry};
 
 /// The waits between attempts; the first dial after a loss has none, and the last wait repeats.
@@ -22,10 +22,6 @@ const LADDER: [Duration; 7] = [
     Duration::from_millis(1600),
     Duration::from_secs(2),
 ];
-
-/// How far a wait is spread in each direction, in per cent, so that a thousand sessions of a node that restarted do not
-/// come back in the same millisecond.
-const JITTER_PERCENT: u64 = 20;
 
 /// How long redialling goes on without a link: longer than a node daemon's restart or its lease (10 s), shorter than the
 /// time for which an agent keeps a session (90 s).
@@ -329,10 +325,9 @@ const fn disposition(code: ErrorCode) -> Disposition {
 }
 
 /// The wait before attempt number `attempt`, from 1, spread by `random`.
-fn wait(attempt: usize, random: u64) -> Duration {
-    let base = LADDER[attempt.saturating_sub(1).min(LADDER.len() - 1)];
-    let percent = 100 - JITTER_PERCENT + random % (2 * JITTER_PERCENT + 1);
-    base * u32::try_from(percent).unwrap_or(100) / 100
+/// How long to wait after so many attempts that failed in a row, spread by `random`.
+pub(crate) fn wait(attempt: usize, random: u64) -> Duration {
+    spread(LADDER[attempt.saturating_sub(1).min(LADDER.len() - 1)], random)
 }
 
 #[cfg(test)]
@@ -340,7 +335,7 @@ mod tests {
     use super::*;
 
     const HERE: Presence = Presence::Here(Generation(1));
-    const MIDDLE: u64 = JITTER_PERCENT;
+    const MIDDLE: u64 = crate::time::UNSPREAD;
 
     fn at(millis: u64) -> Instant {
         Instant::from_millis(millis)

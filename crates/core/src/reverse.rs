@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use crate::redial;
 use crate::time::Instant;
 
 /// Spares that are always held: a page of a browser, or a deploy's first moment, without a wait.
@@ -16,20 +17,6 @@ pub const SPARES_MAX: usize = 64;
 
 /// After so long without having run out, half of them are let go of.
 const CALM: Duration = Duration::from_secs(60);
-
-/// The waits after dials that failed in a row; the last repeats.
-const LADDER: [Duration; 7] = [
-    Duration::from_millis(50),
-    Duration::from_millis(100),
-    Duration::from_millis(200),
-    Duration::from_millis(400),
-    Duration::from_millis(800),
-    Duration::from_millis(1600),
-    Duration::from_secs(3),
-];
-
-/// How far a wait is spread in each direction, in per cent, so that a thousand nodes do not come back at once.
-const JITTER_PERCENT: u64 = 20;
 
 /// The spares that one node holds at one gateway.
 #[derive(Debug)]
@@ -104,16 +91,15 @@ impl Spares {
     }
 
     fn back_off(&mut self, random: u64, now: Instant) {
-        let base = LADDER[self.failures.min(LADDER.len() - 1)];
         self.failures += 1;
-        let percent = 100 - JITTER_PERCENT + random % (2 * JITTER_PERCENT + 1);
-        self.not_before = now + base * u32::try_from(percent).unwrap_or(100) / 100;
+        self.not_before = now + redial::wait(self.failures, random);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::time::UNSPREAD;
 
     fn at(millis: u64) -> Instant {
         Instant::from_millis(millis)
@@ -160,7 +146,7 @@ mod tests {
     fn while_dials_fail_one_is_made_at_a_time_ever_more_slowly() {
         let mut spares = Spares::new(at(0));
         let dials = std::iter::from_fn(|| spares.poll(at(0)).then_some(())).count();
-        (0..dials).for_each(|_| spares.handle_failed(JITTER_PERCENT, at(0)));
+        (0..dials).for_each(|_| spares.handle_failed(UNSPREAD, at(0)));
         let mut waits = Vec::new();
         let mut now = at(0);
         for _ in 0..8 {
@@ -168,9 +154,9 @@ mod tests {
             waits.push(next.since(now).as_millis());
             now = next;
             assert!(spares.poll(now) && !spares.poll(now), "one at a time");
-            spares.handle_failed(JITTER_PERCENT, now);
+            spares.handle_failed(UNSPREAD, now);
         }
-        assert_eq!(waits, [400, 800, 1600, 3000, 3000, 3000, 3000, 3000]);
+        assert_eq!(waits, [400, 800, 1600, 2000, 2000, 2000, 2000, 2000]);
         now = spares.next_deadline(now).unwrap();
         assert!(spares.poll(now));
         spares.handle_waiting();
@@ -184,7 +170,7 @@ mod tests {
         spares.handle_lost(0, at(0));
         assert!(spares.poll(at(0)));
         spares.handle_waiting();
-        (0..SPARES_MIN).for_each(|_| spares.handle_lost(JITTER_PERCENT, at(0)));
+        (0..SPARES_MIN).for_each(|_| spares.handle_lost(UNSPREAD, at(0)));
         assert!(!spares.poll(at(0)) && spares.poll(at(50)));
     }
 }

@@ -56,6 +56,20 @@ impl Sub<Duration> for Instant {
     }
 }
 
+/// How far a wait is spread in each direction, in per cent.
+const SPREAD: u64 = 20;
+
+/// The random number that leaves a wait as it is.
+#[cfg(test)]
+pub(crate) const UNSPREAD: u64 = SPREAD;
+
+/// A wait that is up to a fifth shorter or longer, as `random` says, so that a thousand who lost the same at the same moment do
+/// not come back in the same millisecond.
+pub(crate) fn spread(wait: Duration, random: u64) -> Duration {
+    let percent = 100 - SPREAD + random % (2 * SPREAD + 1);
+    wait * u32::try_from(percent).unwrap_or(100) / 100
+}
+
 /// The earlier of two deadlines, where `None` means never.
 pub fn earliest(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
     match (a, b) {

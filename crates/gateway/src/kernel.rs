@@ -7,6 +7,7 @@ use landfast_net::head::ResponseHead;
 
 use crate::answer::{self, Answer};
 use crate::client::Request;
+use crate::place::first_segment;
 
 /// How a request's client wants to be refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,10 +25,10 @@ impl Manners {
     /// Those of a request: its path tells.
     pub(crate) fn of(request: &Request) -> Self {
         let is_kernel = match request.target.strip_prefix("/i/") {
-            Some(rest) => {
-                rest.split_once('/').is_some_and(|(id, inside)| !id.contains('?') && first_segment(inside) == "kernel")
-            }
-            None => matches!(first_segment(request.target.get(1..).unwrap_or("")), "browsers" | "browser_pools"),
+            Some(rest) => rest
+                .split_once('/')
+                .is_some_and(|(id, inside)| !id.contains('?') && inside.split(['/', '?']).next() == Some("kernel")),
+            None => matches!(first_segment(&request.target), "browsers" | "browser_pools"),
         };
         if is_kernel { Self::Kernel { is_repeatable: kernel::is_repeatable(&request.method) } } else { Self::Ours }
     }
@@ -40,10 +41,6 @@ impl Manners {
             Self::Kernel { is_repeatable } => in_kernels_words(answer, problem, is_repeatable),
         }
     }
-}
-
-fn first_segment(path: &str) -> &str {
-    path.split(['/', '?']).next().unwrap_or("")
 }
 
 fn in_kernels_words(answer: Answer, problem: &Problem, is_repeatable: bool) -> Answer {

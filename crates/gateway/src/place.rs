@@ -54,8 +54,7 @@ impl Place {
                 None => inside(instance, target).map(Self::Instance),
             };
         }
-        let path = path_of(target);
-        if API_PATHS.contains(&first_segment(path)) {
+        if API_PATHS.contains(&first_segment(target)) {
             return Ok(Self::Api);
         }
         let rest = target.strip_prefix("/i/").ok_or(ErrorCode::RequestNotFound)?;
@@ -155,8 +154,10 @@ fn check_agent_path(target: &str) -> Result<(), Problem> {
     Ok(())
 }
 
-fn first_segment(path: &str) -> &str {
-    path.strip_prefix('/').and_then(|rest| rest.split('/').next()).unwrap_or("")
+/// The first segment of a path or a target.
+pub(crate) fn first_segment(path: &str) -> &str {
+    let rest = path.strip_prefix('/').unwrap_or(path);
+    &rest[..segment(rest)]
 }
 
 /// How long the segment at the front is.

@@ -277,13 +277,12 @@ impl Board {
                 let id = record.id;
                 let (sender, receiver) = watch::channel(Known { revision, record: Some(record) });
                 vacant.insert(sender);
-                match is_bound {
-                    true => self.bound.spawn(async move { (id, task.run(receiver, CancellationToken::new()).await) }),
-                    false => {
-                        let tenure = self.tenure.clone();
-                        self.tasks.spawn(async move { (id, task.run(receiver, tenure).await) })
-                    }
+                let (tasks, tenure) = if is_bound {
+                    (&mut self.bound, CancellationToken::new())
+                } else {
+                    (&mut self.tasks, self.tenure.clone())
                 };
+                tasks.spawn(async move { (id, task.run(receiver, tenure).await) });
                 Some(settled)
             }
         }

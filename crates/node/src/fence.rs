@@ -198,13 +198,13 @@ impl Fence {
     pub(crate) async fn admit(&self, id: InstanceId, generation: Generation, deadline: Duration) -> Admission {
         let draining = Admission::Refused(Refusal { code: ErrorCode::NodeDraining, generation: None });
         let place = self.lock().get(&id).cloned();
-        let may_serve = || self.holds() || place.as_ref().is_some_and(|place| place.is_bound());
-        if !may_serve() {
+        let is_entitled = || self.holds() || place.as_ref().is_some_and(|place| place.is_bound());
+        if !is_entitled() {
             return draining;
         }
         let Some(place) = &place else { return Admission::Ignorant };
         match timeout(deadline, place.admit(self.me, generation)).await {
-            Ok(Admission::Pass(_)) if !may_serve() => draining,
+            Ok(Admission::Pass(_)) if !is_entitled() => draining,
             Ok(admission) => admission,
             Err(_) => Admission::Refused(place.refusal(ErrorCode::InstanceStarting)),
         }

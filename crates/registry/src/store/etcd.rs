@@ -29,13 +29,6 @@ use super::{
 };
 
 mod address;
-/// How many entries to ask for after these.
-fn next_page(last: &[Entry]) -> i64 {
-    let bytes: usize = last.iter().map(|entry| entry.key.len() + entry.value.len()).sum();
-    let each = bytes.div_ceil(last.len().max(1)).max(1);
-    i64::try_from(LARGE_PAGE.1 / each).unwrap_or(i64::MAX).clamp(PAGE, LARGE_PAGE.0)
-}
-
 #[cfg(test)]
 mod tests;
 mod watching;
@@ -319,6 +312,13 @@ where
         }
     };
     timeout(CALL_DEADLINE, asked).await.map_err(|_| late())?
+}
+
+/// How many entries to ask for after these.
+fn next_page(last: &[Entry]) -> i64 {
+    let bytes: usize = last.iter().map(|entry| entry.key.len() + entry.value.len()).sum();
+    let each = bytes.div_ceil(last.len().max(1)).max(1);
+    i64::try_from(LARGE_PAGE.1 / each).unwrap_or(i64::MAX).clamp(PAGE, LARGE_PAGE.0)
 }
 
 /// Asks, and asks again whoever is next, as long as nobody answers: for calls that may be made twice.
