@@ -33,6 +33,14 @@ pub(crate) fn run(steps: Vec<Step>) -> ExitCode {
 pub(crate) fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+    // What cargo tells this program of itself. Build scripts (ring's) look at it, and would run anew, with all that needs them,
+    // whenever somebody calls cargo by hand between two calls of this.
+    for (name, _) in std::env::vars_os() {
+        let said = name.to_string_lossy();
+        if said.starts_with("CARGO_PKG_") || said.starts_with("CARGO_MANIFEST_") {
+            command.env_remove(&name);
+        }
+    }
     command
 }
 
