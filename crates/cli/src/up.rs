@@ -1,7 +1,8 @@
 //! `landfast up`: a whole cell in one process, for a laptop or a machine of one's own.
 
+use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use landfast_core::record::Phase;
@@ -31,6 +32,7 @@ struct Parts {
 
 /// What the first screen says.
 struct Facts<'a> {
+    program: &'a str,
     url: &'a str,
     data: &'a Path,
     is_default: bool,
@@ -69,6 +71,7 @@ pub(crate) async fn up(global: &Global, args: Up, paint: Paint) -> Result<(), Fa
         .map_err(|error| Failure::local(format!("{} cannot be written: {error}.", data.display())))?;
     let isolation = isolation(&*ground.store, node.id).await?;
     let facts = Facts {
+        program: &program(std::env::current_exe().ok(), std::env::var_os("PATH")),
         url: &url,
         data: &data,
         is_default: said_dir(global).is_none(),
@@ -113,6 +116,16 @@ impl Parts {
     }
 }
 
+/// What another shell calls this program: by its name where that finds it, otherwise by its path.
+fn program(this: Option<PathBuf>, path: Option<OsString>) -> String {
+    let Some(this) = this else { return "landfast".to_owned() };
+    let found = path.iter().flat_map(std::env::split_paths).map(|folder| folder.join("landfast"));
+    match found.into_iter().find_map(|file| file.canonicalize().ok()) {
+        Some(file) if file == this => "landfast".to_owned(),
+        _ => this.display().to_string(),
+    }
+}
+
 /// The address as a client on this machine dials it.
 fn reachable(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
@@ -152,10 +165,10 @@ fn first_screen(facts: &Facts<'_>, paint: Paint) -> String {
     let metrics = facts.metrics.map(|address| format!("  metrics    http://{}/metrics\n", reachable(address)));
     let metrics = metrics.unwrap_or_default();
     let with = if facts.is_default { String::new() } else { format!(" --data {data}") };
+    let landfast = format!("{}{with}", facts.program);
     format!(
         "{}\n\n  data       {data}{made}\n  API key    in {data}/api-key\n  isolation  {isolation}\n{metrics}{instances}\n\
-         Next, in another terminal:\n  id=$(landfast{with} create)\n  landfast{with} exec -t $id\n  \
-         landfast{with} status\n",
+         Next, in another terminal:\n  id=$({landfast} create)\n  {landfast} exec -t $id\n  {landfast} status\n",
         paint.strong(&format!("landfast is up at {}", facts.url))
     )
 }
@@ -175,6 +188,7 @@ mod tests {
 
     fn screen(isolation: &str, is_default: bool) -> String {
         let facts = Facts {
+            program: "landfast",
             url: "http://127.0.0.1:7070",
             data: Path::new("/d"),
             is_default,
@@ -210,6 +224,21 @@ mod tests {
     #[test]
     fn the_next_commands_work_with_another_data_directory() {
         assert!(screen("bubblewrap", false).contains("landfast --data /d exec -t $id"));
+    }
+
+    #[test]
+    fn the_next_commands_name_the_program_so_that_a_shell_finds_it() {
+        let there = tempfile::tempdir().unwrap();
+        let folder = there.path().canonicalize().unwrap();
+        let file = folder.join("landfast");
+        std::fs::write(&file, "").unwrap();
+        let path = file.display().to_string();
+        assert_eq!(program(Some(file.clone()), Some(folder.clone().into_os_string())), "landfast");
+        assert_eq!(program(Some(file), Some("/nowhere:/nor/here".into())), path);
+        assert_eq!(
+            program(Some(folder.join("other")), Some(folder.into_os_string())),
+            format!("{}", there.path().canonicalize().unwrap().join("other").display())
+        );
     }
 
     #[test]

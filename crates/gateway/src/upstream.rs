@@ -29,9 +29,12 @@ use tokio::time::{Instant, timeout};
 use crate::gateway::Gateway;
 use crate::pipe::Pipe;
 
-/// How long an idle connection is kept: longer than the pause between two calls of a program that polls, shorter than
-/// the time after which the other side drops it.
+/// How long an idle connection is kept: longer than the pause between two calls of a program that polls.
 const IDLE: Duration = Duration::from_secs(20);
+
+/// How long it serves requests that cannot be repeated. Servers drop idle connections after times of their own (2 s, 5 s and 10 s are
+/// common), and one that is dropped while a request is on its way to it is a request of which nobody can say whether it ran.
+const SURE: Duration = Duration::from_secs(1);
 
 /// The most idle connections for one key: as many as a page opens at once, with room.
 const IDLE_PER_KEY: usize = 128;
@@ -226,12 +229,13 @@ async fn within(address: &str, connected: impl Future<Output = io::Result<Socket
 }
 
 impl Pool {
-    /// An idle connection for `key`, the one used last. With `surely` the kernel is asked whether it has ended: for
-    /// requests that cannot be repeated if it has.
+    /// An idle connection for `key`, the one used last. With `surely` it was used a moment ago, and the kernel is asked whether it
+    /// has ended: for requests that cannot be repeated if it has.
     pub(crate) fn take(&self, key: &Key, surely: bool) -> Option<Upstream> {
         let mut idle = self.lock();
+        let since = surely.then(|| Instant::now() - SURE);
         loop {
-            let upstream = idle.take(key)?;
+            let upstream = idle.take(key, since)?;
             if upstream.seems_open() && (!surely || upstream.is_open()) {
                 upstream.set_idle(false);
                 return Some(upstream);
@@ -269,9 +273,10 @@ impl Pool {
 }
 
 impl Idle {
-    fn take(&mut self, key: &Key) -> Option<Upstream> {
+    /// The newest for `key`, unless it is idle for longer than since then.
+    fn take(&mut self, key: &Key, since: Option<Instant>) -> Option<Upstream> {
         // An empty list stays for the connection that comes back in a moment; the sweep takes those that do not.
-        let kept = self.by_key.get_mut(key)?.pop()?;
+        let kept = self.by_key.get_mut(key)?.pop_if(|kept| since.is_none_or(|since| kept.since >= since))?;
         self.total -= 1;
         Some(kept.upstream)
     }

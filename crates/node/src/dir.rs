@@ -33,7 +33,10 @@ pub(crate) const CONTROL_SOCKET: &str = "control.sock";
 /// The note that the instance is being put to sleep.
 const DOZE: &str = "doze.json";
 
-/// The note that the instance was ended because its node had lost the lease.
+/// The note of the life that the node carries by its lease.
+const LEASED: &str = "leased.json";
+
+/// The same note, of a life that was ended because the node had lost the lease.
 const UNLEASED: &str = "unleased.json";
 
 /// A log this large is put aside when the next agent starts: enough to explain a failure, small beside a home.
@@ -120,21 +123,22 @@ impl InstanceDir {
         serde_json::from_slice(&fs::read(self.file(DOZE)).ok()?).ok()
     }
 
-    /// Notes that the instance was ended in this generation because its node had lost the lease: who misses its agent then knows
-    /// that this is no failure of the instance.
-    pub(crate) fn note_unleased(&self, generation: Generation) -> io::Result<()> {
-        replace(&self.file(UNLEASED), &generation)
-    }
-
-    /// Another agent is started: the note was of the last one.
-    pub(crate) fn forget_unleased(&self) -> io::Result<()> {
+    /// Notes the life that is about to start, which its node carries by its lease.
+    pub(crate) fn note_leased(&self, generation: Generation) -> io::Result<()> {
+        replace(&self.file(LEASED), &generation)?;
         match fs::remove_file(self.file(UNLEASED)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             other => other,
         }
     }
 
-    /// The generation of the last such note.
+    /// Notes that the instance was ended because its node had lost the lease: who misses its agent then knows that this is no
+    /// failure of the instance. The note is there already, under another name, so that a full disk does not hinder it.
+    pub(crate) fn note_unleased(&self) -> io::Result<()> {
+        fs::rename(self.file(LEASED), self.file(UNLEASED))
+    }
+
+    /// The generation in which the life began that ended so.
     pub(crate) fn unleased(&self) -> Option<Generation> {
         serde_json::from_slice(&fs::read(self.file(UNLEASED)).ok()?).ok()
     }
@@ -298,6 +302,18 @@ mod tests {
         dir.remove().await.unwrap();
         assert!(!dir.exists());
         dir.remove().await.unwrap();
+    }
+
+    #[test]
+    fn the_next_life_begins_without_the_note_of_the_last() {
+        let (_data, dir) = dir();
+        let [first, second] = [1, 2].map(Generation);
+        dir.note_leased(first).unwrap();
+        assert_eq!(dir.unleased(), None);
+        dir.note_unleased().unwrap();
+        assert_eq!(dir.unleased(), Some(first));
+        dir.note_leased(second).unwrap();
+        assert_eq!(dir.unleased(), None);
     }
 
     #[tokio::test]

@@ -113,7 +113,7 @@ impl Driver {
         let mut note = Note { instance, generation, isolated, process: None, leader: None, network: None };
         // Before anything runs, so that a daemon that is killed now is followed by one that looks for it.
         note.write(dir)?;
-        dir.forget_unleased()?;
+        dir.note_leased(generation)?;
         dir.write_spec(&record.spec, self.confinement.user(record.id))?;
         let view = self.confinement.view(dir);
         let mut program = self.command.clone();

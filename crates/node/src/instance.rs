@@ -477,8 +477,8 @@ impl Task {
 
     /// Without the note the instance will be called failed, should the lease be had again in time; that is no reason not to end it.
     fn note_unleased(&self) {
-        let Instance { id, generation, .. } = *self.record();
-        if let Err(error) = self.ctx.driver.dir(id).note_unleased(generation) {
+        let id = self.record().id;
+        if let Err(error) = self.ctx.driver.dir(id).note_unleased() {
             warn!(instance = %id, %error, "why the instance is ended cannot be noted");
         }
     }

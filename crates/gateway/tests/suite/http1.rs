@@ -173,6 +173,32 @@ async fn an_answer_without_a_body_keeps_what_it_says_of_one() {
 }
 
 #[tokio::test]
+async fn what_cannot_be_repeated_goes_on_no_connection_that_its_server_may_be_about_to_drop() {
+    const IDLE: Duration = Duration::from_millis(1100);
+    let mut setting = Setting::new().await;
+    let mut socket = setting.open(&setting.bytes("POST", "/", "", "")).await;
+    let mut kept = setting.server.connection().await;
+    for (idle, method, target) in [(Duration::ZERO, "POST", "/at-once"), (IDLE, "GET", "/repeatable")] {
+        answer(&mut kept, &mut socket).await;
+        tokio::time::sleep(idle).await;
+        socket.write_all(&setting.bytes(method, target, "", "")).await.unwrap();
+    }
+    answer(&mut kept, &mut socket).await;
+    tokio::time::sleep(IDLE).await;
+    socket.write_all(&setting.bytes("POST", "/later", "", "")).await.unwrap();
+    let mut fresh = setting.server.connection().await;
+    assert_eq!(fresh.request().await.unwrap().target, "/later");
+}
+
+/// Hears a request, answers it, and lets the client hear that.
+async fn answer(talk: &mut Talk, client: &mut Socket) {
+    soon("a request", talk.request()).await.expect("the connection stands");
+    talk.say(OK).await;
+    read_response(client, HEAD_MAX).await.unwrap();
+    assert_eq!(exactly(client, 2).await, "ok");
+}
+
+#[tokio::test]
 async fn each_event_of_a_stream_arrives_when_it_was_said() {
     let mut setting = Setting::new().await;
     let mut socket = setting.open(&setting.bytes("GET", "/events", "Accept: text/event-stream\r\n", "")).await;
