@@ -25,6 +25,8 @@ use landfast_core::{ErrorCode, Problem};
 pub(crate) mod conformance;
 pub mod embedded;
 pub mod etcd;
+#[cfg(test)]
+mod persistent;
 
 /// The longest key: our own are under 64 bytes, and short keys keep an index page full of them.
 pub const KEY_MAX: usize = 256;

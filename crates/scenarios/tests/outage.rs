@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use landfast_rig::Cluster;
 use landfast_scenarios::attached::Attached;
 use landfast_scenarios::cell::{Cell, Plan, eventually};
-use landfast_scenarios::etcd::Etcd;
 use landfast_scenarios::instance::Instance;
 use landfast_scenarios::served::Served;
 use serde_json::json;
@@ -15,7 +15,7 @@ const AWAY: Duration = Duration::from_secs(20);
 
 #[tokio::test]
 async fn a_registry_that_is_killed_for_longer_than_a_lease_ends_nothing_that_runs() {
-    rides_out(Etcd::kill, Etcd::start_again).await;
+    rides_out(Cluster::kill, Cluster::start_again).await;
 }
 
 #[tokio::test]
@@ -23,7 +23,7 @@ async fn a_registry_that_stands_still_for_longer_than_a_lease_ends_nothing_that_
     rides_out(|etcd| etcd.freeze(), |etcd| etcd.thaw()).await;
 }
 
-async fn rides_out(away: impl FnOnce(&mut Etcd), back: impl FnOnce(&mut Etcd)) {
+async fn rides_out(away: impl FnOnce(&mut Cluster), back: impl FnOnce(&mut Cluster)) {
     let mut cell = Plan::default().over_etcd(3).start().await;
     let instance = cell.create().await;
     let generation = instance.record().await["generation"].clone();
@@ -68,6 +68,6 @@ async fn works(cell: &Cell, instance: &Instance, served: &Served, viewer: &mut A
     late.exits(0).await;
 }
 
-fn etcd(cell: &mut Cell) -> &mut Etcd {
+fn etcd(cell: &mut Cell) -> &mut Cluster {
     cell.etcd.as_mut().expect("a cell over etcd")
 }
