@@ -87,7 +87,7 @@ impl Shell {
                     self.keeper.handle_node(id, node, now);
                 }
             }
-            WatchEvent::Resync => {}
+            WatchEvent::Resync | WatchEvent::Back => {}
         }
     }
 
@@ -103,7 +103,7 @@ impl Shell {
                     self.keeper.handle_drain(id, drain.is_some(), now);
                 }
             }
-            WatchEvent::Resync => {}
+            WatchEvent::Resync | WatchEvent::Back => {}
         }
     }
 
@@ -119,7 +119,7 @@ impl Shell {
                     self.keeper.handle_instance(id, Option::<Instance>::as_ref(&instance), now);
                 }
             }
-            WatchEvent::Resync => {}
+            WatchEvent::Resync | WatchEvent::Back => {}
         }
     }
 

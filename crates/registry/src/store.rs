@@ -99,6 +99,8 @@ pub enum WatchEvent {
     Changes(Vec<Change>),
     /// The history between what the watch said before and now is no longer kept. A snapshot follows.
     Resync,
+    /// The store answers again after an error, and nothing has changed meanwhile that was not told.
+    Back,
 }
 
 /// A store that roles share. Used as `Arc<dyn Store>`.
@@ -202,7 +204,7 @@ impl Watch {
     /// # Errors
     ///
     /// [`StoreError`]. The watch stays where it was: the next call goes on from there without a gap, and does not spin
-    /// while the error lasts.
+    /// while the error lasts. That it is over is told by what is said next, if only by [`WatchEvent::Back`].
     ///
     /// # Cancel safety
     ///

@@ -114,9 +114,14 @@ impl Cluster {
         self.members.iter().filter_map(Member::pid).for_each(thaw);
     }
 
+    /// Where its members listen to clients.
+    pub fn clients(&self) -> Vec<SocketAddr> {
+        self.members.iter().map(Member::client).collect()
+    }
+
     /// The store's address, as roles take it.
     pub fn address(&self) -> String {
-        address(self.members.iter().map(Member::client))
+        address(self.clients())
     }
 }
 
@@ -144,7 +149,7 @@ impl Member {
     }
 
     /// Where it listens to clients.
-    pub const fn client(&self) -> SocketAddr {
+    const fn client(&self) -> SocketAddr {
         self.client
     }
 

@@ -170,6 +170,7 @@ impl Patient {
         loop {
             match self.0.next().await {
                 Err(error) if may_pass(&error, until) => {}
+                Ok(WatchEvent::Back) => {}
                 event => return event,
             }
         }
@@ -182,7 +183,7 @@ impl WatchSource for Patient {
             Ok(match self.next_marked().await? {
                 WatchEvent::Snapshot(listing) => WatchEvent::Snapshot(listed(listing)),
                 WatchEvent::Changes(changes) => WatchEvent::Changes(changes.into_iter().map(told).collect()),
-                WatchEvent::Resync => WatchEvent::Resync,
+                event @ (WatchEvent::Resync | WatchEvent::Back) => event,
             })
         })
     }

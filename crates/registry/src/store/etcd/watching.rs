@@ -22,6 +22,8 @@ pub(super) struct Tail {
     told: Option<Revision>,
     /// Kept from one wait to the next: whoever never waits for long must hear of the end of what takes longer.
     step: Step,
+    /// An error was told, and not yet that it is over.
+    failed: bool,
 }
 
 /// What a tail waits for.
@@ -38,7 +40,7 @@ enum Step {
 impl Tail {
     /// A tail that begins with a snapshot, or after a revision.
     pub(super) fn new(cluster: Arc<Cluster>, prefix: &str, from: Option<Revision>) -> Self {
-        Self { cluster, prefix: prefix.to_owned(), told: from, step: Step::Begin }
+        Self { cluster, prefix: prefix.to_owned(), told: from, step: Step::Begin, failed: false }
     }
 
     async fn wait(&mut self) -> Result<WatchEvent, StoreError> {
@@ -54,13 +56,16 @@ impl Tail {
                     let listing = listing.as_mut().await;
                     self.step = Step::Begin;
                     let listing = listing?;
-                    self.told = Some(listing.revision);
+                    (self.told, self.failed) = (Some(listing.revision), false);
                     return Ok(WatchEvent::Snapshot(listing));
                 }
                 Step::Open(stream) => {
                     let stream = stream.as_mut().await;
                     self.step = Step::Begin;
                     self.step = Step::Read(Box::new(stream?));
+                    if std::mem::take(&mut self.failed) {
+                        return Ok(WatchEvent::Back);
+                    }
                 }
                 Step::Read(stream) => {
                     let said = stream.message().await?;
@@ -132,7 +137,7 @@ impl WatchSource for Tail {
         Box::pin(async move {
             let next = self.wait().await;
             if next.is_err() {
-                self.step = Step::Rest(Box::pin(sleep(AFTER_ERROR)));
+                (self.step, self.failed) = (Step::Rest(Box::pin(sleep(AFTER_ERROR))), true);
             }
             next
         })
