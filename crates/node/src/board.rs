@@ -21,7 +21,7 @@ use landfast_registry::store::{Change, Revision, StoreError, Watch, WatchEvent};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::agent::{Note, clear_away};
 use crate::crew::Crew;
@@ -128,7 +128,7 @@ impl Board {
                 Ok(WatchEvent::Snapshot(listing)) => break listing,
                 Ok(WatchEvent::Changes(_) | WatchEvent::Resync | WatchEvent::Back) => {}
                 Err(error) => {
-                    warn!(%error, "the instances cannot be listed yet");
+                    debug!(%error, "the instances cannot be listed yet");
                     sleep(WATCH_AGAIN).await;
                 }
             }
@@ -164,7 +164,7 @@ impl Board {
                 event = watch.next() => match event {
                     Ok(event) => self.handle_event(event),
                     Err(error) => {
-                        warn!(%error, "the instances cannot be watched; what runs goes on");
+                        debug!(%error, "the instances cannot be watched; what runs goes on");
                         sleep(WATCH_AGAIN).await;
                     }
                 },
@@ -253,7 +253,7 @@ impl Board {
                 None
             }
             Err(error) => {
-                warn!(instance = %id, %error, "a record could not be read");
+                debug!(instance = %id, %error, "a record could not be read");
                 return;
             }
         };

@@ -27,6 +27,7 @@ pub mod embedded;
 pub mod etcd;
 #[cfg(test)]
 mod persistent;
+pub(crate) mod told;
 
 /// The longest key: our own are under 64 bytes, and short keys keep an index page full of them.
 pub const KEY_MAX: usize = 256;
