@@ -1,6 +1,6 @@
 //! `landfast up`: a whole cell in one process, for a laptop or a machine of one's own.
 
-use std::ffi::OsString;
+use std::ffi::OsStr;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -71,7 +71,7 @@ pub(crate) async fn up(global: &Global, args: Up, paint: Paint) -> Result<(), Fa
         .map_err(|error| Failure::local(format!("{} cannot be written: {error}.", data.display())))?;
     let isolation = isolation(&*ground.store, node.id).await?;
     let facts = Facts {
-        program: &program(std::env::current_exe().ok(), std::env::var_os("PATH")),
+        program: &program(std::env::current_exe().ok(), std::env::var_os("PATH").as_deref()),
         url: &url,
         data: &data,
         is_default: said_dir(global).is_none(),
@@ -117,9 +117,9 @@ impl Parts {
 }
 
 /// What another shell calls this program: by its name where that finds it, otherwise by its path.
-fn program(this: Option<PathBuf>, path: Option<OsString>) -> String {
+fn program(this: Option<PathBuf>, path: Option<&OsStr>) -> String {
     let Some(this) = this else { return "landfast".to_owned() };
-    let found = path.iter().flat_map(std::env::split_paths).map(|folder| folder.join("landfast"));
+    let found = path.into_iter().flat_map(std::env::split_paths).map(|folder| folder.join("landfast"));
     match found.into_iter().find_map(|file| file.canonicalize().ok()) {
         Some(file) if file == this => "landfast".to_owned(),
         _ => this.display().to_string(),
@@ -233,10 +233,10 @@ mod tests {
         let file = folder.join("landfast");
         std::fs::write(&file, "").unwrap();
         let path = file.display().to_string();
-        assert_eq!(program(Some(file.clone()), Some(folder.clone().into_os_string())), "landfast");
-        assert_eq!(program(Some(file), Some("/nowhere:/nor/here".into())), path);
+        assert_eq!(program(Some(file.clone()), Some(folder.as_os_str())), "landfast");
+        assert_eq!(program(Some(file), Some("/nowhere:/nor/here".as_ref())), path);
         assert_eq!(
-            program(Some(folder.join("other")), Some(folder.into_os_string())),
+            program(Some(folder.join("other")), Some(folder.as_os_str())),
             format!("{}", there.path().canonicalize().unwrap().join("other").display())
         );
     }

@@ -3,6 +3,7 @@
 //!
 //! Whoever reads a row of the files can find here whether this client is held to it, and if not, why.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -23,13 +24,14 @@ use crate::origin::Call;
 const API_KEY: &str = "the-api-key";
 
 /// The files, and those that say nothing of this client: it keeps no routes, so there are none to learn, share or forget.
-const FILES: [(&str, &str); 2] = [
+const FILES: [(&str, &str); 3] = [
     ("retries", include_str!("../../../sdk/cases/retries.toml")),
     ("fallback", include_str!("../../../sdk/cases/fallback.toml")),
+    ("files", include_str!("../../../sdk/cases/files.toml")),
 ];
 
 /// The rows that this client is not held to, by how their names begin, and why.
-const OTHERS: [(&str, &str); 8] = [
+const OTHERS: [(&str, &str); 9] = [
     ("retries: without retries nothing is repeated", "how often it repeats cannot be chosen"),
     ("retries: a stream that was sent", "a stream is never sent by a call that repeats; see `Files::send`"),
     (
@@ -41,6 +43,7 @@ const OTHERS: [(&str, &str); 8] = [
     ("fallback: row 4: an instance that is silent", "how often it repeats cannot be chosen"),
     ("fallback: row 8: and forgets nothing", "what goes to an instance cannot be chosen"),
     ("fallback: row 9", "a token is asked for by itself, and not with the instance's record"),
+    ("files: a token that expires", "likewise"),
 ];
 
 /// Sub-resources that are the instance's own.
@@ -145,6 +148,9 @@ impl Play {
     }
 
     async fn make(&self, client: &Client, wish: &Table) {
+        if wish.contains_key("reads") {
+            return self.read(client, wish).await;
+        }
         let (method, path) = (text_of(wish, "method"), text_of(wish, "path"));
         let instance = list_of(&self.case, "known").into_iter().find_map(|known| {
             let inside = path.strip_prefix(&format!("/v1/instances/{}", text_of(known, "id")))?;
@@ -172,6 +178,32 @@ impl Play {
         let takes = wish.get("takes").and_then(Value::as_float).unwrap_or_default();
         if began.elapsed().as_secs_f64() < takes {
             self.fault("the caller did not wait".to_owned());
+        }
+    }
+
+    /// Reads a file of the first instance.
+    async fn read(&self, client: &Client, wish: &Table) {
+        let number = |key| wish.get(key).and_then(Value::as_integer).map(|number| u64::try_from(number).unwrap());
+        let files = client.files(id(1));
+        let read = async {
+            let incoming =
+                files.read(Path::new(text_of(wish, "reads")), number("start").unwrap_or(0), number("end")).await?;
+            if !wish.contains_key("in_pieces") {
+                return Ok(incoming.bytes(1000).await?.to_vec());
+            }
+            let mut all = Vec::new();
+            incoming.write_to(&mut all).await.map(|()| all)
+        };
+        let (read, wanted) = (read.await, wish.get("answer").and_then(Value::as_str));
+        let is_right = match (&read, text_of(wish, "error")) {
+            (Ok(bytes), "") => wanted.map(str::as_bytes) == Some(bytes),
+            (Err(Error::Broken { .. }), error) => error == "broken",
+            (Err(Error::Protocol(_)), error) => error == "protocol",
+            (Err(failure), error) => failure.code().is_some_and(|code| code.as_str() == error),
+            (Ok(_), _) => false,
+        };
+        if !is_right {
+            self.fault(format!("the reader got {read:?}"));
         }
     }
 
@@ -217,6 +249,11 @@ impl Play {
                 }
             }
         }
+        for (header, value) in exchange.get("says").and_then(Value::as_table).into_iter().flatten() {
+            if head.headers.get(&header.to_lowercase()) != value.as_str() {
+                seen.faults.push(format!("{name}: its {header} is {:?}", head.headers.get(header)));
+            }
+        }
         if (token == API_KEY) != is_control {
             seen.faults.push(format!("{name}: it has the other's credential"));
         }
@@ -254,8 +291,11 @@ async fn answer(stream: TcpStream, play: Arc<Play>) {
     }
     let json = exchange.get("json").map(|json| serde_json::to_string(json).unwrap());
     let body = json.as_deref().unwrap_or(text_of(&exchange, "answer"));
-    let length = body.len() + usize::from(text_of(&exchange, "cut") == "within");
-    let mut text = format!("HTTP/1.1 {} x\r\nContent-Length: {length}\r\nConnection: close\r\n", exchange["status"]);
+    let mut text = format!("HTTP/1.1 {} x\r\nConnection: close\r\n", exchange["status"]);
+    if exchange.get("headers").is_none_or(|headers| headers.get("Content-Length").is_none()) {
+        let length = body.len() + usize::from(text_of(&exchange, "cut") == "within");
+        text.push_str(&format!("Content-Length: {length}\r\n"));
+    }
     for (name, value) in exchange.get("headers").and_then(Value::as_table).into_iter().flatten() {
         text.push_str(&format!("{name}: {}\r\n", value.as_str().unwrap()));
     }

@@ -191,7 +191,7 @@ pub(crate) fn decode<T: DeserializeOwned>(response: &Response<Bytes>) -> Result<
 
 /// The repeating of one call.
 #[derive(Default)]
-struct Again {
+pub(crate) struct Again {
     retries: Retries,
     /// An attempt that may have run. Whatever later ones come to, it is what the caller has to know of.
     unsure: Option<Error>,
@@ -199,7 +199,12 @@ struct Again {
 
 impl Again {
     /// Waits for the next attempt, or returns why there is none.
-    async fn wait_or_give_up(&mut self, gateways: &Gateways, error: Error, call: &Call) -> Result<(), Error> {
+    pub(crate) async fn wait_or_give_up(
+        &mut self,
+        gateways: &Gateways,
+        error: Error,
+        call: &Call,
+    ) -> Result<(), Error> {
         let Some(wait) = self.retries.after(&error, call.is_repeatable(), rand::random()) else {
             let says_nothing_ran = error.retry() == Retry::Safe;
             return Err(self.unsure.take().filter(|_| says_nothing_ran).unwrap_or(error));

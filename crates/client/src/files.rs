@@ -10,7 +10,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
-use crate::client::{Client, DEADLINE, wants_new_token};
+use crate::client::{Again, Client, DEADLINE, wants_new_token};
+use crate::content::Progress;
 use crate::error::Error;
 use crate::follow::{Parser, SILENCE};
 use crate::origin::{Call, Open};
@@ -172,18 +173,19 @@ impl Files {
         self.ask(Method::PUT, "mode", path, &with_mode(Some(mode))).await
     }
 
-    /// Begins to read a file, or the part of it from one byte to before another.
+    /// Begins to read a file, or the part of it from one byte to before another. Where it is cut it goes on, and never
+    /// with another version of the file.
     ///
     /// # Errors
     ///
     /// [`Error`], for example `file.not_a_file` or `file.range`.
     pub async fn read(&self, path: &Path, from: u64, to: Option<u64>) -> Result<Incoming, Error> {
-        let mut call = self.call(Method::GET, "content", path, "");
-        if from > 0 || to.is_some() {
-            let last = to.map_or_else(String::new, |to| to.saturating_sub(1).to_string());
-            call.headers.push((header::RANGE, format!("bytes={from}-{last}")));
-        }
-        self.open(&call).await
+        let call = self.call(Method::GET, "content", path, "");
+        let mut progress = Progress::new(from, to);
+        let asked = Call { headers: progress.headers(), ..call.clone() };
+        let open = self.opened(&asked).await?;
+        progress.begin(open.status, &open.headers, false)?;
+        Ok(Incoming::new(open).resumed_by(self.clone(), call, progress))
     }
 
     /// Writes a file, whole or not at all.
@@ -210,7 +212,7 @@ impl Files {
     ///
     /// [`Error`].
     pub async fn download(&self, path: &Path) -> Result<Incoming, Error> {
-        self.open(&self.call(Method::GET, "tree", path, "")).await
+        Ok(Incoming::new(self.opened(&self.call(Method::GET, "tree", path, "")).await?))
     }
 
     /// Unpacks a tar stream below a directory, which nothing in it leaves.
@@ -250,12 +252,19 @@ impl Files {
         self.client.data_raw(self.instance, &self.call(Method::DELETE, verb, path, "")).await.map(drop)
     }
 
-    async fn open(&self, call: &Call) -> Result<Incoming, Error> {
-        Ok(Incoming::new(self.opened(call).await?))
+    /// Opens a stream, again where that is allowed.
+    async fn opened(&self, call: &Call) -> Result<Open, Error> {
+        let mut again = Again::default();
+        loop {
+            match self.opened_once(call).await {
+                Ok(open) => return Ok(open),
+                Err(error) => again.wait_or_give_up(self.client.gateways(), error, call).await?,
+            }
+        }
     }
 
     /// Opens a stream, with a new token if the old one is refused.
-    async fn opened(&self, call: &Call) -> Result<Open, Error> {
+    pub(crate) async fn opened_once(&self, call: &Call) -> Result<Open, Error> {
         let token = self.client.token(self.instance).await?;
         match self.client.gateways().open(call, &token).await {
             Err(error) if wants_new_token(error.code()) => {

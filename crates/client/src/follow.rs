@@ -19,7 +19,7 @@ pub(crate) const SILENCE: Duration = Duration::from_secs(45);
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The first pause between two tries, which doubles, and the longest.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+pub(crate) const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
 /// The most bytes of one frame: some times what the largest event has.
 const FRAME_MAX: usize = 8 << 20;

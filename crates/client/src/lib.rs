@@ -23,6 +23,7 @@ mod attach;
 #[cfg(test)]
 mod cases;
 mod client;
+mod content;
 mod control;
 mod conversation;
 mod error;

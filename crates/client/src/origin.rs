@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, Uri, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, header};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Collected, Full, Limited};
 use hyper::body::{Body as _, Incoming};
@@ -78,6 +78,8 @@ pub(crate) type Upload = UnsyncBoxBody<Bytes, io::Error>;
 pub(crate) struct Open {
     /// Who it comes from.
     pub(crate) door: Door,
+    pub(crate) status: u16,
+    pub(crate) headers: HeaderMap,
     pub(crate) body: Incoming,
     _connection: AbortOnDrop,
 }
@@ -252,10 +254,11 @@ impl Door {
             () = stalled => return Err(broken(&"nothing moved for too long")),
         };
         let answer = answer.map_err(|error| broken(&error))?;
-        if answer.status().is_success() {
-            return Ok(Open { door: self.clone(), body: answer.into_body(), _connection: connection });
-        }
         let (head, body) = answer.into_parts();
+        if head.status.is_success() {
+            let (door, status, headers) = (self.clone(), head.status.as_u16(), head.headers);
+            return Ok(Open { door, status, headers, body, _connection: connection });
+        }
         let body = timeout(call.deadline, Limited::new(body, REFUSAL_MAX).collect()).await;
         let body = body.ok().and_then(Result::ok).map(Collected::to_bytes).unwrap_or_default();
         Err(refused(&Response::from_parts(head, body)))

@@ -2,8 +2,9 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use landfast_core::{ErrorCode, Problem};
@@ -12,6 +13,12 @@ use rustix::fs::OFlags;
 use crate::PIECE;
 use crate::fault::{fault, refusal};
 use crate::info::{FileKind, Info};
+
+/// After how long another change of a file has another time: the kernel takes it from its tick, which is 10 ms at most.
+const TICK: Duration = Duration::from_millis(50);
+
+/// The same where a file system counts whole seconds, or every other one.
+const COARSE_TICK: Duration = Duration::from_secs(3);
 
 /// A file that is being read.
 #[derive(Debug)]
@@ -22,6 +29,8 @@ pub struct Content {
     /// Bytes that are still to come. What the kernel makes up as it is read (`/proc`) has no size; that is read to its
     /// end.
     left: Option<u64>,
+    /// Whether the etag is this version's alone.
+    is_settled: bool,
 }
 
 /// Which part of a content is asked for.
@@ -81,12 +90,20 @@ impl Content {
         check(&metadata)?;
         let info = Info::new(path, &metadata);
         let left = (info.size > 0).then_some(info.size);
-        Ok(Self { file, path: path.to_owned(), info, left })
+        let is_settled = left.is_some() && is_settled(&metadata, SystemTime::now());
+        Ok(Self { file, path: path.to_owned(), info, left, is_settled })
     }
 
     /// What it was when it was opened.
     pub fn info(&self) -> &Info {
         &self.info
+    }
+
+    /// The etag under which it is given away. It is a weak one (`W/…`) if another version may have it too: of a file that
+    /// was changed just now, and may be again before the clock of changes has moved on, and of what the kernel makes up.
+    pub fn etag(&self) -> String {
+        let etag = &self.info.etag;
+        if self.is_settled { etag.clone() } else { format!("W/{etag}") }
     }
 
     /// How many bytes are still to come, if that is known.
@@ -131,9 +148,38 @@ impl Content {
     }
 }
 
+/// Whether a further change of a file cannot have the time of its last one.
+fn is_settled(metadata: &fs::Metadata, now: SystemTime) -> bool {
+    let tick = if metadata.ctime_nsec() == 0 { COARSE_TICK } else { TICK };
+    let (Ok(seconds), Ok(nanos)) = (u64::try_from(metadata.ctime()), u32::try_from(metadata.ctime_nsec())) else {
+        return false;
+    };
+    let changed = SystemTime::UNIX_EPOCH + Duration::new(seconds, nanos);
+    now.duration_since(changed).is_ok_and(|age| age > tick)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_etag_is_strong_once_no_further_change_can_have_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        fs::write(&path, "one").unwrap();
+        let metadata = fs::metadata(&path).unwrap();
+        let changed = SystemTime::UNIX_EPOCH
+            + Duration::new(metadata.ctime().try_into().unwrap(), metadata.ctime_nsec().try_into().unwrap());
+        assert!(!is_settled(&metadata, changed + Duration::from_millis(10)));
+        assert!(!is_settled(&metadata, changed - Duration::from_secs(1)), "a clock that was set back");
+        assert!(is_settled(&metadata, changed + COARSE_TICK * 2));
+        let content = Content { is_settled: true, ..Content::open(&path).unwrap() };
+        assert_eq!(content.etag(), content.info().etag);
+        let fresh = Content { is_settled: false, ..content };
+        assert_eq!(fresh.etag(), format!("W/{}", fresh.info().etag));
+        // It has no size and another content each time, and no time of its own.
+        assert!(Content::open(Path::new("/proc/uptime")).unwrap().etag().starts_with("W/"));
+    }
 
     #[test]
     fn ranges_are_read_as_the_standard_says() {

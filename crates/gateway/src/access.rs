@@ -18,6 +18,7 @@ use opentelemetry_sdk::trace::Span;
 
 use crate::auth::Access;
 use crate::client::{Client, Request};
+use crate::cors::Grant;
 use crate::counters::{Counters, METHODS, method_class};
 use crate::gateway::{Gateway, Worker};
 use crate::headers::Origin;
@@ -38,6 +39,7 @@ pub(crate) struct Record {
     /// What only the log and the trace need, if there is one.
     line: Option<Line>,
     method: usize,
+    grant: Grant,
     counters: Arc<Counters>,
     is_logged: bool,
     permits: Permits,
@@ -87,6 +89,7 @@ impl Record {
             id: random::request_id(),
             line,
             method: method_class(&request.method),
+            grant: Grant::of(&worker.gateway.config, &request.headers),
             counters: Arc::clone(&worker.counters),
             is_logged: worker.gateway.config.access_log,
             permits: Permits::default(),
@@ -175,6 +178,12 @@ impl Record {
         if self.attempts > 0 {
             headers.push_number(ATTEMPTS, self.attempts.into());
         }
+        self.grant.stamp(headers);
+    }
+
+    /// What is granted to the page that it comes from.
+    pub(crate) const fn grant(&self) -> &Grant {
+        &self.grant
     }
 
     fn count(&self, began: Option<Instant>, ended: Instant) {

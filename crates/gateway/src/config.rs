@@ -11,6 +11,8 @@ use landfast_core::record::Limits;
 use landfast_core::{ErrorCode, Problem};
 use serde::{Deserialize, Serialize};
 
+use crate::cors;
+
 /// A gateway's configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -66,6 +68,9 @@ pub struct Config {
     /// The networks of proxies in front of the gateway, such as `10.0.0.0/8`. From them alone the client's address is taken
     /// out of `X-Forwarded-For`: the last one there that is none of theirs. Default: none.
     pub trusted_proxies: Vec<IpNet>,
+    /// The origins whose pages may ask, each as browsers write it (`https://app.example`), or `*` for all of them, whose
+    /// cookies then do not count. Their preflights are answered here. Default: none.
+    pub cors_origins: Vec<String>,
     /// Where `GET /metrics` is answered, to anybody who reaches it. Default: nowhere; in `landfast up`, a free port of the
     /// loopback address.
     pub metrics_listen: Option<SocketAddr>,
@@ -125,6 +130,7 @@ impl Default for Config {
             end_sessions_at_expiry: false,
             limits: TrafficLimits::default(),
             trusted_proxies: Vec::new(),
+            cors_origins: Vec::new(),
             metrics_listen: None,
             access_log: true,
             otlp_endpoint: None,
@@ -162,6 +168,7 @@ impl Config {
                 return invalid(&format!("A limit in limits.{name} is at least 1; leave it out for none."));
             }
         }
+        self.check_cors()?;
         let is_collector = |url: &String| url.parse::<Uri>().is_ok_and(|url| url.scheme_str() == Some("http"));
         if !self.otlp_endpoint.as_ref().is_none_or(is_collector) {
             return invalid(
@@ -183,6 +190,20 @@ impl Config {
             return invalid("public_url has the form http://host or https://host, with a port if need be and no path.");
         }
         Ok(())
+    }
+
+    fn check_cors(&self) -> Result<(), Problem> {
+        let invalid = |what: String| Err(Problem::new(ErrorCode::ConfigInvalid, what));
+        if self.cors_origins.len() > 1 && self.cors_origins.iter().any(|origin| origin == cors::ANY) {
+            return invalid("cors_origins: `*` means all origins, so it stands alone.".to_owned());
+        }
+        match self.cors_origins.iter().find(|origin| *origin != cors::ANY && !cors::is_origin(origin)) {
+            Some(other) => invalid(format!(
+                "cors_origins: {other:?} is no origin as browsers write it: scheme://host in small letters, a port if it is not \
+                 the scheme's own, and no slash behind it."
+            )),
+            None => Ok(()),
+        }
     }
 
     /// The scheme and authority under which clients reach the gateway, if the operator said so.
@@ -268,6 +289,21 @@ mod tests {
         assert!(serde_json::from_str::<Config>(r#"{"limits": {"instance": {"rates": 1}}}"#).is_err());
         let config = Config { otlp_endpoint: Some("https://far.test".into()), ..Config::default() };
         assert!(config.check().unwrap_err().detail.contains("otlp_endpoint"));
+    }
+
+    #[test]
+    fn origins_are_exact_or_all() {
+        let config = |origins: &[&str]| {
+            let cors_origins = origins.iter().map(|&origin| origin.to_owned()).collect();
+            Config { cors_origins, ..Config::default() }
+        };
+        for fine in [&[][..], &["*"], &["https://app.example", "http://localhost:5173"]] {
+            config(fine).check().unwrap();
+        }
+        for (bad, named) in [(&["*", "https://a"][..], "`*`"), (&["https://a/"], "https://a/"), (&["null"], "null")] {
+            let problem = config(bad).check().unwrap_err();
+            assert!(problem.code == ErrorCode::ConfigInvalid && problem.detail.contains(named), "{problem:?}");
+        }
     }
 
     #[test]

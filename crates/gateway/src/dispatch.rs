@@ -165,6 +165,9 @@ async fn reply<C: Client>(
     mut request: Request,
     record: &mut Record,
 ) -> Result<Reply, Unanswered> {
+    if let Some(answer) = record.grant().preflight(&request) {
+        return Ok(Reply::Whole(answer));
+    }
     check_expectation(&request)?;
     let config = &worker.gateway.config;
     limits::check_body(request.body, config.body_max)?;

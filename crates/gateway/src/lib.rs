@@ -20,6 +20,7 @@ mod auth;
 mod carrier;
 mod client;
 mod config;
+mod cors;
 mod counted;
 mod counters;
 mod direct;

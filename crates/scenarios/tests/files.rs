@@ -1,9 +1,15 @@
 //! Files of an instance, by the data plane and by the control plane, over a network that fails.
 
+use std::path::Path;
+use std::time::Duration;
+
+use landfast_client::{Files, Source, WriteFile};
+use landfast_core::ErrorCode;
 use landfast_scenarios::cell::{Cell, eventually};
 use landfast_scenarios::fault_relay::Direction;
 use landfast_scenarios::http::{self, Answer};
 use landfast_scenarios::instance::Instance;
+use landfast_scenarios::user::User;
 use serde_json::json;
 
 /// After how many bytes of a file that is on its way its links are cut: each file is, some times.
@@ -97,6 +103,69 @@ async fn a_file_on_its_way_outlives_links_and_a_restart_of_the_node() {
         cell.nodes[0].network.lets_all_pass();
         assert!(cuts > 0, "it was over before anything was cut");
     }
+}
+
+/// A client through the relay, and files of an instance, of which one is `large` and was written long enough ago.
+async fn with_large(cell: &Cell, content: &[u8]) -> (User, Instance, Files) {
+    let user = User::of(&cell.operator, &[cell.operator.address]);
+    let instance = cell.create().await;
+    let files = user.client().files(instance.id.parse().unwrap());
+    write(&files, content).await;
+    (user, instance, files)
+}
+
+/// Writes the file, and waits until the clock of changes has moved on: from then on its etag is this version's alone.
+async fn write(files: &Files, content: &[u8]) {
+    files.write(Path::new("large"), &WriteFile::default(), Source::bytes(content.to_vec())).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+}
+
+#[tokio::test]
+async fn a_file_that_is_cut_on_its_way_to_a_client_goes_on_at_the_very_byte() {
+    let cell = Cell::start().await;
+    let content = pattern(3 << 20);
+    let (user, instance, files) = with_large(&cell, &content).await;
+    // In the head, at its end, in the first piece, and at the very last byte.
+    for cut in [1, 300, 700, 1_001, 70_001, 2 << 20, content.len() - 1, content.len() + 200] {
+        cell.downstream.cut_after(Direction::Down, cut);
+        let read = files.read(Path::new("large"), 0, None).await.unwrap().bytes(content.len()).await;
+        assert!(read.unwrap() == content, "cut after {cut}");
+        cell.downstream.lets_all_pass();
+    }
+    let part = files.read(Path::new("large"), 1_000, Some(2_000_000)).await.unwrap();
+    cell.downstream.cut();
+    assert!(part.bytes(content.len()).await.unwrap() == content[1_000..2_000_000]);
+    let here = tempfile::tempdir().unwrap();
+    let target = here.path().join("back");
+    cell.downstream.cut_after(Direction::Down, 1 << 20);
+    let cp = ["cp", "-o", "json", &format!("{}:large", instance.id), target.to_str().unwrap()];
+    let done = user.command(&cp).output().await.unwrap();
+    assert!(done.status.success(), "{done:?}");
+    assert!(!cell.downstream.lets_all_pass(), "it was over before anything was cut");
+    assert!(std::fs::read(&target).unwrap() == content);
+    let said: serde_json::Value = serde_json::from_slice(&done.stdout).unwrap();
+    assert_eq!(said["bytes"], content.len(), "nothing is counted twice");
+}
+
+#[tokio::test]
+async fn a_file_that_is_replaced_while_it_is_cut_is_begun_anew_or_refused_and_never_mixed() {
+    let cell = Cell::start().await;
+    let (one, two) = (pattern(8 << 20), vec![7; 1 << 20]);
+    let (_, _, files) = with_large(&cell, &one).await;
+    let here = tempfile::tempdir().unwrap();
+    let target = here.path().join("back");
+    let [mut whole, mut in_pieces] =
+        [files.read(Path::new("large"), 0, None).await, files.read(Path::new("large"), 0, None).await]
+            .map(Result::unwrap);
+    for incoming in [&mut whole, &mut in_pieces] {
+        assert!(incoming.next().await.unwrap().is_some_and(|piece| one.starts_with(&piece)));
+    }
+    cell.downstream.cut();
+    write(&files, &two).await;
+    whole.save(&target, None).await.unwrap();
+    assert!(std::fs::read(&target).unwrap() == two);
+    let failure = in_pieces.write_to(&mut Vec::new()).await.unwrap_err();
+    assert_eq!(failure.code(), Some(ErrorCode::FileChanged), "{failure}");
 }
 
 #[tokio::test]

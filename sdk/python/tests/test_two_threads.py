@@ -14,6 +14,8 @@ from landfast import AsyncLandfast, Exited, InputUnsure, Landfast, Misused, Outp
 
 KILLS = 3
 LINES = 300
+FLOOD = 200
+"""Pieces of input, far more than all that is on the way can hold."""
 ECHO = "while read line; do [ $line = end ] && exit; echo got $line; done"
 
 
@@ -35,6 +37,31 @@ def test_a_writer_and_a_reader_share_an_attachment_over_kills(cell: Cell) -> Non
                 reader.join(0.5)
         instance.delete()
     _judge(events)
+
+
+def test_a_writer_whom_nobody_reads_does_not_keep_a_reader_from_reading(cell: Cell) -> None:
+    sizes: list[int] = []
+    with Landfast(cell.url, cell.api_key) as client:
+        instance = client.instances.create()
+        script = "sleep 1; seq 1 20; while [ ! -e go ]; do sleep 0.05; done; wc -c"
+        with instance.processes.start(script).attach() as attachment:
+
+            def read() -> None:
+                said = b""
+                for event in attachment:
+                    said += event.data if isinstance(event, Output) else b""
+                    if said.endswith(b"\n20\n"):
+                        instance.files.write("go", b"")
+                sizes.append(int(said.split()[-1]))
+
+            reader = threading.Thread(target=read)
+            reader.start()
+            for _ in range(FLOOD):
+                attachment.send(bytes(64 * 1024))
+            attachment.end_input()
+            reader.join()
+        instance.delete()
+    assert sizes == [FLOOD * 64 * 1024]
 
 
 @pytest.mark.anyio

@@ -6,6 +6,7 @@
 
 import { PATIENCE_SECONDS } from "./attachment.js";
 import { type Abortable, type Ask, type Caller, jsonOf, type Params, partsOf, queryOf } from "./caller.js";
+import { Content, RESTARTS } from "./content.js";
 import { mayPass } from "./endings.js";
 import { SILENCE_SECONDS } from "./events.js";
 import { LandfastError, ProtocolFailure } from "./failure.js";
@@ -20,6 +21,7 @@ import {
 } from "./records.js";
 import { pauseBefore, sleep } from "./retry.js";
 import { Decoder } from "./sse.js";
+import { drop } from "./wire.js";
 
 /** Seconds for which nothing of a content or a tree may move before it counts as cut. */
 const MOVING_SECONDS = 120;
@@ -36,6 +38,8 @@ export interface ContentOptions extends Abortable {
   start?: number;
   /** The one after the last byte; the file's end if not said. */
   end?: number;
+  /** Seconds without a connection after which a content that is cut is given up; 600 if not said. */
+  patience?: number;
 }
 
 /** How something is made. */
@@ -102,16 +106,34 @@ export class Files {
     } while (cursor !== undefined);
   }
 
-  /** Reads a file, or its bytes from `start` to before `end`, at once. Safe to repeat. Throws `FileNotAFile`, `FileRange`. */
+  /**
+   * Reads a file, or its bytes from `start` to before `end`, at once. Safe to repeat.
+   *
+   * Where it is cut it goes on, for `patience` seconds; one that was replaced meanwhile is begun anew. Throws `FileNotAFile`,
+   * and `FileRange` if it ends before `start`.
+   */
   async read(path: FilePath, options: ContentOptions = {}): Promise<Uint8Array> {
-    const ask = { headers: rangeOf(options), direct: true, seconds: MOVING_SECONDS, signal: options.signal };
-    return this.#caller.bytes("GET", this.#url("content", { path }), ask);
+    let pieces: Uint8Array[] = [];
+    for await (const piece of this.#content(path, options, RESTARTS)) {
+      if (piece === "void") {
+        pieces = [];
+      } else {
+        pieces.push(piece);
+      }
+    }
+    return joined(pieces);
   }
 
-  /** Reads a file of any size, as `read` does, in pieces. A content that is cut throws `Broken`. */
+  /**
+   * Reads a file of any size, as `read` does, in pieces.
+   *
+   * One that was replaced meanwhile throws `FileChanged`; one that changes all the time, and so cannot be gone on with,
+   * throws `Broken` where it is cut.
+   */
   async *chunks(path: FilePath, options: ContentOptions = {}): AsyncGenerator<Uint8Array, void, undefined> {
-    const ask = { headers: rangeOf(options), seconds: MOVING_SECONDS, signal: options.signal };
-    yield* partsOf(await this.#caller.stream(this.#url("content", { path }), ask));
+    for await (const piece of this.#content(path, options, 0)) {
+      if (piece !== "void") yield piece;
+    }
   }
 
   /**
@@ -210,6 +232,42 @@ export class Files {
     }
   }
 
+  /** Pieces, one behind the other; `void` says that all before it is void. */
+  async *#content(
+    path: FilePath,
+    { start = 0, end, patience = PATIENCE_SECONDS, signal }: ContentOptions,
+    restarts: number,
+  ): AsyncGenerator<Uint8Array | "void", void, undefined> {
+    const content = new Content(start, end, restarts);
+    let [told, attempt, deadline] = [start, 0, 0];
+    for (;;) {
+      try {
+        const ask: Ask = { headers: content.headers(), seconds: MOVING_SECONDS, signal };
+        const response = await this.#caller.stream(this.#url("content", { path }), ask);
+        const isWanted = await begun(content, response);
+        if (content.at < told) {
+          told = content.at;
+          yield "void";
+        }
+        if (isWanted) {
+          for await (const piece of partsOf(response)) {
+            yield piece;
+            content.take(piece.length);
+            [told, attempt, deadline] = [content.at, 0, 0];
+          }
+          return;
+        }
+        await drop(response);
+      } catch (failure) {
+        deadline = deadline || performance.now() + patience * 1000;
+        if (!(failure instanceof LandfastError) || !mayPass(failure) || performance.now() >= deadline) throw failure;
+        content.lose(failure);
+        if (attempt > 0) await sleep(pauseBefore(attempt - 1), signal);
+        attempt += 1;
+      }
+    }
+  }
+
   #url(verb: string, params: Params): string {
     return `${this.#path}/${verb}${queryOf(params)}`;
   }
@@ -238,9 +296,24 @@ function changeOf(data: string): FileChange {
   return readChange(answer);
 }
 
-function rangeOf({ start = 0, end }: ContentOptions): Record<string, string> {
-  if (start === 0 && end === undefined) return {};
-  return { Range: `bytes=${start}-${end === undefined ? "" : end - 1}` };
+/** Takes the head of an answer, which is let go of if it cannot be gone on with. */
+async function begun(content: Content, response: Response): Promise<boolean> {
+  try {
+    return content.begin(response.status, response.headers);
+  } catch (failure) {
+    await drop(response);
+    throw failure;
+  }
+}
+
+function joined(pieces: readonly Uint8Array[]): Uint8Array {
+  const all = new Uint8Array(pieces.reduce((sum, { length }) => sum + length, 0));
+  let at = 0;
+  for (const piece of pieces) {
+    all.set(piece, at);
+    at += piece.length;
+  }
+  return all;
 }
 
 function octal(mode: number | undefined): string | undefined {

@@ -1,10 +1,14 @@
 /** The cases that all SDKs share, through `directFetch`. */
 
 import { test } from "node:test";
+import { Caller } from "../src/caller.js";
 import { LandfastError } from "../src/errors.js";
+import { Files } from "../src/files.js";
+import { Gateways } from "../src/gateways.js";
 import { PAUSES } from "../src/retry.js";
-import { type DirectInit, type DirectOptions, directFetch } from "../src/routing.js";
+import { type DirectFetch, type DirectInit, type DirectOptions, directFetch } from "../src/routing.js";
 import { API_KEY, allCases, type Call, type Case, type Outcome, Play } from "./support/cases.js";
+import { text } from "./support/text.js";
 
 /** Milliseconds of a call of which a case says that the server is silent. */
 const TIMEOUT = 500;
@@ -16,9 +20,11 @@ for (const one of allCases()) {
   test(one.name, async () => {
     await using play = await Play.begin(one);
     const fetch = directFetch(play.url, optionsOf(one, play));
+    const files = new Files(new Caller(new Gateways(play.url), API_KEY, fetch, undefined), "ins_1");
     for (const call of one.call) {
       const started = performance.now();
-      play.judgeCall(call, await outcome(() => fetch(play.urlOf(call), initOf(call))), started);
+      const asked = call.reads === undefined ? ask(fetch, play.urlOf(call), call) : read(files, call);
+      play.judgeCall(call, await outcome(asked), started);
     }
     await play.judge();
   });
@@ -42,10 +48,22 @@ function initOf({ method, headers, body, streams, follows }: Call): DirectInit {
   return { method, headers: all, body: content, redirect: follows ? "follow" : "manual" };
 }
 
-async function outcome(ask: () => Promise<Response>): Promise<Outcome> {
+async function ask(fetch: DirectFetch, url: string, call: Call): Promise<Outcome> {
+  const response = await fetch(url, initOf(call));
+  return { status: response.status, answer: await response.text() };
+}
+
+async function read(files: Files, { reads = "", in_pieces: inPieces, start, end }: Call): Promise<Outcome> {
+  const part = { ...(start === undefined ? {} : { start }), ...(end === undefined ? {} : { end }) };
+  if (!inPieces) return { answer: text(await files.read(reads, part)) };
+  let answer = "";
+  for await (const piece of files.chunks(reads, part)) answer += text(piece);
+  return { answer };
+}
+
+async function outcome(asked: Promise<Outcome>): Promise<Outcome> {
   try {
-    const response = await ask();
-    return { status: response.status, answer: await response.text() };
+    return await asked;
   } catch (failure) {
     if (failure instanceof LandfastError) return { error: failure.code };
     throw failure;

@@ -74,6 +74,37 @@ test("a file of any size goes up and down in pieces", async () => {
   assert.equal(read.digest("hex"), wanted.digest("hex"));
 });
 
+test("a file goes on where its gateway was killed", async () => {
+  const { files, processes } = await client.instances.create();
+  // Once the clock of changes has moved on, its name is that of this version alone.
+  const { text: said } = await processes.run("head -c 40000000 /dev/urandom > large; sleep 0.2; sha256sum large");
+  const read = createHash("sha256");
+  let [size, kills] = [0, 0];
+  for await (const piece of files.chunks("large")) {
+    read.update(piece);
+    size += piece.length;
+    if (size > 1_000_000 * kills ** 2 && kills < 3) {
+      kills += 1;
+      await cell.gateway.isAway(0);
+    }
+  }
+  assert.deepEqual([size, read.digest("hex")], [40_000_000, said.slice(0, 64)]);
+});
+
+test("a file that is replaced while its gateway is away is told as another one", async () => {
+  const { files, processes } = await client.instances.create();
+  await processes.run("head -c 40000000 /dev/urandom > large; sleep 0.2");
+  const chunks = files.chunks("large");
+  await chunks.next();
+  await cell.gateway.isAway(0);
+  await processes.run("echo other > large");
+  await assert.rejects(async () => {
+    for await (const _ of chunks) {
+      // What was on its way.
+    }
+  }, landfast.FileChanged);
+});
+
 test("a tree comes down and goes up, and nothing of it lands elsewhere", async () => {
   const { files, processes } = await client.instances.create();
   await processes.run(

@@ -122,7 +122,7 @@ impl Query {
 async fn read(agent: &Agent, query: &Query, request: &Request<Incoming>) -> Result<Response<Body>, Refused> {
     let path = query.path("path", &agent.files)?;
     let content = agent.files.run(move || Content::open(&path)).await?;
-    let (etag, size) = (content.info().etag.clone(), content.left());
+    let (etag, size) = (content.etag(), content.left());
     let mut response = empty(StatusCode::OK);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
@@ -161,11 +161,16 @@ fn headers_of(response: &mut Response<Body>) -> &mut HeaderMap {
 
 /// The part that is asked for, if the asker's copy is still of this content.
 fn wanted_range(headers: &HeaderMap, etag: &str, size: u64) -> Range {
-    let is_same = headers.get(header::IF_RANGE).is_none_or(|of| of.as_bytes() == etag.as_bytes());
+    let is_same = headers.get(header::IF_RANGE).is_none_or(|of| of.as_bytes() == etag.as_bytes() && is_strong(etag));
     match headers.get(header::RANGE).and_then(|range| range.to_str().ok()).filter(|_| is_same) {
         Some(range) => Range::read(range, size),
         None => Range::Whole,
     }
+}
+
+/// Whether an etag names one version only (RFC 9110, section 8.8.1).
+fn is_strong(etag: &str) -> bool {
+    !etag.starts_with("W/")
 }
 
 fn outside(size: u64) -> Response<Body> {
@@ -175,11 +180,11 @@ fn outside(size: u64) -> Response<Body> {
     response
 }
 
-/// Whether a header with etags names this one, or any.
+/// Whether a header with etags names this one, which is this version's alone, or any.
 fn wants(headers: &HeaderMap, name: header::HeaderName, etag: &str) -> bool {
     let values = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
     let mut tags = values.flat_map(|value| value.split(',')).map(str::trim);
-    tags.any(|tag| tag == "*" || tag.trim_start_matches("W/") == etag)
+    tags.any(|tag| tag == "*" || (tag == etag && is_strong(etag)))
 }
 
 /// `PUT /files/content`: the body becomes the file, whole or not at all.

@@ -3,6 +3,7 @@
 #![allow(unreachable_pub, reason = "the modules of one test program")]
 
 mod client;
+mod cors;
 mod forwarding;
 mod http1;
 mod http2;

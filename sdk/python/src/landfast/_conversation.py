@@ -19,6 +19,24 @@ STDIN = b"\x00"
 FRAME_MAX = 4 * 1024 * 1024
 """Bytes of one message: far more than the agent puts into one."""
 
+WINDOW = 4 * 1024 * 1024
+"""Bytes of output that the agent sends beyond what was taken: enough for a long and wide way."""
+
+WAITING_MAX = 65_536
+"""Messages that wait for being taken, in many of which a window may come; beyond them nothing is read."""
+
+UNDERWAY_MAX = 1024 * 1024
+"""Bytes of input that were sent and may not have arrived; beyond it who sends has to wait."""
+
+SILENCE_SECONDS = 45.0
+"""How long a connection may bring nothing while somebody waits: a gateway says something every 20 seconds."""
+
+GOODBYE_SECONDS = 2.0
+"""How long the far end may take to say goodbye."""
+
+SILENT = (1011, "nothing came for too long")
+"""What is said to a far end that is probably not there."""
+
 Start = Literal["start", "now", "screen"] | int
 """Where an attachment begins: with the oldest output, with what comes next, with a redraw, or at an offset."""
 

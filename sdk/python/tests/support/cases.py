@@ -17,7 +17,7 @@ from .servers import PATIENCE_SECONDS, Headers, Request, Server, nowhere
 
 API_KEY = "the-api-key"
 FOLDER = Path(__file__).parents[3] / "cases"
-FILES = ("routing", "fallback", "retries")
+FILES = ("routing", "fallback", "retries", "files")
 SAID = {
     "status",
     "headers",
@@ -32,6 +32,7 @@ SAID = {
     "body",
     "lacks",
     "has",
+    "says",
 }
 
 
@@ -74,7 +75,7 @@ class Play:
         """What the caller got is what it should get."""
         wanted = {key: call[key] for key in ("status", "answer", "error") if key in call}
         got = {key: outcome.get(key) for key in wanted}
-        assert got == wanted, f"{call['method']}: the caller got {outcome}"
+        assert got == wanted, f"{call}: the caller got {outcome}"
         assert time.monotonic() - started >= call.get("takes", 0), "the caller did not wait"
 
     def judge(self) -> None:
@@ -113,7 +114,7 @@ class Play:
                 **headers,
             }
         if exchange.get("cut") == "within":
-            headers["Content-Length"] = str(len(body) + 1)
+            headers.setdefault("Content-Length", str(len(body) + 1))
         return exchange["status"], headers, body
 
 
@@ -126,6 +127,9 @@ def _faults(name: str, exchange: Any, request: Request, before: Request | None) 
             faults.append(f"its {key} is {value!r}")
     faults += [f"it has {header}" for header in exchange.get("lacks", []) if header in request.headers]
     faults += [f"it lacks {header}" for header in exchange.get("has", []) if header not in request.headers]
+    for header, value in exchange.get("says", {}).items():
+        if request.headers.get(header.lower()) != value:
+            faults.append(f"its {header} is {request.headers.get(header.lower())!r}")
     keys = {one.headers.get("idempotency-key") for one in (before, request) if one is not None}
     if exchange.get("same_key_as_before") and len(keys) > 1:
         faults.append("its idempotency key is another one")

@@ -88,11 +88,11 @@ class Cell:
         self.node = Role(self.folder, "node", "--name", "a", "--listen", "127.0.0.1:0")
         self.api_key = (self.folder / "api-key").read_text().strip()
 
-    def another_gateway(self) -> tuple[str, Role]:
-        """Starts another gateway, which drains for half a second, and says where it is."""
+    def another_gateway(self, settings: str = "drain_timeout_ms = 500") -> tuple[str, Role]:
+        """Starts another gateway with these settings, and says where it is."""
         url = nowhere()
         config = self.folder / "another.toml"
-        config.write_text("[gateway]\ndrain_timeout_ms = 500\n")
+        config.write_text(f"[gateway]\n{settings}\n")
         arguments = ["--listen", url.removeprefix("http://"), "--config", str(config)]
         role = Role(self.folder, "gateway", *arguments)
         self._others.append(role)

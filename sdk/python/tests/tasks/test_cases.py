@@ -11,6 +11,7 @@ import pytest
 from support.cases import API_KEY, Play, all_cases
 
 import landfast
+from landfast import AsyncFiles, AsyncLandfast
 from landfast.routing import AsyncDirectTransport
 
 pytestmark = pytest.mark.anyio
@@ -27,11 +28,27 @@ async def test_a_case(case: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         play.control.url, routes=play.routes, direct=case.get("direct"), retries=case.get("retries", 2)
     )
     headers = {"Authorization": f"Bearer {API_KEY}"}
-    async with httpx.AsyncClient(transport=transport, headers=headers, timeout=0.5) as client:
+    async with (
+        httpx.AsyncClient(transport=transport, headers=headers, timeout=0.5) as client,
+        AsyncLandfast(play.control.url, API_KEY, routes=play.routes) as cell,
+    ):
+        files = AsyncFiles(cell._caller, "ins_1")
         for call in case["call"]:
             started = time.monotonic()
-            play.judge_call(call, await _outcome(client, play.url(call), call), started)
+            got = await (_read(files, call) if "reads" in call else _outcome(client, play.url(call), call))
+            play.judge_call(call, got, started)
     play.judge()
+
+
+async def _read(files: AsyncFiles, call: Any) -> dict[str, object]:
+    part = {name: call[name] for name in ("start", "end") if name in call}
+    try:
+        if not call.get("in_pieces"):
+            return {"answer": (await files.read(call["reads"], **part)).decode()}
+        pieces = [piece async for piece in files.chunks(call["reads"], **part)]
+        return {"answer": b"".join(pieces).decode()}
+    except landfast.LandfastError as failure:
+        return {"error": failure.code}
 
 
 async def _outcome(client: httpx.AsyncClient, url: str, call: Any) -> dict[str, object]:

@@ -84,6 +84,35 @@ async def test_a_file_of_any_size_goes_up_and_down_in_pieces(instance: AsyncInst
     assert read.digest() == wanted.digest()
 
 
+LARGE = "head -c 40000000 /dev/urandom > large; sleep 0.2; sha256sum large"
+"""Makes a file. Once the clock of changes has moved on, its name is that of this version alone."""
+
+
+async def test_a_file_goes_on_where_its_gateway_was_killed(cell: Cell, instance: AsyncInstance) -> None:
+    said = (await instance.processes.run(LARGE)).text
+    read, size, kills = hashlib.sha256(), 0, 0
+    async for piece in instance.files.chunks("large"):
+        read.update(piece)
+        size += len(piece)
+        if size > 1_000_000 * kills**2 and kills < 3:
+            kills += 1
+            cell.gateway.is_away(0).join()
+    assert (size, read.hexdigest()) == (40_000_000, said[:64])
+
+
+async def test_a_download_is_of_one_version(cell: Cell, instance: AsyncInstance, tmp_path: Path) -> None:
+    await instance.processes.run(LARGE)
+    chunks = instance.files.chunks("large")
+    await chunks.__anext__()
+    cell.gateway.is_away(0).join()
+    await instance.processes.run("echo other > large")
+    with pytest.raises(landfast.FileChanged):
+        async for _ in chunks:
+            pass
+    got = await instance.files.download("large", tmp_path / "large")
+    assert (got.bytes, (tmp_path / "large").read_bytes()) == (6, b"other\n")
+
+
 async def test_a_tree_goes_up_and_comes_down(instance: AsyncInstance, tmp_path: Path) -> None:
     source = tmp_path / "source"
     (source / "sub" / "empty").mkdir(parents=True)

@@ -6,7 +6,7 @@ import pytest
 from support.cell import Cell
 
 import landfast
-from landfast import AsyncLandfast, Event, Exited, InputUnsure, Output, ReplayEnd
+from landfast import AsyncLandfast, Event, Exited, Gap, InputUnsure, Output, ReplayEnd
 
 pytestmark = pytest.mark.anyio
 
@@ -36,6 +36,46 @@ async def test_a_terminal_and_calls_go_on_at_the_other_gateway(cell: Cell, end: 
         assert await instance.files.read("here") == b"files"
         assert instance.id in [one.id async for one in client.instances.list()]
         await instance.delete()
+
+
+async def test_a_terminal_whose_gateway_falls_silent_goes_on_at_the_other(
+    cell: Cell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("landfast._async._io", "landfast._sync._io"):
+        monkeypatch.setattr(f"{module}.SILENCE_SECONDS", 0.5)
+    url, first = cell.another_gateway()
+    async with AsyncLandfast([url, cell.url], cell.api_key) as client:
+        instance = await client.instances.create()
+        async with await instance.processes.terminal(WRITER) as terminal:
+            said, is_frozen = b"", False
+            async for event in terminal:
+                assert isinstance(event, (Output, Exited, ReplayEnd)), event
+                said += event.data if isinstance(event, Output) else b""
+                if not is_frozen and said.count(b"\n") >= 50:
+                    is_frozen = True
+                    first.freeze()
+        assert said == b"".join(b"line %d\r\n" % number for number in range(1, LINES + 1))
+        assert terminal.exit == Exited(7) and terminal.connections == 2
+        first.kill()
+        await instance.delete()
+
+
+async def test_a_reader_that_stands_still_keeps_its_connection(cell: Cell) -> None:
+    # A gateway gives up who takes nothing for so long, and fills what is between with more than it holds.
+    url, gateway = cell.another_gateway("slow_client_timeout_ms = 300")
+    async with AsyncLandfast(url, cell.api_key) as client:
+        instance = await client.instances.create()
+        process = await instance.processes.start("head -c 30000000 /dev/zero; sleep 1; touch over")
+        async with process.attach() as attachment:
+            changes = instance.files.watch(".")
+            while not (await changes.__anext__()).path.endswith("/over"):
+                pass
+            events = [event async for event in attachment]
+        told = sum(len(event.data) for event in events if isinstance(event, Output))
+        evicted = sum(event.end - event.start for event in events if isinstance(event, Gap))
+        assert (told + evicted, attachment.connections) == (30_000_000, 1)
+        await instance.delete()
+    gateway.kill()
 
 
 async def test_events_go_on_at_the_other_gateway(cell: Cell) -> None:

@@ -11,6 +11,7 @@ import pytest
 from support.cases import API_KEY, Play, all_cases
 
 import landfast
+from landfast import Files, Landfast
 from landfast.routing import DirectTransport
 
 pytestmark = pytest.mark.anyio
@@ -27,11 +28,27 @@ def test_a_case(case: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         play.control.url, routes=play.routes, direct=case.get("direct"), retries=case.get("retries", 2)
     )
     headers = {"Authorization": f"Bearer {API_KEY}"}
-    with httpx.Client(transport=transport, headers=headers, timeout=0.5) as client:
+    with (
+        httpx.Client(transport=transport, headers=headers, timeout=0.5) as client,
+        Landfast(play.control.url, API_KEY, routes=play.routes) as cell,
+    ):
+        files = Files(cell._caller, "ins_1")
         for call in case["call"]:
             started = time.monotonic()
-            play.judge_call(call, _outcome(client, play.url(call), call), started)
+            got = (_read(files, call) if "reads" in call else _outcome(client, play.url(call), call))
+            play.judge_call(call, got, started)
     play.judge()
+
+
+def _read(files: Files, call: Any) -> dict[str, object]:
+    part = {name: call[name] for name in ("start", "end") if name in call}
+    try:
+        if not call.get("in_pieces"):
+            return {"answer": (files.read(call["reads"], **part)).decode()}
+        pieces = [piece for piece in files.chunks(call["reads"], **part)]
+        return {"answer": b"".join(pieces).decode()}
+    except landfast.LandfastError as failure:
+        return {"error": failure.code}
 
 
 def _outcome(client: httpx.Client, url: str, call: Any) -> dict[str, object]:

@@ -84,6 +84,35 @@ def test_a_file_of_any_size_goes_up_and_down_in_pieces(instance: Instance) -> No
     assert read.digest() == wanted.digest()
 
 
+LARGE = "head -c 40000000 /dev/urandom > large; sleep 0.2; sha256sum large"
+"""Makes a file. Once the clock of changes has moved on, its name is that of this version alone."""
+
+
+def test_a_file_goes_on_where_its_gateway_was_killed(cell: Cell, instance: Instance) -> None:
+    said = (instance.processes.run(LARGE)).text
+    read, size, kills = hashlib.sha256(), 0, 0
+    for piece in instance.files.chunks("large"):
+        read.update(piece)
+        size += len(piece)
+        if size > 1_000_000 * kills**2 and kills < 3:
+            kills += 1
+            cell.gateway.is_away(0).join()
+    assert (size, read.hexdigest()) == (40_000_000, said[:64])
+
+
+def test_a_download_is_of_one_version(cell: Cell, instance: Instance, tmp_path: Path) -> None:
+    instance.processes.run(LARGE)
+    chunks = instance.files.chunks("large")
+    chunks.__next__()
+    cell.gateway.is_away(0).join()
+    instance.processes.run("echo other > large")
+    with pytest.raises(landfast.FileChanged):
+        for _ in chunks:
+            pass
+    got = instance.files.download("large", tmp_path / "large")
+    assert (got.bytes, (tmp_path / "large").read_bytes()) == (6, b"other\n")
+
+
 def test_a_tree_goes_up_and_comes_down(instance: Instance, tmp_path: Path) -> None:
     source = tmp_path / "source"
     (source / "sub" / "empty").mkdir(parents=True)

@@ -9,11 +9,11 @@ import { type Headers, nowhere, type Said, type Seen, Server } from "./servers.j
 
 export const API_KEY = "the-api-key";
 
-const FILES = ["routing", "fallback", "retries"];
+const FILES = ["routing", "fallback", "retries", "files"];
 const WORDS = {
   case: "name known direct environment retries call control instance routes",
-  call: "method path url headers body streams follows status answer takes error",
-  exchange: "status headers answer json cut silent same_key_as_before method path token body lacks has",
+  call: "method path url headers body streams follows status answer takes error reads in_pieces start end",
+  exchange: "status headers answer json cut silent same_key_as_before method path token body lacks has says",
 };
 
 export interface Call {
@@ -28,6 +28,10 @@ export interface Call {
   answer?: string;
   takes?: number;
   error?: string;
+  reads?: string;
+  in_pieces?: boolean;
+  start?: number;
+  end?: number;
 }
 
 interface Exchange {
@@ -44,6 +48,7 @@ interface Exchange {
   body?: string;
   lacks?: string[];
   has?: string[];
+  says?: Headers;
 }
 
 export interface Case {
@@ -168,7 +173,7 @@ export class Play {
     const type =
       json === undefined ? {} : { "Content-Type": status >= 400 ? "application/problem+json" : "application/json" };
     const all: Headers = { ...type, ...Object.fromEntries(placed) };
-    if (cut === "within") all["Content-Length"] = String(body.length + 1);
+    if (cut === "within") all["Content-Length"] ??= String(body.length + 1);
     return { status, headers: all, body };
   }
 }
@@ -181,6 +186,9 @@ function faultsOf(name: Name, exchange: Exchange, request: Seen, before: Seen | 
   const { headers } = request;
   faults.push(...(exchange.lacks ?? []).filter((header) => header in headers).map((header) => `it has ${header}`));
   faults.push(...(exchange.has ?? []).filter((header) => !(header in headers)).map((header) => `it lacks ${header}`));
+  for (const [header, value] of Object.entries(exchange.says ?? {})) {
+    if (headers[header.toLowerCase()] !== value) faults.push(`its ${header} is ${headers[header.toLowerCase()]}`);
+  }
   if (exchange.same_key_as_before && headers["idempotency-key"] !== before?.headers["idempotency-key"]) {
     faults.push("its idempotency key is another one");
   }

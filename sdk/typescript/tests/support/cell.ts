@@ -130,11 +130,11 @@ export class Cell {
     return new Cell(folder, url, apiKey, roles[1], [...roles], reaper);
   }
 
-  /** Starts another gateway, which drains for half a second, and says where it is. */
-  async anotherGateway(): Promise<[string, Role]> {
+  /** Starts another gateway with these settings, and says where it is. */
+  async anotherGateway(settings = "drain_timeout_ms = 500"): Promise<[string, Role]> {
     const url = await nowhere();
     const config = join(this.#folder, "another.toml");
-    writeFileSync(config, "[gateway]\ndrain_timeout_ms = 500\n");
+    writeFileSync(config, `[gateway]\n${settings}\n`);
     const role = new Role(this.#folder, "gateway", "--listen", url.slice("http://".length), "--config", config);
     return [url, await role.start()];
   }

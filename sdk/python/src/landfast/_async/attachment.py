@@ -22,6 +22,7 @@ from .._conversation import (
     FRAME_MAX,
     STDIN,
     SUBPROTOCOL,
+    WINDOW,
     Conversation,
     Exited,
     InputUnsure,
@@ -132,6 +133,8 @@ class AsyncAttachment:
                 await self._lost(socket, closed)
                 continue
             event = await self._take(socket, message)
+            if self.offset is not None:
+                await socket.took(self.offset)
             if isinstance(event, Exited):
                 await self.close()
             if event is not None:
@@ -233,7 +236,11 @@ class AsyncAttachment:
     def _address(self, route: Route) -> str:
         base = httpx.URL(route.base_url)
         base = base.copy_with(scheme="wss" if base.scheme == "https" else "ws")
-        said: dict[str, Any] = {"from": self._conversation.resume_from, "input": str(self._takes_input).lower()}
+        said: dict[str, Any] = {
+            "from": self._conversation.resume_from,
+            "input": str(self._takes_input).lower(),
+            "window": WINDOW,
+        }
         return f"{base}/processes/{self.process_id}/attach?{urlencode(said)}"
 
     def _check_input(self) -> None:

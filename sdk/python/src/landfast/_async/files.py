@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 from .. import _trees
+from .._content import RESTARTS, Content
 from .._endings import may_pass
 from .._failure import LandfastError, ProtocolFailure
 from .._records import FileChange, FileInfo, Unpacked, items_of
@@ -57,22 +58,55 @@ class AsyncFiles:
             if cursor is None:
                 return
 
-    async def read(self, path: Path, *, start: int = 0, end: int | None = None) -> bytes:
+    async def read(
+        self, path: Path, *, start: int = 0, end: int | None = None, patience: float = PATIENCE_SECONDS
+    ) -> bytes:
         """Reads a file, or its bytes from `start` to before `end`, at once. Safe to repeat.
 
-        Raises `FileNotAFile`, and `FileRange` if it ends before `start`.
+        Where it is cut it goes on, for `patience` seconds; one that was replaced meanwhile is begun anew. Raises
+        `FileNotAFile`, and `FileRange` if it ends before `start`.
         """
-        url, headers = self._url("content", path), _range(start, end)
-        return (await self._caller.call("GET", url, headers=headers, direct=True, seconds=MOVING_SECONDS)).content
+        content = bytearray()
+        async for at, piece in self._content(path, Content(start, end, RESTARTS), patience):
+            del content[at - start :]
+            content += piece
+        return bytes(content)
 
-    async def chunks(self, path: Path, *, start: int = 0, end: int | None = None) -> AsyncGenerator[bytes]:
-        """Reads a file of any size, as `read` does, in pieces. A content that is cut raises `Broken`."""
-        opened = self._caller.stream(
-            self._url("content", path), headers=_range(start, end) or {}, silence=MOVING_SECONDS
-        )
-        async with opened as response:
-            async for piece in response.aiter_bytes():
-                yield piece
+    async def chunks(
+        self, path: Path, *, start: int = 0, end: int | None = None, patience: float = PATIENCE_SECONDS
+    ) -> AsyncGenerator[bytes]:
+        """Reads a file of any size, as `read` does, in pieces.
+
+        One that was replaced meanwhile raises `FileChanged`; one that changes all the time, and so cannot be gone on
+        with, raises `Broken` where it is cut.
+        """
+        async for _, piece in self._content(path, Content(start, end, 0), patience):
+            yield piece
+
+    async def _content(self, path: Path, content: Content, patience: float) -> AsyncGenerator[tuple[int, bytes]]:
+        """Pieces, each with its offset; one that goes back says that all from there on is void."""
+        told, attempt, deadline = content.at, 0, 0.0
+        while True:
+            try:
+                url, headers = self._url("content", path), content.headers()
+                async with self._caller.stream(url, headers=headers, silence=MOVING_SECONDS) as response:
+                    is_wanted = content.begin(response.status_code, response.headers)
+                    if content.at < told:
+                        told = content.at
+                        yield told, b""
+                    if is_wanted:
+                        async for piece in response.aiter_bytes():
+                            yield told, piece
+                            told, attempt, deadline = content.take(len(piece)), 0, 0.0
+                        return
+            except LandfastError as failure:
+                deadline = deadline or time.monotonic() + patience
+                if not may_pass(failure) or time.monotonic() >= deadline:
+                    raise
+                content.lose(failure)
+                if attempt > 0:
+                    await sleep(pause_before(attempt - 1))
+                attempt += 1
 
     async def write(
         self,
@@ -144,11 +178,12 @@ class AsyncFiles:
         )
         return Unpacked.read(json_of(answer))
 
-    async def download(self, path: Path, local: Path) -> Unpacked:
+    async def download(self, path: Path, local: Path, *, patience: float = PATIENCE_SECONDS) -> Unpacked:
         """Copies a file to that path of this machine, or what is in a directory into that folder of this machine.
 
         The folder is made if it is not there. Nothing lands outside it: raises `FileEscape` for a link that leads out,
-        and `OSError` for what is here; then what came before is there. A file is put in place whole.
+        and `OSError` for what is here; then what came before is there. A file is put in place whole: where it is cut
+        it goes on, as with `read`. A directory that is cut raises `Broken`.
         """
         target = os.fsdecode(local)
         info = await self.stat(path)
@@ -160,7 +195,10 @@ class AsyncFiles:
             try:
                 if info.kind == "directory":
                     return await self._download_tree(path, kept, target)
-                async for piece in self.chunks(path):
+                async for at, piece in self._content(path, Content(0, None, RESTARTS), patience):
+                    if at < kept.tell():
+                        await run(kept.seek, at)
+                        await run(kept.truncate)
                     await run(kept.write, piece)
                 kept.flush()
                 os.chmod(kept.name, info.mode & 0o777)
@@ -235,12 +273,6 @@ def _text(value: object) -> str:
 
 def _octal(mode: int | None) -> str | None:
     return None if mode is None else f"{mode:o}"
-
-
-def _range(start: int, end: int | None) -> dict[str, str] | None:
-    if start == 0 and end is None:
-        return None
-    return {"Range": f"bytes={start}-{'' if end is None else end - 1}"}
 
 
 def _change(data: str) -> FileChange:
