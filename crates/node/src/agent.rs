@@ -193,6 +193,19 @@ impl Agent {
     ///
     /// [`AgentError::Other`] if it is not this instance's agent, or of a later generation than `at_most`.
     pub(crate) async fn check(&self, at_most: Generation) -> Result<(), AgentError> {
+        let has = self.generation().await?;
+        if has > at_most {
+            return Err(AgentError::Other(format!("the agent has generation {has}, the record {at_most}")));
+        }
+        Ok(())
+    }
+
+    /// The newest generation that it was given.
+    ///
+    /// # Errors
+    ///
+    /// [`AgentError`]; [`AgentError::Other`] if it is another instance's.
+    pub(crate) async fn generation(&self) -> Result<Generation, AgentError> {
         #[derive(Deserialize)]
         struct Health {
             instance: InstanceId,
@@ -204,11 +217,7 @@ impl Agent {
         if health.instance != self.note.instance {
             return Err(AgentError::Other(format!("the agent says it is {}'s", health.instance)));
         }
-        if health.generation > at_most {
-            let (has, record) = (health.generation, at_most);
-            return Err(AgentError::Other(format!("the agent has generation {has}, the record {record}")));
-        }
-        Ok(())
+        Ok(health.generation)
     }
 
     /// Tells it the generation that may reach it from now on.

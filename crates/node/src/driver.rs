@@ -69,6 +69,9 @@ impl Driver {
             return Ok(agent);
         }
         if let Some(note) = Note::read(&dir, record.id)? {
+            if note.generation > record.generation {
+                return Err(StartError(format!("This host runs its generation {}.", note.generation)));
+            }
             clear_away(&note).await?;
         }
         dir.clear_sockets()?;

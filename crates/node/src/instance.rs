@@ -17,7 +17,7 @@ use landfast_net::role::CancellationToken;
 use landfast_registry::records::{self, UpdateError, update_instance};
 use landfast_registry::store::{Revision, Store};
 use tokio::sync::{oneshot, watch};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tracing::{debug, error, info, warn};
 
 use crate::agent::{Agent, AgentError, Death, GRACE};
@@ -33,6 +33,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
 /// The longest: a store that is back is noticed within this.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// How long an agent may take to say whose it is when the lease is over: two seconds later others may be given the instance.
+const ASK_WITHIN: Duration = Duration::from_millis(500);
 
 /// Why an instance failed whose agent ended while nobody watched it.
 const GONE: &str = "The agent was gone when its node looked for it.";
@@ -466,13 +469,28 @@ impl Task {
 
     /// The lease is over: whoever is given the instance next must find nothing of it running.
     async fn kill_without_lease(&mut self) {
-        if !self.is_mine() {
+        if !self.is_mine() || self.was_given_away().await {
             return;
         }
         self.note_unleased();
         while self.kill().await.is_err() {
             sleep(FIRST_PAUSE).await;
         }
+    }
+
+    /// Whether the target of a move has taken over already: giving it away was written, and not answered.
+    async fn was_given_away(&self) -> bool {
+        let (id, generation) = (self.record().id, self.record().generation);
+        if !lifecycle::is_handed_over(self.record()) {
+            return false;
+        }
+        let Ok(Some(agent)) = Agent::find(&self.ctx.driver.dir(id), id) else { return false };
+        let taken =
+            timeout(ASK_WITHIN, agent.generation()).await.is_ok_and(|told| told.is_ok_and(|told| told > generation));
+        if taken {
+            info!(instance = %id, "an instance was handed over, although nobody said so");
+        }
+        taken
     }
 
     /// Without the note the instance will be called failed, should the lease be had again in time; that is no reason not to end it.

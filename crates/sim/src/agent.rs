@@ -26,6 +26,8 @@ pub(crate) struct Agent {
     pub(crate) host: usize,
     /// The newest generation it was told; it began with that of its life.
     pub(crate) generation: Generation,
+    /// That of its life.
+    pub(crate) born: Generation,
     pub(crate) alive: bool,
     clock: Clock,
     window: u64,
@@ -104,7 +106,7 @@ impl Agent {
     ) -> Self {
         let window = stage.chance.skewed(64, 64 * 1024);
         let (processes, far_ends) = (BTreeMap::new(), BTreeMap::new());
-        Self { me, instance, host, generation, alive: true, clock, window, processes, far_ends }
+        Self { me, instance, host, generation, born: generation, alive: true, clock, window, processes, far_ends }
     }
 
     /// Users begin a process for each of these clients, which will say so many bytes.

@@ -50,7 +50,10 @@ impl Custodian {
             Event::Wake if !self.listed => self.subscribe(stage),
             Event::Wake => {}
             Event::Answer { ask, answer } => self.handle_answer(stage, ask, &answer),
-            Event::News { watch, news } if watch == self.watch => self.handle_news(stage, *news),
+            // It is no watch that tells this, but that one broke.
+            Event::News { watch, news } if watch == self.watch || matches!(*news, News::Back) => {
+                self.handle_news(stage, *news)
+            }
             Event::News { .. } => {}
             other => unreachable!("not for the keeper: {other:?}"),
         }
@@ -91,12 +94,19 @@ impl Custodian {
         self.asks.insert(ask, Asked::Write(id));
     }
 
-    fn handle_news(&mut self, stage: &Stage, news: News) {
+    fn handle_news(&mut self, stage: &mut Stage, news: News) {
         let now = self.clock.read(stage.now);
         match news {
             News::Instances { records, .. } => {
                 self.listed = true;
                 self.keeper.handle_instances(records.iter().map(|(record, _)| record), now);
+            }
+            News::Back => {
+                if stage.config.sabotage != Some(Sabotage::BlameTheNodes) {
+                    self.keeper.handle_in_touch(now);
+                }
+                // What it heard late, it hears from the beginning.
+                self.subscribe(stage);
             }
             News::Nodes(nodes) => self.keeper.handle_nodes(nodes, now),
             News::Instance { id, record, .. } => self.keeper.handle_instance(id, record.as_deref(), now),

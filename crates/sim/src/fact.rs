@@ -3,6 +3,8 @@
 use landfast_core::record::{Generation, Phase};
 use landfast_core::{ErrorCode, InstanceId};
 
+use crate::clock::Time;
+
 /// A direction of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Direction {
@@ -43,6 +45,14 @@ pub(crate) enum Fact<'a> {
     Served { instance: InstanceId, node: usize, generation: Generation },
     /// The store has accepted this record.
     Recorded { instance: InstanceId, phase: Phase, generation: Generation, node: Option<usize>, is_bound: bool },
+    /// A node has ended what ran of an instance, by what it knew of up to a generation.
+    Ended { instance: InstanceId, node: usize, known: Generation, life: Generation },
+    /// The store is away for everybody until then, whatever was said before.
+    Away { until: Time },
+    /// A node's lease has lapsed while it was.
+    Lapsed { node: usize },
+    /// A node has a lease again.
+    Leased { node: usize },
     /// A gateway sent somebody there.
     Routed { gateway: usize, instance: InstanceId, generation: Generation },
     /// A gateway begins to shut down.
@@ -73,6 +83,10 @@ impl Fact<'_> {
             | Self::Accused { client, .. } => Some(client),
             Self::Served { .. }
             | Self::Recorded { .. }
+            | Self::Ended { .. }
+            | Self::Away { .. }
+            | Self::Lapsed { .. }
+            | Self::Leased { .. }
             | Self::Routed { .. }
             | Self::Draining { .. }
             | Self::GatewayDied { .. }

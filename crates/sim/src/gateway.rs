@@ -118,7 +118,7 @@ impl Gateway {
                 self.view.handle_snapshot(instances.iter().map(|(record, at)| (record, *at)), revision, now);
             }
             News::Instance { id, record, revision } => self.view.handle_change(id, record.as_deref(), revision, now),
-            News::Nodes(_) | News::Node { .. } => {}
+            News::Nodes(_) | News::Node { .. } | News::Back => {}
         }
     }
 

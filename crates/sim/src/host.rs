@@ -5,8 +5,11 @@ use std::collections::HashMap;
 use landfast_core::InstanceId;
 use landfast_core::record::Generation;
 
+use crate::Sabotage;
 use crate::agent::Agent;
 use crate::clock::Clock;
+use crate::fact::Fact;
+use crate::names::host_of;
 use crate::stage::{Event, Stage, Who};
 
 /// The process tables of all hosts.
@@ -52,23 +55,34 @@ impl Hosts {
         }
     }
 
-    /// Kills an instance's agent on a host.
-    pub(crate) fn kill(&mut self, stage: &mut Stage, host: usize, instance: InstanceId) {
-        if let Some((_, agent)) = self.agent(host, instance) {
+    /// A node kills an instance's agent on its host, by what it knows of up to a generation. An agent of a later life is left
+    /// alone: another node's, of whose being given it this one has not heard. Says whether there is none of a later life.
+    pub(crate) fn kill(&mut self, stage: &mut Stage, node: usize, instance: InstanceId, known: Generation) -> bool {
+        let is_reckless = stage.config.sabotage == Some(Sabotage::EndLaterLives);
+        let Some((_, agent)) = self.agent(host_of(node), instance) else { return true };
+        if agent.born > known && !is_reckless {
+            return false;
+        }
+        stage.note(Fact::Ended { instance, node, known, life: agent.born });
+        agent.kill(stage);
+        true
+    }
+
+    /// A node kills an instance's agent on its host because its lease is over. One that was given a later generation than the
+    /// node knows of is another node's by now: it has given it away, and was not told that it had.
+    pub(crate) fn kill_unleased(&mut self, stage: &mut Stage, node: usize, instance: InstanceId, known: Generation) {
+        let is_reckless = stage.config.sabotage == Some(Sabotage::EndWhatWasGivenAway);
+        let Some((_, agent)) = self.agent(host_of(node), instance) else { return };
+        if agent.generation <= known || is_reckless {
+            stage.note(Fact::Ended { instance, node, known, life: agent.generation });
             agent.kill(stage);
         }
     }
 
-    /// Kills an instance's agent on a host because it is to sleep, and notes that first.
-    pub(crate) fn put_to_sleep(
-        &mut self,
-        stage: &mut Stage,
-        host: usize,
-        instance: InstanceId,
-        generation: Generation,
-    ) {
-        self.put_to_sleep.insert((host, instance), generation);
-        self.kill(stage, host, instance);
+    /// A node kills an instance's agent on its host because it is to sleep, and notes that first.
+    pub(crate) fn put_to_sleep(&mut self, stage: &mut Stage, node: usize, instance: InstanceId, known: Generation) {
+        self.put_to_sleep.insert((host_of(node), instance), known);
+        self.kill(stage, node, instance, known);
     }
 
     /// Whether an instance was put to sleep in this generation.

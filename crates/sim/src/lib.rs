@@ -91,6 +91,12 @@ pub enum Sabotage {
     ForgetTheInput,
     /// A keeper calls an instance lost without looking whether its node is back.
     CallLostFromHearsay,
+    /// A node ends what runs on its host without looking whether that is of a later life.
+    EndLaterLives,
+    /// A node whose lease is over ends what another took over from it, if it was not told so.
+    EndWhatWasGivenAway,
+    /// A keeper does not give nodes the time to come back after the store was away.
+    BlameTheNodes,
     /// A node daemon that was started anew serves what it finds, without claiming it.
     ServeWithoutAClaim,
 }

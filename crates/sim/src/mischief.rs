@@ -42,7 +42,15 @@ pub(crate) struct Mischief {
 impl Mischief {
     /// Draws a plan, in the mood that was asked for or in any.
     pub(crate) fn new(stage: &mut Stage, clients: usize) -> Self {
-        let moods = [Mood::Everything, Mood::AFewThings, Mood::Links, Mood::Leases, Mood::Sleepers, Mood::Comebacks];
+        let moods = [
+            Mood::Everything,
+            Mood::AFewThings,
+            Mood::Links,
+            Mood::Leases,
+            Mood::Sleepers,
+            Mood::Handovers,
+            Mood::Comebacks,
+        ];
         let mood = stage.config.mood.unwrap_or(moods[stage.chance.index(moods.len())]);
         let mut weights: Vec<u64> =
             Kind::ALL.iter().map(|kind| kind.weight() * mood.fondness(*kind, &mut stage.chance)).collect();
@@ -165,7 +173,12 @@ impl World {
             Kind::ExitInGap => self.with_link(Self::exit_in_gap),
             Kind::StoreDown => {
                 let until = self.until(10 * MILLI, 20 * SECOND);
-                self.store.go_down(until);
+                self.store.go_down(&mut self.stage, until);
+                true
+            }
+            Kind::LoseAnswers => {
+                let until = self.until(100 * MILLI, 20 * SECOND);
+                self.store.lose_answers(until);
                 true
             }
             Kind::ResyncWatches => {

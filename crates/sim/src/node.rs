@@ -194,8 +194,8 @@ impl Daemon {
     fn stop_leased(&mut self, stage: &mut Stage, hosts: &mut Hosts) {
         let leased = self.places.values().filter(|place| !is_bound(&place.record));
         let mine = leased.filter(|place| place.record.node == Some(node_id(self.me)));
-        for id in mine.map(|place| place.record.id) {
-            hosts.kill(stage, host_of(self.me), id);
+        for place in mine {
+            hosts.kill_unleased(stage, self.me, place.record.id, place.record.generation);
         }
         self.forget_leased();
     }
@@ -273,6 +273,7 @@ impl Daemon {
                     }
                 }
             }
+            News::Back => {}
             News::Instance { record: Some(record), revision, .. } => self.learn(stage, *record, revision),
             News::Instance { id, record: None, .. } => drop(self.places.remove(&id)),
             News::Node { id, record } => {
@@ -413,13 +414,13 @@ impl Daemon {
             }
             Desired::Sleeping => {
                 place.serves = None;
-                hosts.put_to_sleep(stage, host, id, generation);
+                hosts.put_to_sleep(stage, self.me, id, generation);
                 self.fence(stage, id);
                 return Some(NodeWrite::Asleep);
             }
             Desired::Stopped | Desired::Deleted => {
                 place.serves = None;
-                hosts.kill(stage, host, id);
+                hosts.kill(stage, self.me, id, generation);
                 self.fence(stage, id);
                 return Some(NodeWrite::Ended);
             }
@@ -484,12 +485,7 @@ impl Daemon {
         if stage.config.sabotage == Some(Sabotage::SleepUnfenced) {
             return None;
         }
-        let ended = self.places[&id].record.generation;
-        if let Some((_, agent)) = hosts.agent(host_of(self.me), id)
-            && agent.generation <= ended
-        {
-            agent.kill(stage);
-        }
+        hosts.kill(stage, self.me, id, self.places[&id].record.generation);
         None
     }
 

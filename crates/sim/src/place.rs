@@ -56,8 +56,11 @@ impl Place {
         let is_begun = self.busy.is_some_and(|(of, _)| of == generation);
         let ready_at = self.busy_until(generation, || stage.now + stage.chance.skewed(MILLI, 3 * SECOND));
         if !is_begun {
-            // What runs there is of an earlier life.
-            hosts.kill(stage, host, id);
+            // What runs there is of an earlier life, or this one is over.
+            if !hosts.kill(stage, me, id, generation) {
+                self.busy = None;
+                return Some(NodeWrite::Failed("this host runs a later life"));
+            }
             hosts.spawn(stage, host, id, generation);
         } else if hosts.agent(host, id).is_none() {
             self.serves = None;

@@ -45,17 +45,29 @@ pub(crate) enum Answer {
 /// What a watch tells.
 #[derive(Clone, Debug)]
 pub(crate) enum News {
-    Instances { records: Vec<(Instance, u64)>, revision: u64 },
-    Instance { id: InstanceId, record: Option<Box<Instance>>, revision: u64 },
+    Instances {
+        records: Vec<(Instance, u64)>,
+        revision: u64,
+    },
+    Instance {
+        id: InstanceId,
+        record: Option<Box<Instance>>,
+        revision: u64,
+    },
     Nodes(Vec<Node>),
-    Node { id: NodeId, record: Option<Box<Node>> },
+    Node {
+        id: NodeId,
+        record: Option<Box<Node>>,
+    },
+    /// The store was away for everybody, and is there again.
+    Back,
 }
 
 impl News {
     const fn stream(&self) -> Stream {
         match self {
             Self::Instances { .. } | Self::Instance { .. } => Stream::Instances,
-            Self::Nodes(_) | Self::Node { .. } => Stream::Nodes,
+            Self::Nodes(_) | Self::Node { .. } | Self::Back => Stream::Nodes,
         }
     }
 
@@ -68,6 +80,7 @@ impl News {
             }
             Self::Instance { id, record: None, revision } => format!("{id} was removed, revision {revision}"),
             Self::Nodes(nodes) => format!("a listing of {} nodes", nodes.len()),
+            Self::Back => "the store is back".to_owned(),
             Self::Node { id, record } => format!("{id} is {}", if record.is_some() { "live" } else { "gone" }),
         }
     }
@@ -120,6 +133,8 @@ pub(crate) struct Store {
     /// An earlier listing, for a store that is restored.
     past: Vec<(Vec<(Instance, u64)>, u64)>,
     down_until: Time,
+    /// Until then, half of what is written is not answered, and who wrote it hears of nothing.
+    speechless_until: Time,
 }
 
 impl Store {
@@ -134,6 +149,7 @@ impl Store {
             watchers: Vec::new(),
             past: Vec::new(),
             down_until: 0,
+            speechless_until: 0,
         }
     }
 
@@ -149,9 +165,26 @@ impl Store {
         stage.wake(Who::Store, next.map(|&at| self.clock.when(at)));
     }
 
-    /// Requests fail until then. Leases go on lapsing.
-    pub(crate) fn go_down(&mut self, until: Time) {
+    /// Requests fail until then, and watches tell nothing; the keeper's breaks. Leases go on lapsing.
+    pub(crate) fn go_down(&mut self, stage: &mut Stage, until: Time) {
         self.down_until = until;
+        stage.note(Fact::Away { until });
+        for index in 0..self.watchers.len() {
+            for stream in [Stream::Instances, Stream::Nodes] {
+                let pace = self.watchers[index].pace(stream);
+                pace.stalled_until = pace.stalled_until.max(until);
+            }
+            let Watcher { who, watch, .. } = self.watchers[index];
+            if who == Who::Keeper {
+                stage.post(until, who, Event::News { watch, news: Box::new(News::Back) });
+            }
+        }
+    }
+
+    /// Half of what nodes and the keeper write until then is done and not answered, and its writer's watch tells nothing for as
+    /// long: it tries again what has happened, while others go on from there.
+    pub(crate) fn lose_answers(&mut self, until: Time) {
+        self.speechless_until = until;
     }
 
     /// Every watch loses its place and begins again with a listing.
@@ -193,6 +226,12 @@ impl Store {
         if is_down && stage.chance.percent(80) {
             return self.answer(stage, from, ask, Answer::Failed);
         }
+        let is_lost = stage.now < self.speechless_until
+            && matches!(op, Op::Write(_, Write::Node { .. } | Write::Keeper(_)))
+            && stage.chance.percent(50);
+        if is_lost {
+            self.stall_watch(from, Stream::Instances, self.speechless_until);
+        }
         let answer = match op {
             Op::Grant(node) => self.grant(stage, *node),
             Op::Renew(lease) => self.renew(stage.now, lease),
@@ -200,7 +239,7 @@ impl Store {
             Op::IsAbsent(step) => Answer::Absent(self.is_absent(step.instance, &step.kind)),
             Op::Write(id, write) => self.write(stage, from, id, &write),
         };
-        self.answer(stage, from, ask, if is_down { Answer::Failed } else { answer });
+        self.answer(stage, from, ask, if is_down || is_lost { Answer::Failed } else { answer });
     }
 
     fn answer(&self, stage: &mut Stage, to: Who, ask: u64, answer: Answer) {
@@ -219,6 +258,9 @@ impl Store {
         let lease = self.leases_made;
         self.leases.insert(lease, self.clock.read(stage.now) + TTL);
         self.nodes.insert(node.id, (node.clone(), lease));
+        if let Some(node) = number_of(stage, node.id) {
+            stage.note(Fact::Leased { node });
+        }
         self.revision += 1;
         self.tell_all(stage, &News::Node { id: node.id, record: Some(Box::new(node)) });
         Answer::Granted(lease)
@@ -241,6 +283,11 @@ impl Store {
         let gone: Vec<_> = self.nodes.iter().filter(|(_, (_, lease))| !self.leases.contains_key(lease)).collect();
         for id in gone.into_iter().map(|(id, _)| *id).collect::<Vec<_>>() {
             self.nodes.remove(&id);
+            if stage.now < self.down_until
+                && let Some(node) = number_of(stage, id)
+            {
+                stage.note(Fact::Lapsed { node });
+            }
             self.revision += 1;
             self.tell_all(stage, &News::Node { id, record: None });
         }
@@ -356,8 +403,12 @@ fn apply(write: &Write, from: Who, record: &mut Instance, unix_millis: u64) -> R
     Ok(Applied::Changed)
 }
 
+fn number_of(stage: &Stage, id: NodeId) -> Option<usize> {
+    (0..stage.reach.len()).find(|&number| node_id(number) == id)
+}
+
 fn note_record(stage: &mut Stage, record: &Instance) {
-    let node = record.node.and_then(|id| (0..stage.reach.len()).find(|&number| node_id(number) == id));
+    let node = record.node.and_then(|id| number_of(stage, id));
     let (instance, phase, generation) = (record.id, record.phase, record.generation);
     let is_bound = lifecycle::is_bound(record);
     stage.note(Fact::Recorded { instance, phase, generation, node, is_bound });

@@ -50,6 +50,7 @@ troubles! {
     ExitProcess 3 2 "processes that exit";
     ExitInGap 3 2 "processes that exit while their link is down";
     StoreDown 6 1000 "store outages";
+    LoseAnswers 6 1000 "spells in which the store did not say what it had done";
     ResyncWatches 4 1000 "watches begun anew";
     EmptyListing 4 1000 "listings of an empty store";
     OldListing 3 1000 "listings of a restored store";
@@ -113,6 +114,8 @@ pub enum Mood {
     Leases,
     /// What is put to sleep and woken, while nodes and the store misbehave.
     Sleepers,
+    /// Moves whose writers are not told that they were made, and nodes that the store does not hear.
+    Handovers,
     /// Node daemons that are away for about a lease, while news of it is late.
     Comebacks,
 }
@@ -153,9 +156,11 @@ impl Mood {
                 Kind::RestartNode,
                 Kind::LoseStore,
                 Kind::StoreDown,
+                Kind::LoseAnswers,
                 Kind::StallWatch,
                 Kind::StallKeeper,
             ]),
+            Self::Handovers => of(&[Kind::MoveInstance, Kind::LoseAnswers, Kind::LoseStore]),
             Self::Comebacks => of(&[Kind::RestartNode, Kind::StallWatch, Kind::StallKeeper]),
         }
     }

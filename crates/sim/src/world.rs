@@ -87,7 +87,8 @@ impl World {
         }
         for number in 0..self.instances {
             // What is never placed again goes on without a lease: where comebacks are looked at, nothing would be seen of it.
-            let is_placed_again = self.stage.config.mood == Some(Mood::Comebacks) || self.stage.chance.percent(50);
+            let is_placed_again = matches!(self.stage.config.mood, Some(Mood::Comebacks | Mood::Handovers))
+                || self.stage.chance.percent(50);
             let restart = if is_placed_again { Restart::Always } else { Restart::Never };
             let write = Write::Create(Box::new(new_instance(number, restart)));
             let at = self.stage.chance.skewed(1, 2 * SECOND);

@@ -33,9 +33,12 @@ found! {
     a_source_that_goes_on_carrying_is_noticed: CommitUnfenced among Links breaks Owners;
     a_node_that_goes_on_carrying_what_sleeps_is_noticed: SleepUnfenced among Sleepers breaks Owners;
     a_node_that_outlives_its_lease_is_noticed: IgnoreTheFence among Leases breaks Owners;
-    an_agent_that_outlives_its_nodes_lease_is_noticed: OutliveTheTenure among Leases breaks Owners;
+    an_agent_that_outlives_its_nodes_lease_is_noticed: OutliveTheTenure among Comebacks breaks Owners;
     a_relay_that_takes_any_generation_is_noticed: TakeAnyGeneration among Leases breaks Owners;
     a_daemon_that_serves_what_it_has_not_claimed_is_noticed: ServeWithoutAClaim among Comebacks breaks Owners;
     a_keeper_that_goes_by_hearsay_is_noticed: CallLostFromHearsay among Comebacks breaks Owners;
+    a_node_that_ends_a_later_life_is_noticed: EndLaterLives among Sleepers breaks Owners;
+    a_node_that_ends_what_it_has_given_away_is_noticed: EndWhatWasGivenAway among Handovers breaks Owners;
+    a_keeper_that_blames_nodes_for_the_store_is_noticed: BlameTheNodes among Leases breaks Owners;
     a_process_that_is_never_given_its_input_is_noticed: ForgetTheInput among Links breaks Settled;
 }

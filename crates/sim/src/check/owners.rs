@@ -1,13 +1,13 @@
 //! A generation never decreases; at most one node serves an instance; an older generation is refused before a byte
 //! reaches the process.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use landfast_core::InstanceId;
 use landfast_core::record::{Generation, Phase};
 
 use crate::check::{Checker, Invariant, Violation};
-use crate::clock::Time;
+use crate::clock::{SECOND, Time};
 use crate::fact::Fact;
 
 /// Who owns each instance, and what gateways have believed.
@@ -15,7 +15,15 @@ use crate::fact::Fact;
 pub(super) struct Owners {
     records: HashMap<InstanceId, Record>,
     routed: HashMap<(usize, InstanceId), Generation>,
+    /// The nodes whose leases lapsed while the store was away, and until when it was.
+    lapsed: HashMap<usize, Time>,
+    away_until: Time,
+    /// Those who had their leases while it was, so that the keeper may not have missed them for the first time when they lapsed.
+    unheard: HashSet<usize>,
 }
+
+/// A lease of ten seconds by the fastest clock: so long is waited for nodes that the store kept from renewing.
+const A_LEASE: Time = 9 * SECOND;
 
 #[derive(Clone, Copy, Debug)]
 struct Record {
@@ -42,6 +50,17 @@ impl Owners {
             }
             Some(_) | None => Ok(()),
         }
+    }
+
+    /// A node whose lease lapsed because nobody could renew is not blamed before it could come back.
+    fn blame(&self, at: Time, id: InstanceId, phase: Phase, node: Option<usize>) -> Result<(), String> {
+        let Some((node, back)) = node.and_then(|node| Some((node, *self.lapsed.get(&node)?))) else {
+            return Ok(());
+        };
+        if phase == Phase::Lost && at >= back && at < back + A_LEASE {
+            return Err(format!("{id}: lost, and node {node} could not renew until {} s", back / SECOND));
+        }
+        Ok(())
     }
 
     fn serve(&self, id: InstanceId, node: usize, generation: Generation) -> Result<(), String> {
@@ -73,7 +92,29 @@ impl Checker for Owners {
     fn observe(&mut self, at: Time, fact: Fact<'_>) -> Result<(), Violation> {
         let outcome = match fact {
             Fact::Recorded { instance, phase, generation, node, is_bound } => {
-                self.record(instance, Record { phase, generation, node, is_bound })
+                let blamed = self.blame(at, instance, phase, node);
+                self.record(instance, Record { phase, generation, node, is_bound }).and(blamed)
+            }
+            Fact::Ended { instance, node, known, life } if life > known => {
+                Err(format!("{instance}: node {node} knew of generation {known} and ended generation {life}"))
+            }
+            Fact::Away { until } => {
+                self.away_until = until;
+                self.lapsed.values_mut().filter(|back| **back > at).for_each(|back| *back = until);
+                Ok(())
+            }
+            Fact::Lapsed { node } if !self.unheard.contains(&node) => {
+                self.lapsed.insert(node, self.away_until);
+                Ok(())
+            }
+            Fact::Leased { node } => {
+                self.lapsed.remove(&node);
+                if at < self.away_until {
+                    self.unheard.insert(node);
+                } else {
+                    self.unheard.remove(&node);
+                }
+                Ok(())
             }
             Fact::Served { instance, node, generation } => self.serve(instance, node, generation),
             Fact::Routed { gateway, instance, generation } => self.route(gateway, instance, generation),
