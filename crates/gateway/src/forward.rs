@@ -300,7 +300,7 @@ fn is_repeatable(head: &RequestHead) -> bool {
 /// Whether a server's own refusals are believed to say that nothing was run.
 fn believes(route: &Route, target: Target) -> bool {
     match target {
-        Target::Service(name) => route.services.get(&name).is_some_and(|service| service.retry_signals),
+        Target::Service(name) => route.services.get(name).is_some_and(|service| service.retry_signals),
         Target::Agent | Target::Port(_) => false,
     }
 }

@@ -202,7 +202,7 @@ impl Upstream {
 /// That it cannot be reached at all.
 pub(crate) fn direct(route: &Route, target: Target) -> Result<Option<&str>, ErrorCode> {
     let service = match target {
-        Target::Service(name) => Some(route.services.get(&name).ok_or(ErrorCode::ServiceUnknown)?),
+        Target::Service(name) => Some(route.services.get(name).ok_or(ErrorCode::ServiceUnknown)?),
         Target::Agent | Target::Port(_) => None,
     };
     match service.and_then(|service| service.address.as_deref()) {

@@ -17,6 +17,7 @@ pub mod http1;
 pub mod keepalive;
 pub mod leash;
 pub mod link;
+pub mod memory;
 pub mod program;
 pub mod random;
 pub mod relay;

@@ -19,6 +19,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use landfast_core::{ErrorCode, Problem};
+use landfast_net::memory;
 
 #[cfg(test)]
 #[macro_use]
@@ -178,9 +179,14 @@ pub trait Store: Send + Sync + 'static {
     fn watch(&self, prefix: &str, from: Option<Revision>) -> Watch;
 }
 
+/// A listing of this many entries takes a few megabytes.
+const LARGE: usize = 10_000;
+
 /// What is read from [`Store::watch`].
 pub struct Watch {
     source: Box<dyn WatchSource>,
+    /// The last thing said was a listing with many entries.
+    was_large: bool,
 }
 
 /// What a store implements for [`Watch`].
@@ -192,7 +198,7 @@ pub trait WatchSource: Send {
 impl Watch {
     /// Makes a watch that reads `source`.
     pub fn new(source: impl WatchSource + 'static) -> Self {
-        Self { source: Box::new(source) }
+        Self { source: Box::new(source), was_large: false }
     }
 
     /// Waits for what there is to say next.
@@ -206,7 +212,13 @@ impl Watch {
     ///
     /// A dropped call loses nothing.
     pub async fn next(&mut self) -> Result<WatchEvent, StoreError> {
-        self.source.next().await
+        // Who asks for the next has put the listing away.
+        if std::mem::take(&mut self.was_large) {
+            memory::give_back();
+        }
+        let event = self.source.next().await?;
+        self.was_large = matches!(&event, WatchEvent::Snapshot(listing) if listing.entries.len() >= LARGE);
+        Ok(event)
     }
 }
 

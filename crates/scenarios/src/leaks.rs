@@ -17,11 +17,13 @@ pub struct Footprint {
     pub threads: usize,
     /// Resident memory in bytes.
     pub resident: u64,
+    /// The most that it ever was.
+    pub peak: u64,
 }
 
 impl fmt::Display for Footprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { descriptors, sockets, threads, resident } = self;
+        let Self { descriptors, sockets, threads, resident, .. } = self;
         write!(f, "{descriptors} descriptors ({sockets} sockets), {threads} threads, {} KiB", resident / 1024)
     }
 }
@@ -49,6 +51,7 @@ impl Footprint {
             descriptors: descriptors.len(),
             threads: field("Threads:") as usize,
             resident: field("VmRSS:") * 1024,
+            peak: field("VmHWM:") * 1024,
         }
     }
 }

@@ -55,6 +55,7 @@ struct Names {
     writes: &'static str,
     start: &'static str,
     bytes: &'static str,
+    peak: &'static str,
     known: [&'static str; 3],
 }
 
@@ -62,12 +63,14 @@ const EMBEDDED: Names = Names {
     writes: "embedded_writes",
     start: "embedded_start",
     bytes: "embedded_route",
+    peak: "embedded_route_peak",
     known: ["embedded_known_p50", "embedded_known_p99", "embedded_known_max"],
 };
 const ETCD: Names = Names {
     writes: "etcd_writes",
     start: "etcd_start",
     bytes: "etcd_route",
+    peak: "etcd_route_peak",
     known: ["etcd_known_p50", "etcd_known_p99", "etcd_known_max"],
 };
 
@@ -96,19 +99,18 @@ async fn over(figures: &mut Figures, names: &Names, amount: Amount, dir: &Path, 
     drop(Role::start_at("warn", "api", "0", dir, settings(address)).await);
     let empty = Watcher::start("empty", dir, address).await;
     empty.is_ready().await?;
-    let before = empty.resident();
+    let before = empty.footprint().resident;
     drop(empty);
     let began = Instant::now();
     let herd = Herd::write(&cell, Arc::clone(&store), amount.routes).await?;
     let rate = amount.routes as f64 / began.elapsed().as_secs_f64();
     figures.add(names.writes, rate, "/s", "records written, 64 at a time");
-    let (mut gateways, mut starts, mut bytes) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut gateways, mut starts) = (Vec::new(), Vec::new());
     for number in 0..GATEWAYS {
         let began = Instant::now();
         let gateway = Watcher::start(&number.to_string(), dir, address).await;
         gateway.is_ready().await?;
         starts.push(began.elapsed().as_secs_f64());
-        bytes.push(gateway.resident().saturating_sub(before) as f64 / amount.routes as f64);
         gateways.push(gateway);
     }
     figures.add(
@@ -117,8 +119,19 @@ async fn over(figures: &mut Figures, names: &Names, amount: Amount, dir: &Path, 
         "s",
         "from its start until a gateway knows every route: the slowest of four",
     );
-    figures.add(names.bytes, most(&bytes), "B", "resident memory for each route: the most of four gateways");
     let known = changes(&herd, &gateways, amount.changes).await?;
+    let of_each = |held: fn(Footprint) -> u64| {
+        let all = gateways.iter().map(|gateway| held(gateway.footprint()).saturating_sub(before));
+        most(&all.map(|bytes| bytes as f64 / amount.routes as f64).collect::<Vec<_>>())
+    };
+    let kept = of_each(|footprint| footprint.resident);
+    figures.add(names.bytes, kept, "B", "resident memory for each route, after all of this: the most of four gateways");
+    figures.add(
+        names.peak,
+        of_each(|footprint| footprint.peak),
+        "B",
+        "the same at its most, while the listing is read",
+    );
     let about = "from the beginning of a write until the last of four gateways has acted on it";
     for (name, percentile) in names.known.into_iter().zip([50.0, 99.0, 100.0]) {
         figures.add(name, known.millis(percentile), "ms", about);
@@ -156,8 +169,8 @@ impl Watcher {
         Self { role: Role::start_at("warn", "gateway", name, dir, settings).await, metrics }
     }
 
-    fn resident(&self) -> u64 {
-        Footprint::of(self.role.pid()).resident
+    fn footprint(&self) -> Footprint {
+        Footprint::of(self.role.pid())
     }
 
     async fn is_ready(&self) -> Result<()> {

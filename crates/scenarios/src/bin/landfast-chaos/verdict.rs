@@ -104,7 +104,8 @@ fn seen(evidence: &Evidence) -> BTreeMap<String, usize> {
             format!("session closed: {}", reason.split(' ').next().unwrap_or_default())
         }
         Some((_, End::Cut(_))) => "session cut".to_owned(),
-        Some((_, End::Exit(_) | End::Unsure | End::Wrong(_) | End::Strange(_))) => "session wrong".to_owned(),
+        Some((_, End::Unsure)) => "session unknown to what followed its instance".to_owned(),
+        Some((_, End::Exit(_) | End::Wrong(_) | End::Strange(_))) => "session wrong".to_owned(),
     });
     let outcomes = evidence.requests.iter().map(|request| match &request.outcome {
         Outcome::Answered(_) => "request answered".to_owned(),
