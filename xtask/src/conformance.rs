@@ -1,12 +1,26 @@
-//! The suites that others wrote: what it takes to run them, and running them.
+//! Suites that take long: the store's contract over a cluster that loses members, and what it takes to run those that others wrote.
 
 use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+use crate::steps::cargo;
+
 /// The script that puts the Autobahn suite into a folder.
 const AUTOBAHN: &str = include_str!("autobahn.sh");
+
+/// How many members of etcd are killed while the store's contract is shown, one every ten seconds: two minutes.
+const KILLS: &str = "12";
+
+/// The store's contract over three members of etcd, of which one is killed every ten seconds. Tests have a short form of it.
+pub(crate) fn store() -> Command {
+    let mut command = cargo();
+    let test = "the_contract_holds_while_a_member_is_killed_every_ten_seconds";
+    command.args(["test", "--quiet", "--package", "landfast-registry", "--lib", test]);
+    command.env("LANDFAST_TEST_KILLS", KILLS);
+    command
+}
 
 /// Where the Autobahn suite's program is, put there first if it is not.
 ///

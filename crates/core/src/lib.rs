@@ -18,6 +18,7 @@ pub mod limit;
 pub mod link;
 pub mod netcheck;
 pub mod origins;
+pub mod outage;
 pub mod placement;
 pub mod reason;
 pub mod record;

@@ -45,7 +45,7 @@ impl Apis {
                 changes.iter().for_each(|change| set(&mut servers, &change.key, change.value.as_deref()));
                 self.servers.store(servers.into());
             }
-            WatchEvent::Resync => {}
+            WatchEvent::Resync | WatchEvent::Back => {}
         }
     }
 

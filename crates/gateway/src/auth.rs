@@ -128,7 +128,7 @@ impl Auth {
         let has_keys = match event {
             WatchEvent::Snapshot(listing) => !listing.entries.is_empty(),
             WatchEvent::Changes(_) => true,
-            WatchEvent::Resync => before.has_keys,
+            WatchEvent::Resync | WatchEvent::Back => before.has_keys,
         };
         self.trusted.store(Arc::new(Trusted { verifier, has_keys, ..Trusted::default() }));
         // Set by the first event; the later ones find it so.
@@ -157,7 +157,7 @@ impl Auth {
                 let written = changes.iter().filter_map(|change| Some((&change.key, change.value.as_ref()?)));
                 written.for_each(|(key, value)| revocations.revoke(key, value));
             }
-            WatchEvent::Resync => {}
+            WatchEvent::Resync | WatchEvent::Back => {}
         }
         revocations.revoked.retain(|_, expires_at| *expires_at > now);
     }

@@ -277,7 +277,7 @@ impl Owner {
         match event {
             WatchEvent::Snapshot(listing) => self.handle_listing(listing),
             WatchEvent::Changes(changes) => changes.iter().for_each(|change| self.handle_change(change)),
-            WatchEvent::Resync => {}
+            WatchEvent::Resync | WatchEvent::Back => {}
         }
     }
 

@@ -43,14 +43,14 @@ impl Feed {
             match self.watch.next().await {
                 Ok(event) => {
                     if self.silence.end() {
-                        tracing::info!(prefix = self.prefix, "the registry answers again");
+                        tracing::debug!(prefix = self.prefix, "the registry answers again");
                     }
                     return event;
                 }
                 Err(error) => {
                     if self.silence.begin(clock::now()) {
                         let prefix = self.prefix;
-                        tracing::warn!(prefix, %error, "the registry does not answer; going on with what is known");
+                        tracing::debug!(prefix, %error, "the registry does not answer; going on with what is known");
                     }
                 }
             }

@@ -4,9 +4,10 @@
 //! order, and starts them when they begin to matter. It exists for as long as the node holds its lease. When that is lost
 //! every task kills what it runs if others may be given it; the others go on, and are handed to the list of the next lease.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry as MapEntry;
+use std::collections::{BTreeSet, HashMap};
 use std::fs;
+use std::future::Future;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,10 +20,11 @@ use landfast_registry::records;
 use landfast_registry::store::{Change, Revision, StoreError, Watch, WatchEvent};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::{sleep, timeout};
-use tracing::{error, info, warn};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tracing::{debug, error, info, warn};
 
 use crate::agent::{Note, clear_away};
+use crate::crew::Crew;
 use crate::dir::{InstanceDir, instances};
 use crate::instance::{Context, Known, Task};
 use crate::relay::Question;
@@ -35,19 +37,31 @@ const ADOPT_DEADLINE: Duration = Duration::from_secs(2);
 /// come at once.
 const WATCH_AGAIN: Duration = Duration::from_millis(200);
 
+/// Between tries to read the record of what is in doubt.
+const DOUBT_AGAIN: Duration = Duration::from_secs(1);
+
+/// How long after a task that panicked another takes its place: one that panics again and again keeps nobody from working.
+const REPLACE_AFTER: Duration = Duration::from_secs(1);
+
+/// And when the lease is over: what it is to kill must be dead within two seconds.
+const REPLACE_TO_END: Duration = Duration::from_millis(100);
+
 /// The node's instances during one lease.
 pub(crate) struct Board {
     ctx: Arc<Context>,
     tenure: CancellationToken,
     live: HashMap<InstanceId, watch::Sender<Known>>,
     /// Of the instances that end with the lease.
-    tasks: JoinSet<(InstanceId, Revision)>,
+    tasks: Crew,
     /// Of those that do not.
-    bound: JoinSet<(InstanceId, Revision)>,
+    bound: Crew,
     /// Whether what the first snapshot gives to this node has to be claimed.
     must_claim: bool,
     /// Who waits for a record to be read.
     asked: HashMap<InstanceId, Vec<oneshot::Sender<Option<Instance>>>>,
+    /// What went on without a lease and is in no listing: its record may be gone, but only the record itself says so.
+    doubted: BTreeSet<InstanceId>,
+    doubt_at: Instant,
     reads: JoinSet<(InstanceId, Reading)>,
 }
 
@@ -55,13 +69,13 @@ pub(crate) struct Board {
 pub(crate) struct Rest {
     questions: mpsc::Receiver<Question>,
     live: HashMap<InstanceId, watch::Sender<Known>>,
-    bound: JoinSet<(InstanceId, Revision)>,
+    bound: Crew,
 }
 
 impl Rest {
     /// That of a node that runs nothing yet.
     pub(crate) fn new(questions: mpsc::Receiver<Question>) -> Self {
-        Self { questions, live: HashMap::new(), bound: JoinSet::new() }
+        Self { questions, live: HashMap::new(), bound: Crew::default() }
     }
 }
 
@@ -74,10 +88,12 @@ impl Board {
             ctx,
             tenure,
             live: HashMap::new(),
-            tasks: JoinSet::new(),
-            bound: JoinSet::new(),
+            tasks: Crew::default(),
+            bound: Crew::default(),
             must_claim: false,
             asked: HashMap::new(),
+            doubted: BTreeSet::new(),
+            doubt_at: Instant::now(),
             reads: JoinSet::new(),
         }
     }
@@ -95,10 +111,11 @@ impl Board {
             self.work(&mut watch, &mut questions).await;
         };
         tenure.run_until_cancelled(work).await;
-        while let Some(ended) = self.tasks.join_next().await {
+        while let Some((id, ended)) = self.tasks.join_next().await {
             match ended {
-                Ok((id, _)) => drop(self.live.remove(&id)),
-                Err(error) => error!(%error, "an instance's task ended badly"),
+                Ok(_) => drop(self.live.remove(&id)),
+                // What it was to kill still runs.
+                Err(error) => self.replace(id, &error),
             }
         }
         Rest { questions, live: self.live, bound: self.bound }
@@ -109,9 +126,9 @@ impl Board {
         let listing = loop {
             match watch.next().await {
                 Ok(WatchEvent::Snapshot(listing)) => break listing,
-                Ok(WatchEvent::Changes(_) | WatchEvent::Resync) => {}
+                Ok(WatchEvent::Changes(_) | WatchEvent::Resync | WatchEvent::Back) => {}
                 Err(error) => {
-                    warn!(%error, "the instances cannot be listed yet");
+                    debug!(%error, "the instances cannot be listed yet");
                     sleep(WATCH_AGAIN).await;
                 }
             }
@@ -130,7 +147,7 @@ impl Board {
                 let _ = one.await;
             }
         };
-        self.forget_missing(&known).await;
+        self.doubted = self.live.keys().filter(|id| !known.contains(id)).copied().collect();
         let adopted = tokio::join!(timeout(ADOPT_DEADLINE, settled), end_orphans(&self.ctx, &known)).0;
         match adopted {
             Ok(()) => self.ctx.claims.settle(),
@@ -141,26 +158,13 @@ impl Board {
         info!(instances = self.live.len(), "the node's instances were looked at");
     }
 
-    /// Of what went on without a lease, the records that are gone.
-    async fn forget_missing(&mut self, known: &[InstanceId]) {
-        let missing: Vec<_> = self.live.keys().filter(|id| !known.contains(id)).copied().collect();
-        for id in missing {
-            // The listing may be older than the instance, and a store that does not answer says nothing.
-            if let Ok(None) = records::instance(&*self.ctx.store, id).await
-                && let Some(live) = self.live.get(&id)
-            {
-                live.send_modify(|known| known.record = None);
-            }
-        }
-    }
-
     async fn work(&mut self, watch: &mut Watch, questions: &mut mpsc::Receiver<Question>) {
         loop {
             tokio::select! {
                 event = watch.next() => match event {
                     Ok(event) => self.handle_event(event),
                     Err(error) => {
-                        warn!(%error, "the instances cannot be watched; what runs goes on");
+                        debug!(%error, "the instances cannot be watched; what runs goes on");
                         sleep(WATCH_AGAIN).await;
                     }
                 },
@@ -169,8 +173,9 @@ impl Board {
                     Ok((id, read)) => self.handle_read(id, read),
                     Err(error) => error!(%error, "a read of a record ended badly"),
                 },
-                Some(ended) = self.tasks.join_next() => self.handle_task_end(ended),
-                Some(ended) = self.bound.join_next() => self.handle_task_end(ended),
+                Some((id, ended)) = self.tasks.join_next() => self.handle_task_end(id, ended),
+                Some((id, ended)) = self.bound.join_next() => self.handle_task_end(id, ended),
+                () = sleep_until(self.doubt_at), if !self.doubted.is_empty() => self.look_for_doubted(),
             }
         }
     }
@@ -187,6 +192,7 @@ impl Board {
             }
             WatchEvent::Changes(changes) => changes.into_iter().for_each(|change| self.handle_change(change)),
             WatchEvent::Resync => info!("the watch of the instances begins anew"),
+            WatchEvent::Back => {}
         }
     }
 
@@ -211,10 +217,22 @@ impl Board {
             MapEntry::Occupied(mut waiting) => waiting.get_mut().push(answer),
             MapEntry::Vacant(vacant) => {
                 vacant.insert(vec![answer]);
-                let store = self.ctx.store.clone();
-                self.reads.spawn(async move { (id, records::instance(&*store, id).await) });
+                self.read(id);
             }
         }
+    }
+
+    /// Reads the record of one of those that are in doubt; its answer begins the next.
+    fn look_for_doubted(&mut self) {
+        self.doubt_at = Instant::now() + DOUBT_AGAIN;
+        if let Some(&id) = self.doubted.first() {
+            self.read(id);
+        }
+    }
+
+    fn read(&mut self, id: InstanceId) {
+        let store = self.ctx.store.clone();
+        self.reads.spawn(async move { (id, records::instance(&*store, id).await) });
     }
 
     /// Without an answer the askers' own deadline passes no slower than an error would be told: dropping tells them.
@@ -225,12 +243,23 @@ impl Board {
                 self.tell(record.clone(), revision);
                 Some(record)
             }
-            Ok(None) => None,
+            Ok(None) => {
+                // The watch tells of what is removed from now on; this was removed before.
+                if self.doubted.contains(&id)
+                    && let Some(live) = self.live.get(&id)
+                {
+                    live.send_modify(|known| known.record = None);
+                }
+                None
+            }
             Err(error) => {
-                warn!(instance = %id, %error, "a record could not be read");
+                debug!(instance = %id, %error, "a record could not be read");
                 return;
             }
         };
+        if self.doubted.remove(&id) {
+            self.doubt_at = Instant::now();
+        }
         for answer in waiting {
             // Whoever has stopped waiting needs no answer.
             let _ = answer.send(record.clone());
@@ -238,16 +267,60 @@ impl Board {
     }
 
     /// A task has ended; if its instance has begun to matter again meanwhile, it gets another.
-    fn handle_task_end(&mut self, ended: Result<(InstanceId, Revision), JoinError>) {
-        let (id, seen) = match ended {
-            Ok(ended) => ended,
-            Err(error) => return error!(%error, "an instance's task ended badly"),
+    fn handle_task_end(&mut self, id: InstanceId, ended: Result<Revision, JoinError>) {
+        let seen = match ended {
+            Ok(seen) => seen,
+            Err(error) => return self.replace(id, &error),
         };
         let Some(sender) = self.live.remove(&id) else { return };
         let Known { revision, record } = sender.borrow().clone();
         match record {
             Some(record) if revision > seen => drop(self.tell(record, revision)),
             Some(_) | None => {}
+        }
+    }
+
+    /// A task has panicked, and left its instance as it was: another finds out how that is, and goes on.
+    fn replace(&mut self, id: InstanceId, error: &JoinError) {
+        error!(instance = %id, %error, "an instance's task ended badly; another takes its place");
+        let Some(live) = self.live.get(&id) else { return };
+        let receiver = live.subscribe();
+        let Some(record) = receiver.borrow().record.clone() else {
+            // Nothing is known of it but that nothing of it may run here.
+            self.live.remove(&id);
+            self.ctx.fence.leave(id);
+            let ctx = self.ctx.clone();
+            tokio::spawn(async move {
+                if let Err(error) = end_orphan(&ctx, id, &ctx.driver.dir(id)).await {
+                    error!(instance = %id, %error, "an agent without a record cannot be ended");
+                }
+            });
+            return;
+        };
+        let (settling, _) = oneshot::channel();
+        let must_claim = self.must_claim || self.ctx.claims.are_owed();
+        let task = Task::new(self.ctx.clone(), &record, must_claim, settling);
+        // What is to end with the lease is not waited for any longer than such a loop has to be slow.
+        let is_over = self.tenure.is_cancelled();
+        self.begin(&record, |tenure| async move {
+            if is_over {
+                sleep(REPLACE_TO_END).await;
+            } else {
+                tenure.run_until_cancelled(sleep(REPLACE_AFTER)).await;
+            }
+            task.run(receiver, tenure).await
+        });
+    }
+
+    /// Begins an instance's task among those that end with the lease, or among the others.
+    fn begin<F>(&mut self, record: &Instance, task: impl FnOnce(CancellationToken) -> F)
+    where
+        F: Future<Output = Revision> + Send + 'static,
+    {
+        if lifecycle::is_bound(record) {
+            self.bound.spawn(record.id, task(CancellationToken::new()));
+        } else {
+            self.tasks.spawn(record.id, task(self.tenure.clone()));
         }
     }
 
@@ -272,17 +345,10 @@ impl Board {
                     return None;
                 }
                 let (settling, settled) = oneshot::channel();
-                let is_bound = lifecycle::is_bound(&record);
                 let task = Task::new(self.ctx.clone(), &record, self.must_claim, settling);
-                let id = record.id;
-                let (sender, receiver) = watch::channel(Known { revision, record: Some(record) });
+                let (sender, receiver) = watch::channel(Known { revision, record: Some(record.clone()) });
                 vacant.insert(sender);
-                let (tasks, tenure) = if is_bound {
-                    (&mut self.bound, CancellationToken::new())
-                } else {
-                    (&mut self.tasks, self.tenure.clone())
-                };
-                tasks.spawn(async move { (id, task.run(receiver, tenure).await) });
+                self.begin(&record, |tenure| task.run(receiver, tenure));
                 Some(settled)
             }
         }

@@ -256,9 +256,15 @@ impl Place {
         Self { state: watch::Sender::new(state) }
     }
 
-    /// The record as the node knows it now.
+    /// The record as the node knows it now. A door that was shut on an earlier life is not open for this one yet: whoever asks
+    /// for it waits, and does not hear what became of that.
     pub(crate) fn learn(&self, record: &Instance) {
-        self.state.send_modify(|state| state.record = record.clone());
+        self.state.send_modify(|state| {
+            if record.generation > state.record.generation && matches!(state.door, Door::Shut(_)) {
+                state.door = Door::Closed;
+            }
+            state.record = record.clone();
+        });
     }
 
     /// The agent serves this generation: let connections in.
@@ -357,5 +363,51 @@ impl State {
 impl Drop for Pass {
     fn drop(&mut self) {
         self.0.state.send_modify(|state| state.inside -= 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use landfast_core::record::{Desired, InstanceSpec, Kind, Phase};
+
+    use super::*;
+
+    const ME: NodeId = NodeId::new(1, 1);
+
+    fn running(generation: u64) -> Instance {
+        Instance {
+            id: InstanceId::new(1, 1),
+            kind: Kind::Sandbox,
+            spec: InstanceSpec::default(),
+            desired: Desired::Running,
+            phase: Phase::Running,
+            generation: Generation(generation),
+            node: Some(ME),
+            host: None,
+            address: None,
+            moving: None,
+            reason: None,
+            labels: BTreeMap::new(),
+            created_at: 0,
+            ended_at: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_door_that_was_shut_on_one_life_lets_who_comes_for_the_next_wait_until_it_opens() {
+        let place = Arc::new(Place::new(running(1)));
+        place.shut(ErrorCode::InstanceWaking).await.unwrap();
+        place.learn(&running(1));
+        assert!(matches!(place.admit(ME, Generation(1)).await, Admission::Refused(_)), "it is shut on this life");
+        place.learn(&running(2));
+        let admission = tokio::spawn({
+            let place = place.clone();
+            async move { place.admit(ME, Generation(2)).await }
+        });
+        tokio::task::yield_now().await;
+        place.open(Generation(2));
+        assert!(matches!(admission.await.unwrap(), Admission::Pass(_)));
     }
 }

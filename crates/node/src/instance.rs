@@ -506,7 +506,11 @@ impl Task {
                 self.is_forgotten = true;
                 Next::Again
             }
-            Err(error @ (UpdateError::Conflict | UpdateError::Store(_))) => {
+            Err(error @ UpdateError::Store(_)) => {
+                debug!(instance = %id, %error, "a step could not be written");
+                Next::Retry
+            }
+            Err(error @ UpdateError::Conflict) => {
                 warn!(instance = %id, %error, "a step could not be written");
                 Next::Retry
             }
@@ -517,7 +521,7 @@ impl Task {
         match records::instance(&*self.ctx.store, self.record().id).await {
             Ok(Some((record, _))) => self.know(record),
             Ok(None) => self.is_forgotten = true,
-            Err(error) => warn!(instance = %self.record().id, %error, "a record could not be read"),
+            Err(error) => debug!(instance = %self.record().id, %error, "a record could not be read"),
         }
     }
 }

@@ -17,7 +17,7 @@ use landfast_registry::records;
 use landfast_registry::store::{Expect, LeaseId, RenewError, Store, StoreError, Swap};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::board::{Board, Rest};
 use crate::instance::Context;
@@ -139,7 +139,7 @@ impl Keeping {
             }
             Answer::Lapsed => self.machine.handle_lapsed(ask, now),
             Answer::Failed(why) => {
-                warn!(why, "the lease could not be asked for");
+                debug!(why, "the lease could not be asked for");
                 self.machine.handle_failed(ask, now);
             }
         }

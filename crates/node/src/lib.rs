@@ -15,6 +15,7 @@ mod archiver;
 mod board;
 mod condition;
 mod config;
+mod crew;
 mod dir;
 mod driver;
 mod fence;

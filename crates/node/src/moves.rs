@@ -8,7 +8,7 @@
 use landfast_core::lifecycle;
 use landfast_core::{ErrorCode, NodeId};
 use landfast_registry::records;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::agent::Agent;
 use crate::instance::{Next, Task};
@@ -50,7 +50,7 @@ impl Task {
             Ok(Some((target, _))) => target,
             Ok(None) => return self.give_up("The target node was lost.").await,
             Err(error) => {
-                warn!(instance = %self.record().id, %error, "the target of a move could not be read");
+                debug!(instance = %self.record().id, %error, "the target of a move could not be read");
                 return Next::Retry;
             }
         };

@@ -101,7 +101,7 @@ fn apply(records: &mut HashMap<String, ReversePoint>, event: WatchEvent) {
         WatchEvent::Changes(changes) => {
             changes.iter().for_each(|change| set(records, &change.key, change.value.as_deref()));
         }
-        WatchEvent::Resync => {}
+        WatchEvent::Resync | WatchEvent::Back => {}
     }
 }
 

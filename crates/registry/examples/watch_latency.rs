@@ -34,7 +34,7 @@ async fn watch(path: &Path, count: u64) -> Result<(), StoreError> {
         match watch.next().await? {
             WatchEvent::Snapshot(_) => println!("ready"),
             WatchEvent::Changes(changes) => arrived.extend(changes.iter().map(|_| clock::now())),
-            WatchEvent::Resync => {}
+            WatchEvent::Resync | WatchEvent::Back => {}
         }
     }
     for at in arrived {

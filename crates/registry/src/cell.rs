@@ -18,6 +18,7 @@ use rustix::fs::Access;
 use crate::api_key::ApiKey;
 use crate::store::embedded::EmbeddedStore;
 use crate::store::etcd::EtcdStore;
+use crate::store::told::Told;
 use crate::store::{Store, StoreError};
 use crate::token::Signer;
 
@@ -82,7 +83,7 @@ impl Cell {
     ///
     /// [`StoreError`].
     pub fn store(&self) -> Result<Arc<dyn Store>, StoreError> {
-        Ok(Arc::new(EmbeddedStore::open(&self.dir.join(STORE_FILE))?))
+        Ok(Arc::new(Told::new(EmbeddedStore::open(&self.dir.join(STORE_FILE))?)))
     }
 
     /// Opens the cell's store at an address; in the data directory if there is none.
@@ -92,7 +93,7 @@ impl Cell {
     /// [`ErrorCode::ConfigInvalid`] for an address that is none, or [`StoreError`]'s rows.
     pub fn store_at(&self, address: Option<&str>) -> Result<Arc<dyn Store>, Problem> {
         match address {
-            Some(address) => Ok(Arc::new(EtcdStore::new(address.parse()?))),
+            Some(address) => Ok(Arc::new(Told::new(EtcdStore::new(address.parse()?)))),
             None => Ok(self.store()?),
         }
     }

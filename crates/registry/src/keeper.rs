@@ -87,7 +87,7 @@ impl Shell {
                     self.keeper.handle_node(id, node, now);
                 }
             }
-            WatchEvent::Resync => {}
+            WatchEvent::Resync | WatchEvent::Back => {}
         }
     }
 
@@ -103,7 +103,7 @@ impl Shell {
                     self.keeper.handle_drain(id, drain.is_some(), now);
                 }
             }
-            WatchEvent::Resync => {}
+            WatchEvent::Resync | WatchEvent::Back => {}
         }
     }
 
@@ -119,7 +119,7 @@ impl Shell {
                     self.keeper.handle_instance(id, Option::<Instance>::as_ref(&instance), now);
                 }
             }
-            WatchEvent::Resync => {}
+            WatchEvent::Resync | WatchEvent::Back => {}
         }
     }
 
@@ -129,7 +129,7 @@ impl Shell {
             Ok((_, Ok(()))) => {}
             Ok((id, Err(why))) => {
                 if let NotTaken::Store(error) = &why {
-                    tracing::warn!(instance = %id, %error, "a step of the keeper could not be written");
+                    tracing::debug!(instance = %id, %error, "a step of the keeper could not be written");
                 } else {
                     tracing::debug!(instance = %id, %why, "a step of the keeper was not taken");
                 }
@@ -163,13 +163,13 @@ impl Follower {
                 Ok(event) => {
                     if std::mem::take(&mut self.failing) {
                         self.is_back = true;
-                        tracing::info!("the keeper sees the store again");
+                        tracing::debug!(prefix = self.prefix, "the keeper sees the store again");
                     }
                     return event;
                 }
                 Err(error) => {
                     if !std::mem::replace(&mut self.failing, true) {
-                        tracing::error!(%error, "the keeper does not see the store and waits");
+                        tracing::debug!(%error, prefix = self.prefix, "the keeper does not see the store and waits");
                         // A new watch begins with a listing, and so tells at once that the store answers again.
                         self.watch = self.store.watch(self.prefix, None);
                     }

@@ -50,7 +50,7 @@ impl<T: Serialize> Registration<T> {
             pause = match self.renew(&*store).await {
                 Ok(()) => RENEW_AFTER,
                 Err(error) => {
-                    tracing::warn!(%error, prefix = self.prefix, "cannot renew where this server is; others may not find it");
+                    tracing::debug!(%error, prefix = self.prefix, "cannot renew where this server is; others may not find it");
                     AGAIN_AFTER
                 }
             };

@@ -106,6 +106,7 @@ mod tests {
         loop {
             let changes = match watch.next().await.unwrap() {
                 store::WatchEvent::Changes(changes) => changes,
+                store::WatchEvent::Back => continue,
                 store::WatchEvent::Snapshot(_) | store::WatchEvent::Resync => {
                     let listing = store.list(keys::REVERSE).await.unwrap();
                     match listing.entries.first() {

@@ -26,6 +26,9 @@ use landfast_net::memory;
 pub(crate) mod conformance;
 pub mod embedded;
 pub mod etcd;
+#[cfg(test)]
+mod persistent;
+pub(crate) mod told;
 
 /// The longest key: our own are under 64 bytes, and short keys keep an index page full of them.
 pub const KEY_MAX: usize = 256;
@@ -98,6 +101,8 @@ pub enum WatchEvent {
     Changes(Vec<Change>),
     /// The history between what the watch said before and now is no longer kept. A snapshot follows.
     Resync,
+    /// The store answers again after an error, and nothing has changed meanwhile that was not told.
+    Back,
 }
 
 /// A store that roles share. Used as `Arc<dyn Store>`.
@@ -206,7 +211,7 @@ impl Watch {
     /// # Errors
     ///
     /// [`StoreError`]. The watch stays where it was: the next call goes on from there without a gap, and does not spin
-    /// while the error lasts.
+    /// while the error lasts. That it is over is told by what is said next, if only by [`WatchEvent::Back`].
     ///
     /// # Cancel safety
     ///

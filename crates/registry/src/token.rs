@@ -158,7 +158,7 @@ impl Verifier {
                     self.set(&change.key, change.value.as_deref());
                 }
             }
-            WatchEvent::Resync => {}
+            WatchEvent::Resync | WatchEvent::Back => {}
         }
     }
 

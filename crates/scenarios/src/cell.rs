@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use landfast_registry::authority;
+use landfast_rig::{Cluster, Pace};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-use crate::etcd::Etcd;
 use crate::fault_relay::FaultRelay;
 use crate::ground::Ground;
 use crate::http::{self, Answer};
@@ -45,7 +45,7 @@ pub struct Cell {
     /// The way in for an operator.
     pub operator: Operator,
     /// Where its records are, if not in the data directory.
-    pub etcd: Option<Etcd>,
+    pub etcd: Option<Cluster>,
     bare: bool,
     ground: Ground,
     /// The data directories of other hosts.
@@ -148,7 +148,7 @@ impl Plan {
         if self.encrypted || std::env::var_os(TLS).is_some() {
             certify(dir);
         }
-        let etcd = (self.members > 0).then(|| Etcd::start(self.members, dir));
+        let etcd = (self.members > 0).then(|| Cluster::start(self.members, dir, Pace::INSTALLED));
         let api = Role::start("api", "0", dir, listening(stored(etcd.as_ref(), self.api))).await;
         let gateway = Role::start("gateway", "0", dir, listening(stored(etcd.as_ref(), self.gateway))).await;
         let downstream = FaultRelay::start().await.expect("a free port");
@@ -445,7 +445,7 @@ pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>)
     }
 }
 
-fn stored(etcd: Option<&Etcd>, mut settings: Settings) -> Settings {
+fn stored(etcd: Option<&Cluster>, mut settings: Settings) -> Settings {
     settings.extend(etcd.map(|etcd| ("store", etcd.address())));
     settings
 }

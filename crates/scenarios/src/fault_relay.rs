@@ -12,7 +12,8 @@ use std::time::Duration;
 use anyhow::{Result, anyhow};
 use nix::libc;
 use nix::sys::socket::{setsockopt, sockopt};
-use rand::RngExt;
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -59,7 +60,16 @@ struct Faults {
     held: bool,
     refuse: bool,
     delay: Duration,
+    stutter: Option<Stutter>,
     bytes_per_second: Option<u32>,
+}
+
+/// Pieces that come late now and then.
+#[derive(Clone, Copy, Debug)]
+struct Stutter {
+    seed: u64,
+    share: f64,
+    most: Duration,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -168,6 +178,17 @@ impl FaultRelay {
         self.shared.faults.send_modify(|faults| faults.delay = delay);
     }
 
+    /// Holds back a share of all pieces, each for as long as is drawn and `most` at most, and what comes behind it with it: what
+    /// loss makes of a stream. It is drawn from `seed` for each connection from the next one on.
+    pub fn stutter(&self, seed: u64, share: f64, most: Duration) {
+        self.shared.faults.send_modify(|faults| faults.stutter = Some(Stutter { seed, share, most }));
+    }
+
+    /// Holds nothing back any more of what comes over new connections.
+    pub fn stutters_no_more(&self) {
+        self.shared.faults.send_modify(|faults| faults.stutter = None);
+    }
+
     /// Passes on at most that many bytes a second, each way; `None` for as many as come.
     pub fn slow(&self, bytes_per_second: Option<u32>) {
         self.shared.faults.send_modify(|faults| faults.bytes_per_second = bytes_per_second);
@@ -221,13 +242,13 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
         shared.standing.lock().expect("no holder panics").push((number, end));
         let shared = Arc::clone(&shared);
         tokio::spawn(async move {
-            serve(client, &shared, ended).await;
+            serve(client, (&shared, number), ended).await;
             shared.standing.lock().expect("no holder panics").retain(|(other, _)| *other != number);
         });
     }
 }
 
-async fn serve(mut client: TcpStream, shared: &Shared, mut ended: watch::Receiver<End>) {
+async fn serve(mut client: TcpStream, (shared, number): (&Shared, u64), mut ended: watch::Receiver<End>) {
     let faults = shared.faults.subscribe();
     let mut server = None;
     let over = async {
@@ -237,8 +258,8 @@ async fn serve(mut client: TcpStream, shared: &Shared, mut ended: watch::Receive
         client.set_nodelay(true)?;
         server.set_nodelay(true)?;
         let ((from_client, to_client), (from_server, to_server)) = (client.split(), server.split());
-        let up = carry(from_client, to_server, faults.clone(), (shared, Direction::Up));
-        let down = carry(from_server, to_client, faults.clone(), (shared, Direction::Down));
+        let up = carry(from_client, to_server, faults.clone(), (shared, number, Direction::Up));
+        let down = carry(from_server, to_client, faults.clone(), (shared, number, Direction::Down));
         tokio::try_join!(up, down).map(|_| ())
     };
     // An error of either side resets the other: the relay must not turn a reset into an orderly end.
@@ -281,16 +302,21 @@ async fn carry(
     mut from: ReadHalf<'_>,
     mut to: WriteHalf<'_>,
     faults: watch::Receiver<Faults>,
-    (shared, direction): (&Shared, Direction),
+    (shared, number, direction): (&Shared, u64, Direction),
 ) -> Result<()> {
     let (pieces, mut due) = mpsc::channel::<(Instant, Vec<u8>)>(UNDER_WAY);
     let delay = faults.clone();
+    let stutter = faults.borrow().stutter;
+    let seed = stutter.map_or(0, |stutter| stutter.seed);
+    let mut random = SmallRng::seed_from_u64(seed.wrapping_add(2 * number + direction as u64));
     let mut gate = faults;
     let read = async move {
         let mut buffer = vec![0; PIECE];
         loop {
             let n = from.read(&mut buffer).await?;
-            let at = Instant::now() + delay.borrow().delay;
+            let held_back = stutter.filter(|stutter| random.random_bool(stutter.share));
+            let held_back = held_back.map_or(Duration::ZERO, |stutter| stutter.most.mul_f64(random.random()));
+            let at = Instant::now() + delay.borrow().delay + held_back;
             if pieces.send((at, buffer[..n].to_vec())).await.is_err() || n == 0 {
                 return Ok::<(), anyhow::Error>(());
             }
@@ -413,6 +439,23 @@ mod tests {
         let mut heard = vec![0; 100_000];
         far.read_exact(&mut heard).await.unwrap();
         assert!(started.elapsed() >= Duration::from_millis(60));
+    }
+
+    #[tokio::test]
+    async fn a_relay_that_stutters_holds_pieces_back_and_keeps_their_order() {
+        let (relay, near, far) = connected().await;
+        drop((near, far));
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        relay.lead_to(listener.local_addr().unwrap());
+        relay.stutter(7, 1.0, Duration::from_millis(40));
+        let mut near = TcpStream::connect(relay.address()).await.unwrap();
+        let mut far = listener.accept().await.unwrap().0;
+        let started = Instant::now();
+        for byte in 0..10 {
+            near.write_all(&[byte]).await.unwrap();
+            assert_eq!(far.read_u8().await.unwrap(), byte);
+        }
+        assert!(started.elapsed() > Duration::from_millis(40), "ten times up to 40 ms took {:?}", started.elapsed());
     }
 
     #[tokio::test]

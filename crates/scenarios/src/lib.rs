@@ -12,7 +12,6 @@ pub mod conversation;
 pub mod corpus;
 pub mod direct;
 pub mod echo;
-pub mod etcd;
 pub mod external;
 pub mod fault_relay;
 pub mod forwarded;

@@ -17,7 +17,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::leaks::Footprint;
 use crate::plain::PATIENCE;
-use crate::stalled::{self, Stalled};
+use crate::stalled::Stalled;
 
 /// The variable that says how much a role logs.
 const LEVEL: &str = "LANDFAST_LOG";
@@ -185,7 +185,7 @@ impl Role {
 
     /// Freezes it: its sockets stay, and nothing answers.
     pub fn freeze(&self) {
-        stalled::freeze(self.pid());
+        landfast_rig::freeze(self.pid());
     }
 
     /// Stops one thread of it: `landfast-bell` has news of the store, `landfast-read` and `landfast-write` ask it.

@@ -6,7 +6,6 @@ use landfast_registry::authority;
 use landfast_scenarios::cell::{Cell, Plan, eventually};
 use landfast_scenarios::peer::free_address;
 use landfast_scenarios::role::Settings;
-use landfast_scenarios::stalled;
 use landfast_scenarios::user::User;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -166,7 +165,7 @@ async fn an_agent_that_does_not_answer_is_named_with_its_instance() {
     let cell = Cell::start().await;
     let (_fine, frozen) = (cell.create().await, cell.create().await);
     let agent = Pid::from_raw(i32::try_from(frozen.agent()).unwrap());
-    stalled::freeze(frozen.agent());
+    landfast_rig::freeze(frozen.agent());
     let unwell = netcheck(&user(&cell), &[]).await;
     kill(agent, Signal::SIGCONT).unwrap();
     is_only(&unwell, "node a → agents", "agent.silent", &frozen.id);

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use landfast_rig::Cluster;
 use landfast_scenarios::attached::Attached;
 use landfast_scenarios::cell::{Cell, Plan, eventually};
-use landfast_scenarios::etcd::Etcd;
 use landfast_scenarios::instance::Instance;
+use landfast_scenarios::role::Role;
 use landfast_scenarios::served::Served;
 use serde_json::json;
 use tokio::time::{Instant, sleep};
@@ -13,9 +14,12 @@ use tokio::time::{Instant, sleep};
 /// Longer than a node's lease, and than all that is done when one lapses.
 const AWAY: Duration = Duration::from_secs(20);
 
+/// What a role may warn of besides: a node says what becomes of its lease.
+const WARNINGS: usize = 4;
+
 #[tokio::test]
 async fn a_registry_that_is_killed_for_longer_than_a_lease_ends_nothing_that_runs() {
-    rides_out(Etcd::kill, Etcd::start_again).await;
+    rides_out(Cluster::kill, Cluster::start_again).await;
 }
 
 #[tokio::test]
@@ -23,7 +27,7 @@ async fn a_registry_that_stands_still_for_longer_than_a_lease_ends_nothing_that_
     rides_out(|etcd| etcd.freeze(), |etcd| etcd.thaw()).await;
 }
 
-async fn rides_out(away: impl FnOnce(&mut Etcd), back: impl FnOnce(&mut Etcd)) {
+async fn rides_out(away: impl FnOnce(&mut Cluster), back: impl FnOnce(&mut Cluster)) {
     let mut cell = Plan::default().over_etcd(3).start().await;
     let instance = cell.create().await;
     let generation = instance.record().await["generation"].clone();
@@ -54,6 +58,24 @@ async fn rides_out(away: impl FnOnce(&mut Etcd), back: impl FnOnce(&mut Etcd)) {
     };
     let record = eventually("the record can be read", read).await;
     assert_eq!((record["phase"].as_str(), &record["generation"]), (Some("running"), &generation), "{record}");
+    for role in [&cell.api, &cell.gateway, &cell.nodes[0].role] {
+        says_it_once(role).await;
+    }
+}
+
+/// A role says once that the registry fails, with the cause, and once that it works again, however many tried to use it.
+async fn says_it_once(role: &Role) {
+    let lines = |containing: &str| {
+        let log = std::fs::read_to_string(role.log_file()).expect("a role has a log");
+        log.lines().filter(|line| line.contains(containing)).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let again = async || lines("the store works again").pop();
+    eventually("it is said that the registry works again", again).await;
+    let failed = lines("the store fails");
+    assert!(failed.len() == 1 && failed[0].contains("registry.unavailable"), "{failed:#?}");
+    assert_eq!(lines("the store works again").len(), 1);
+    let warnings = [lines("\"WARN\""), lines("\"ERROR\"")].concat();
+    assert!(warnings.len() <= WARNINGS, "{warnings:#?}");
 }
 
 /// A session goes on over a new link, a request is answered, and somebody new is let in.
@@ -68,6 +90,6 @@ async fn works(cell: &Cell, instance: &Instance, served: &Served, viewer: &mut A
     late.exits(0).await;
 }
 
-fn etcd(cell: &mut Cell) -> &mut Etcd {
+fn etcd(cell: &mut Cell) -> &mut Cluster {
     cell.etcd.as_mut().expect("a cell over etcd")
 }

@@ -215,7 +215,7 @@ impl TestCell {
                 let values: Vec<Bytes> = match watch.next().await.unwrap() {
                     WatchEvent::Snapshot(listing) => listing.entries.into_iter().map(|entry| entry.value).collect(),
                     WatchEvent::Changes(changes) => changes.into_iter().filter_map(|change| change.value).collect(),
-                    WatchEvent::Resync => Vec::new(),
+                    WatchEvent::Resync | WatchEvent::Back => Vec::new(),
                 };
                 let mut found = values.iter().map(|value| serde_json::from_slice::<T>(value).unwrap());
                 if let Some(value) = found.find(|value| is(value)) {

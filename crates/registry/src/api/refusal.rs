@@ -43,7 +43,7 @@ impl From<ErrorCode> for Refusal {
 
 impl From<StoreError> for Refusal {
     fn from(error: StoreError) -> Self {
-        tracing::error!(%error, "a request was refused because of the store");
+        tracing::debug!(%error, "a request was refused because of the store");
         Self(error.into())
     }
 }

@@ -58,6 +58,6 @@ async fn next(watch: &mut Watch) -> Result<Vec<Instance>, StoreError> {
             let values = changes.iter().filter_map(|change| Some((&change.key, change.value.as_ref()?)));
             values.map(|(key, value)| records::decode(key, value)).collect()
         }
-        WatchEvent::Resync => Ok(Vec::new()),
+        WatchEvent::Resync | WatchEvent::Back => Ok(Vec::new()),
     }
 }

@@ -1,6 +1,6 @@
 //! What it means to be a store: the contract as tests that know nothing of how a store works.
 //!
-//! A store passes by giving a [`Place`] to `conformance_tests!`. Nothing here may assume a file, a process model or how
+//! A store passes by giving a [`Place`] to `conformance_tests!`, or each behaviour a place of its own by `conform!`. Nothing here may assume a file, a process model or how
 //! fast things are; each wait is for an event, with a deadline only so that a broken store fails instead of hanging.
 
 use std::collections::BTreeMap;
@@ -29,10 +29,10 @@ pub(crate) trait Place: Sync {
     fn ttl(&self) -> Duration;
 }
 
-/// Makes each behaviour of the contract a test of the store at a place.
-macro_rules! conformance_tests {
-    ($place:expr) => {
-        conformance_tests! { $place;
+/// Hands the name of each behaviour of the contract to another macro, behind what that takes otherwise.
+macro_rules! behaviours {
+    ($run:ident! $($takes:tt)*) => {
+        $run! { $($takes)*;
             a_key_that_was_never_written_is_absent
             what_was_acknowledged_is_read_by_every_handle
             of_many_who_create_a_key_one_succeeds
@@ -57,12 +57,28 @@ macro_rules! conformance_tests {
             a_watch_behind_forgotten_history_is_told_to_resync
         }
     };
-    ($place:expr; $($name:ident)*) => {$(
+}
+
+/// Makes each behaviour of the contract a test of the store at a place.
+macro_rules! conformance_tests {
+    ($place:expr) => { behaviours!(conformance_tests! ($place)); };
+    (($place:expr); $($name:ident)*) => {$(
         #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
         async fn $name() {
             $crate::store::conformance::$name(&$place).await;
         }
     )*};
+}
+
+/// Shows all behaviours of the contract one after the other, each at a place of its own, which is made for its name.
+macro_rules! conform {
+    ($place:expr) => { behaviours!(conform! ($place)) };
+    (($place:expr); $($name:ident)*) => {$({
+        let name = stringify!($name);
+        // Seen if it fails: the panic itself names a line that others share.
+        eprintln!("{name}");
+        $crate::store::conformance::$name(&$place(name)).await;
+    })*};
 }
 
 /// A process that does not outlive its test.
@@ -256,6 +272,7 @@ pub(crate) async fn a_renewed_lease_lives_on(place: &dyn Place) {
     })
     .await;
     assert!(other.get("renewed").await.unwrap().is_some());
+    holder.revoke(&renewed).await.unwrap();
 }
 
 pub(crate) async fn a_lease_that_has_lapsed_is_of_no_more_use(place: &dyn Place) {

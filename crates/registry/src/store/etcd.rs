@@ -63,6 +63,12 @@ const LARGE_PAGE: (i64, usize) = (20_000, 16 << 20);
 /// The most bytes of one answer: a page whose every record is as large as records get.
 const ANSWER_MAX: usize = 192 << 20;
 
+/// What a member says that knows of no leader.
+const NO_LEADER: &str = "etcdserver: no leader";
+
+/// What gRPC calls the service's being unavailable, in numbers.
+const UNAVAILABLE: i32 = 14;
+
 /// A handle on a cluster. Clones share one connection to each member.
 #[derive(Clone)]
 pub struct EtcdStore {
@@ -330,7 +336,7 @@ where
         loop {
             match timeout(TRY_WITHIN, call()).await {
                 Err(_) => {}
-                Ok(Err(error)) if was_not_sent(&error) => sleep(ASK_AGAIN_AFTER).await,
+                Ok(Err(error)) if was_not_sent(&error) || is_unavailable(&error) => sleep(ASK_AGAIN_AFTER).await,
                 Ok(answer) => return answer.map_err(StoreError::from),
             }
         }
@@ -338,13 +344,22 @@ where
     timeout(CALL_DEADLINE, asked).await.map_err(|_| late())?
 }
 
-/// Whether a call met nobody: these errors are those of connecting, and come before a byte of it is sent.
+/// Whether a call met nobody who could do it: these errors are those of connecting, which come before a byte of it is sent, and
+/// that of a member without a leader, which looks for one before it begins.
 fn was_not_sent(error: &etcd_client::Error) -> bool {
     use io::ErrorKind::{AddrNotAvailable, ConnectionRefused, HostUnreachable, NetworkUnreachable};
     let etcd_client::Error::GRpcStatus(status) = error else { return false };
+    if status.message() == NO_LEADER {
+        return true;
+    }
     let mut causes = std::iter::successors(Some(status as &dyn std::error::Error), |error| error.source());
     let kind = causes.find_map(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind);
     matches!(kind, Some(AddrNotAvailable | ConnectionRefused | HostUnreachable | NetworkUnreachable))
+}
+
+/// Whether a member, or the way there, could not do a call for now: it may have been done.
+fn is_unavailable(error: &etcd_client::Error) -> bool {
+    matches!(error, etcd_client::Error::GRpcStatus(status) if i32::from(status.code()) == UNAVAILABLE)
 }
 
 fn late() -> StoreError {

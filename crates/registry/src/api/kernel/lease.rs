@@ -141,6 +141,7 @@ async fn wait_for(api: &Api, pool: &Pool, wish: &Acquire, until: Instant) -> Res
 fn concerns(event: &WatchEvent, pool: &Pool) -> bool {
     match event {
         WatchEvent::Snapshot(_) | WatchEvent::Resync => true,
+        WatchEvent::Back => false,
         WatchEvent::Changes(changes) => {
             let member = |key: &str| key.strip_prefix(keys::INSTANCES)?.parse().ok();
             changes.iter().filter_map(|change| member(&change.key)).any(|id| pool.members.contains(&id))

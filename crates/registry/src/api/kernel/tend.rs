@@ -112,7 +112,7 @@ async fn next(watch: &mut Watch) -> Result<Vec<Instance>, StoreError> {
         WatchEvent::Changes(changes) => {
             changes.into_iter().filter_map(|change| Some((change.key, change.value?))).collect()
         }
-        WatchEvent::Resync => Vec::new(),
+        WatchEvent::Resync | WatchEvent::Back => Vec::new(),
     };
     // One that cannot be understood is told of where instances are listed.
     Ok(entries.into_iter().filter_map(|(key, value)| records::decode(&key, &value).ok()).collect())

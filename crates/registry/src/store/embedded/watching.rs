@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use super::Shared;
 use super::bell::Ear;
@@ -23,24 +23,32 @@ pub(super) struct Tail {
     told: Option<Revision>,
     /// Whether the log had nothing more when it was read last, and the ear has heard nothing since.
     idle: bool,
+    /// An error was told, and not yet that it is over.
     failed: bool,
+    /// When to try again after an error.
+    again_at: Option<Instant>,
 }
 
 impl Tail {
     /// A tail that begins with a snapshot, or after a revision.
     pub(super) fn new(shared: Arc<Shared>, prefix: &str, from: Option<Revision>) -> Self {
         let ear = shared.bell.ear(prefix);
-        Self { shared, ear, prefix: prefix.to_owned(), told: from, idle: false, failed: false }
+        Self { shared, ear, prefix: prefix.to_owned(), told: from, idle: false, failed: false, again_at: None }
     }
 
     async fn wait(&mut self) -> Result<WatchEvent, StoreError> {
         check_key(&self.prefix)?;
         loop {
             if !self.idle {
-                if let Some(event) = self.read().await? {
+                let event = self.read().await?;
+                let was_failing = std::mem::take(&mut self.failed);
+                if let Some(event) = event {
                     return Ok(event);
                 }
                 self.idle = true;
+                if was_failing {
+                    return Ok(WatchEvent::Back);
+                }
             }
             self.ear.listen().await;
             self.idle = false;
@@ -70,13 +78,15 @@ impl Tail {
 impl WatchSource for Tail {
     fn next(&mut self) -> BoxFuture<'_, Result<WatchEvent, StoreError>> {
         Box::pin(async move {
-            if self.failed {
+            if let Some(at) = self.again_at {
                 // Both ends of this wait mean the same: try again.
-                let _ = timeout(AFTER_ERROR, self.ear.listen()).await;
-                self.failed = false;
+                let _ = timeout_at(at, self.ear.listen()).await;
+                self.again_at = None;
             }
             let next = self.wait().await;
-            self.failed = next.is_err();
+            if next.is_err() {
+                (self.failed, self.again_at) = (true, Some(Instant::now() + AFTER_ERROR));
+            }
             next
         })
     }

@@ -1,15 +1,18 @@
 //! What only a cluster does: it loses members, compacts, and comes back. The contract itself is `conformance`'s.
 
-use std::net::{TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
+use landfast_rig::{Pace, free_port, freeze, thaw};
 use tempfile::TempDir;
 
 use super::{CALL_DEADLINE, EtcdStore, signed};
 use crate::store::conformance::{self, Place, set, snapshot};
+use crate::store::persistent::Persistent;
 use crate::store::{Expect, Revision, Store, StoreError, Swap, WatchEvent};
 
 /// Clusters at once: more of them keep a small machine from whatever else is tested meanwhile.
@@ -19,7 +22,7 @@ static RUNNING: (Mutex<usize>, Condvar) = (Mutex::new(0), Condvar::new());
 
 /// A cluster of members on this machine. They end with the value.
 struct Cluster {
-    members: Vec<Member>,
+    rig: landfast_rig::Cluster,
     _dir: TempDir,
     _turn: Turn,
 }
@@ -43,42 +46,17 @@ impl Drop for Turn {
     }
 }
 
-struct Member {
-    client: u16,
-    command: Command,
-    child: Option<Child>,
-}
-
 impl Cluster {
     /// Starts a cluster of so many members.
     fn new(size: usize) -> Self {
         let turn = Turn::wait();
         let dir = tempfile::Builder::new().prefix("lf-etcd").tempdir().unwrap();
-        let ports: Vec<(u16, u16)> = (0..size).map(|_| (free_port(), free_port())).collect();
-        let peers: Vec<String> =
-            ports.iter().enumerate().map(|(n, (_, peer))| format!("m{n}=http://127.0.0.1:{peer}")).collect();
-        let members = ports.iter().enumerate().map(|(n, &(client, peer))| {
-            let mut command = Command::new("etcd");
-            let (client_url, peer_url) = (format!("http://127.0.0.1:{client}"), format!("http://127.0.0.1:{peer}"));
-            command.args(["--name", &format!("m{n}"), "--initial-cluster", &peers.join(",")]);
-            command.args(["--listen-client-urls", &client_url, "--advertise-client-urls", &client_url]);
-            command.args(["--listen-peer-urls", &peer_url, "--initial-advertise-peer-urls", &peer_url]);
-            // A member that is gone is missed soon, as on a fast network.
-            command.args(["--heartbeat-interval", "50", "--election-timeout", "500", "--unsafe-no-fsync"]);
-            command.arg("--data-dir").arg(dir.path().join(format!("m{n}")));
-            command.env("ETCD_UNSUPPORTED_ARCH", std::env::consts::ARCH);
-            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-            Member { client, command, child: None }
-        });
-        let mut cluster = Self { members: members.collect(), _dir: dir, _turn: turn };
-        cluster.members.iter_mut().for_each(Member::start);
-        cluster.members.iter().for_each(Member::listens);
-        cluster
+        let rig = landfast_rig::Cluster::start(size, dir.path(), Pace::QUICK);
+        Self { rig, _dir: dir, _turn: turn }
     }
 
     fn address(&self) -> String {
-        let members: Vec<String> = self.members.iter().map(|member| format!("127.0.0.1:{}", member.client)).collect();
-        format!("etcd://{}/cell", members.join(","))
+        format!("{}/cell", self.rig.address())
     }
 
     fn store(&self) -> EtcdStore {
@@ -99,10 +77,7 @@ impl Place for Cluster {
     }
 
     fn child(&self, job: &str) -> Command {
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(["--ignored", "--exact", "store::etcd::tests::child_of_another_test", "--nocapture"]);
-        command.env("LANDFAST_TEST_STORE", self.address()).env("LANDFAST_TEST_JOB", job);
-        command
+        in_another_process(&self.address(), job)
     }
 
     fn forget_history(&self) -> BoxFuture<'_, ()> {
@@ -119,6 +94,104 @@ impl Place for Cluster {
 
 conformance_tests!(Cluster::new(1));
 
+fn in_another_process(address: &str, job: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--ignored", "--exact", "store::etcd::tests::child_of_another_test", "--nocapture"]);
+    command.env("LANDFAST_TEST_STORE", address).env("LANDFAST_TEST_JOB", job);
+    command
+}
+
+/// A root of its own for one behaviour of the contract, in a cluster whose members are killed and started again.
+struct Struck {
+    address: String,
+}
+
+impl Place for Struck {
+    fn open(&self) -> Arc<dyn Store> {
+        Arc::new(Persistent(Arc::new(EtcdStore::new(self.address.parse().unwrap()))))
+    }
+
+    fn child(&self, job: &str) -> Command {
+        let mut command = in_another_process(&self.address, job);
+        command.env("LANDFAST_TEST_PERSISTENT", "yes");
+        command
+    }
+
+    fn forget_history(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {
+            let store = self.open();
+            set(&*store, "history", "x").await;
+            let now = store.list("").await.unwrap().revision;
+            // Done, but not answered, is done: the second time it is refused.
+            let deadline = Instant::now() + Duration::from_secs(30);
+            while !is_compacted(&self.address, now).await {
+                assert!(Instant::now() < deadline, "the history stays");
+            }
+        })
+    }
+
+    /// While a leader is chosen nothing is renewed.
+    fn ttl(&self) -> Duration {
+        Duration::from_secs(5)
+    }
+}
+
+/// Asks for a compaction, and says whether the history up to there is gone.
+async fn is_compacted(address: &str, at: Revision) -> bool {
+    let store = EtcdStore::new(address.parse().unwrap());
+    let Ok(mut client) = store.cluster.client().await else { return false };
+    match client.compact(signed(at), None).await {
+        Ok(_) => true,
+        Err(error) => error.to_string().contains("has been compacted"),
+    }
+}
+
+/// Between two kills.
+const KILL_EVERY: Duration = Duration::from_secs(10);
+
+/// For how long a member that was killed is away.
+const AWAY: Duration = Duration::from_secs(3);
+
+/// Kills a member every ten seconds and starts it again, until told to stop.
+fn strike(mut cluster: Cluster, killed: &AtomicUsize, stop: &Receiver<()>) {
+    let waits = |time| stop.recv_timeout(time) == Err(RecvTimeoutError::Timeout);
+    while waits(KILL_EVERY - AWAY) {
+        // In turn, so that each leads at some time, and follows at another.
+        let number = killed.load(Ordering::SeqCst);
+        cluster.rig.members()[number % 3].kill();
+        killed.store(number + 1, Ordering::SeqCst);
+        if !waits(AWAY) {
+            return;
+        }
+        cluster.rig.start_again();
+    }
+}
+
+/// How many kills a run sees at least: those that come while every behaviour is shown once. `LANDFAST_TEST_KILLS` says another
+/// number, for which they are shown again.
+const KILLS: usize = 2;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_contract_holds_while_a_member_is_killed_every_ten_seconds() {
+    let kills = std::env::var("LANDFAST_TEST_KILLS").map_or(KILLS, |kills| kills.parse().expect("a number"));
+    let cluster = Cluster::new(3);
+    let address = cluster.rig.address();
+    let killed = Arc::new(AtomicUsize::new(0));
+    let (stop, stopped) = sync_channel(1);
+    let striker = std::thread::spawn({
+        let killed = killed.clone();
+        move || strike(cluster, &killed, &stopped)
+    });
+    for round in 0.. {
+        conform!(|name| Struck { address: format!("{address}/{round}-{name}") });
+        if killed.load(Ordering::SeqCst) >= kills {
+            break;
+        }
+    }
+    stop.send(()).unwrap();
+    striker.join().unwrap();
+}
+
 #[test]
 #[ignore = "not a test: what other tests run in a process of its own"]
 fn child_of_another_test() {
@@ -126,45 +199,10 @@ fn child_of_another_test() {
         return;
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let store = EtcdStore::new(address.parse().unwrap());
-    runtime.block_on(conformance::do_job(&store, &job));
-}
-
-impl Member {
-    fn start(&mut self) {
-        self.child = Some(self.command.spawn().expect("etcd is installed; `cargo xtask test registry` does that"));
-    }
-
-    /// Waits until somebody can connect; it answers once it is ready.
-    fn listens(&self) {
-        let deadline = Instant::now() + Duration::from_secs(30);
-        while TcpStream::connect(("127.0.0.1", self.client)).is_err() {
-            assert!(Instant::now() < deadline, "etcd does not listen");
-            std::thread::sleep(Duration::from_millis(10));
-        }
-    }
-
-    fn signal(&self, name: &str) {
-        let pid = self.child.as_ref().expect("it runs").id().to_string();
-        assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
-    }
-
-    fn kill(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            child.kill().unwrap();
-            child.wait().unwrap();
-        }
-    }
-}
-
-impl Drop for Member {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    let store: Arc<dyn Store> = Arc::new(EtcdStore::new(address.parse().unwrap()));
+    let is_persistent = std::env::var_os("LANDFAST_TEST_PERSISTENT").is_some();
+    let store = if is_persistent { Arc::new(Persistent(store)) } else { store };
+    runtime.block_on(conformance::do_job(&*store, &job));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -176,10 +214,10 @@ async fn members_may_die_one_after_the_other_and_every_change_is_told_once() {
     let mut written = Vec::new();
     for number in 0..60 {
         if number % 20 == 5 {
-            cluster.members[number / 20].kill();
+            cluster.rig.members()[number / 20].kill();
         }
         if number % 20 == 15 {
-            cluster.members[number / 20].start();
+            cluster.rig.members()[number / 20].start();
         }
         let key = format!("n/{number}");
         written.push((key.clone(), create(&store, &key).await));
@@ -190,9 +228,9 @@ async fn members_may_die_one_after_the_other_and_every_change_is_told_once() {
             Ok(WatchEvent::Changes(changes)) => {
                 told.extend(changes.into_iter().map(|change| (change.key, change.revision)));
             }
-            Ok(other) => panic!("{other:?}"),
             // It goes on from where it was.
-            Err(StoreError::Unavailable(_)) => {}
+            Ok(WatchEvent::Back) | Err(StoreError::Unavailable(_)) => {}
+            Ok(other) => panic!("{other:?}"),
             Err(error) => panic!("{error}"),
         }
     }
@@ -201,21 +239,22 @@ async fn members_may_die_one_after_the_other_and_every_change_is_told_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_member_that_stands_still_costs_no_lease() {
-    let cluster = Cluster::new(3);
+    let mut cluster = Cluster::new(3);
     let store = cluster.store();
     let lease = store.grant(Duration::from_secs(20)).await.unwrap();
     // Every member has been asked.
     for _ in 0..12 {
         store.renew(&lease).await.unwrap();
     }
-    for member in &cluster.members {
-        member.signal("STOP");
+    for member in cluster.rig.members() {
+        let pid = member.pid().unwrap();
+        freeze(pid);
         for _ in 0..10 {
             let asked = Instant::now();
             store.renew(&lease).await.expect("two members are there");
             assert!(asked.elapsed() < Duration::from_secs(4), "it took {:?}", asked.elapsed());
         }
-        member.signal("CONT");
+        thaw(pid);
     }
 }
 
@@ -229,6 +268,29 @@ async fn a_quiet_watch_is_left_alone() {
     snapshot(&mut watch).await;
     let said = tokio::time::timeout(QUIET, watch.next()).await;
     assert!(said.is_err(), "nothing changed, and it said {said:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_goes_on_after_an_error_for_who_never_waits_long() {
+    let mut cluster = Cluster::new(1);
+    let store = cluster.store();
+    let mut watch = store.watch("n/", None);
+    snapshot(&mut watch).await;
+    cluster.rig.kill();
+    assert!(matches!(watch.next().await, Err(StoreError::Unavailable(_))));
+    cluster.rig.start_again();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let mut next = async || loop {
+        match tokio::time::timeout(Duration::from_millis(5), watch.next()).await {
+            Ok(Ok(event)) => return event,
+            Ok(Err(StoreError::Unavailable(_))) | Err(_) => assert!(Instant::now() < deadline, "it hears nothing"),
+            Ok(Err(error)) => panic!("{error}"),
+        }
+    };
+    assert_eq!(next().await, WatchEvent::Back);
+    create(&store, "n/1").await;
+    let WatchEvent::Changes(changes) = next().await else { panic!("it was said already") };
+    assert_eq!(changes[0].key, "n/1");
 }
 
 /// Creates a key, whatever happens meanwhile: an error says nothing, so it is looked at again.

@@ -1,14 +1,15 @@
 //! A watch: a stream of etcd's from the revision behind what was told, begun anew whenever it breaks.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use etcd_client::{Event, EventType, WatchOptions, WatchResponse, WatchStream};
 use futures_util::future::BoxFuture;
-use tokio::time::sleep;
+use tokio::time::{Sleep, sleep};
 
 use super::{ANSWER_MAX, Cluster, ask, signed};
-use crate::store::{Change, Revision, StoreError, WatchEvent, WatchSource, check_key};
+use crate::store::{Change, Listing, Revision, StoreError, WatchEvent, WatchSource, check_key};
 
 /// How long to wait before trying again after an error.
 const AFTER_ERROR: Duration = Duration::from_millis(500);
@@ -19,43 +20,82 @@ pub(super) struct Tail {
     prefix: String,
     /// Everything up to here has been told; `None` when a snapshot is to be told next.
     told: Option<Revision>,
-    stream: Option<WatchStream>,
+    /// Kept from one wait to the next: whoever never waits for long must hear of the end of what takes longer.
+    step: Step,
+    /// An error was told, and not yet that it is over.
     failed: bool,
+}
+
+/// What a tail waits for.
+enum Step {
+    /// Nothing yet.
+    Begin,
+    List(BoxFuture<'static, Result<Listing, StoreError>>),
+    Open(BoxFuture<'static, Result<WatchStream, StoreError>>),
+    Read(Box<WatchStream>),
+    /// The end of the pause after an error.
+    Rest(Pin<Box<Sleep>>),
 }
 
 impl Tail {
     /// A tail that begins with a snapshot, or after a revision.
     pub(super) fn new(cluster: Arc<Cluster>, prefix: &str, from: Option<Revision>) -> Self {
-        Self { cluster, prefix: prefix.to_owned(), told: from, stream: None, failed: false }
+        Self { cluster, prefix: prefix.to_owned(), told: from, step: Step::Begin, failed: false }
     }
 
     async fn wait(&mut self) -> Result<WatchEvent, StoreError> {
         check_key(&self.prefix)?;
-        let Some(told) = self.told else {
-            let listing = self.cluster.list(&self.prefix).await?;
-            self.told = Some(listing.revision);
-            return Ok(WatchEvent::Snapshot(listing));
-        };
         loop {
-            let stream = match &mut self.stream {
-                Some(stream) => stream,
-                None => self.stream.insert(open(&self.cluster, &self.prefix, told).await?),
-            };
-            let Some(said) = stream.message().await? else {
-                return Err(StoreError::Unavailable("etcd ended a watch".to_owned()));
-            };
-            if said.compact_revision() > 0 {
-                (self.told, self.stream) = (None, None);
-                return Ok(WatchEvent::Resync);
-            }
-            if said.canceled() {
-                return Err(StoreError::Unavailable(format!("etcd ended a watch: {}", said.cancel_reason())));
-            }
-            let changes = self.take(&said)?;
-            if !changes.is_empty() {
-                return Ok(WatchEvent::Changes(changes));
+            match &mut self.step {
+                Step::Begin => self.step = self.begin(),
+                Step::Rest(pause) => {
+                    pause.as_mut().await;
+                    self.step = Step::Begin;
+                }
+                Step::List(listing) => {
+                    let listing = listing.as_mut().await;
+                    self.step = Step::Begin;
+                    let listing = listing?;
+                    (self.told, self.failed) = (Some(listing.revision), false);
+                    return Ok(WatchEvent::Snapshot(listing));
+                }
+                Step::Open(stream) => {
+                    let stream = stream.as_mut().await;
+                    self.step = Step::Begin;
+                    self.step = Step::Read(Box::new(stream?));
+                    if std::mem::take(&mut self.failed) {
+                        return Ok(WatchEvent::Back);
+                    }
+                }
+                Step::Read(stream) => {
+                    let said = stream.message().await?;
+                    if let Some(event) = self.hear(said)? {
+                        return Ok(event);
+                    }
+                }
             }
         }
+    }
+
+    fn begin(&self) -> Step {
+        let (cluster, prefix) = (self.cluster.clone(), self.prefix.clone());
+        match self.told {
+            None => Step::List(Box::pin(async move { cluster.list(&prefix).await })),
+            Some(told) => Step::Open(Box::pin(async move { open(&cluster, &prefix, told).await })),
+        }
+    }
+
+    fn hear(&mut self, said: Option<WatchResponse>) -> Result<Option<WatchEvent>, StoreError> {
+        let Some(said) = said else { return Err(StoreError::Unavailable("etcd ended a watch".to_owned())) };
+        if said.compact_revision() > 0 {
+            (self.told, self.step) = (None, Step::Begin);
+            return Ok(Some(WatchEvent::Resync));
+        }
+        if said.canceled() {
+            return Err(StoreError::Unavailable(format!("etcd ended a watch: {}", said.cancel_reason())));
+        }
+        let changes = self.take(&said)?;
+        Ok((!changes.is_empty()).then_some(WatchEvent::Changes(changes)))
     }
 
     /// Takes in what was said. All changes of one revision come in one answer, so a watch never stops within one. What an
@@ -95,13 +135,9 @@ async fn open(cluster: &Cluster, prefix: &str, told: Revision) -> Result<WatchSt
 impl WatchSource for Tail {
     fn next(&mut self) -> BoxFuture<'_, Result<WatchEvent, StoreError>> {
         Box::pin(async move {
-            if self.failed {
-                sleep(AFTER_ERROR).await;
-                self.failed = false;
-            }
             let next = self.wait().await;
             if next.is_err() {
-                (self.failed, self.stream) = (true, None);
+                (self.step, self.failed) = (Step::Rest(Box::pin(sleep(AFTER_ERROR))), true);
             }
             next
         })

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use futures_util::future::join_all;
 use landfast_registry::cell::Cell;
-use landfast_scenarios::etcd::{Etcd, free_port};
+use landfast_rig::{Cluster, Pace, free_port};
 use landfast_scenarios::ground::Ground;
 use landfast_scenarios::http;
 use landfast_scenarios::leaks::Footprint;
@@ -87,7 +87,7 @@ pub(crate) async fn measure(quick: bool) -> Result<Figures> {
     over(&mut figures, &EMBEDDED, amount, ground.path(), None).await?;
     drop(ground);
     let ground = Ground::new();
-    let etcd = Etcd::start(MEMBERS, ground.path());
+    let etcd = Cluster::start(MEMBERS, ground.path(), Pace::INSTALLED);
     over(&mut figures, &ETCD, amount, ground.path(), Some(&etcd.address())).await?;
     Ok(figures)
 }

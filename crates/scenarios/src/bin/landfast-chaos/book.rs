@@ -194,7 +194,7 @@ async fn next(watch: &mut Watch) -> Vec<Change> {
                 };
                 return listing.entries.into_iter().map(change).collect();
             }
-            Ok(WatchEvent::Resync) => {}
+            Ok(WatchEvent::Resync | WatchEvent::Back) => {}
             Err(_) => sleep(Duration::from_millis(100)).await,
         }
     }

@@ -7,19 +7,19 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use landfast_registry::authority;
 use landfast_registry::store::etcd::EtcdStore;
+use landfast_rig::{Addresses, Pace};
 use landfast_scenarios::ground::Ground;
 use landfast_scenarios::namespaces;
 use landfast_scenarios::role::{Place, Role, Settings, program};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::net::TcpStream;
-use tokio::process::Child;
 use tokio::time::{Instant, sleep};
 
 use crate::ground::{Hosts, address};
@@ -67,12 +67,10 @@ pub(crate) struct Ended {
     pub(crate) is_success: bool,
 }
 
-/// A member of etcd.
+/// A member of etcd, and where it logs.
 struct Member {
-    place: Place,
-    arguments: Vec<String>,
+    process: landfast_rig::Member,
     log: PathBuf,
-    child: Option<Child>,
 }
 
 impl Cell {
@@ -85,7 +83,7 @@ impl Cell {
         let key = prepare(ground.path())?;
         let mut cell = Self { hosts, key, daemons: BTreeMap::new(), ground };
         for (number, host) in MEMBERS.into_iter().enumerate() {
-            let member = Member::new(&cell, host, number);
+            let member = Member::new(&cell, host, number)?;
             cell.daemons.insert(host, Daemon::Member(Box::new(member)));
         }
         for host in APIS.into_iter().chain(GATEWAYS).chain(NODES) {
@@ -145,7 +143,7 @@ impl Cell {
     pub(crate) fn launch(&mut self, host: Host) -> Result<()> {
         match self.daemon(host) {
             Daemon::Role(role) => role.launch(),
-            Daemon::Member(member) => member.launch()?,
+            Daemon::Member(member) => member.process.start(),
         }
         Ok(())
     }
@@ -156,11 +154,7 @@ impl Cell {
         match self.daemon(host) {
             Daemon::Role(role) if role.runs() => role.kill().await,
             Daemon::Role(_) => {}
-            Daemon::Member(member) => {
-                if let Some(mut child) = member.child.take() {
-                    child.kill().await?;
-                }
-            }
+            Daemon::Member(member) => member.process.kill(),
         }
         Ok(())
     }
@@ -189,13 +183,11 @@ impl Cell {
                 let how = format!("{host}: {status}\n{}", role.log());
                 Err(Ended { how, was_ready, is_success: status.success() })
             }
-            Daemon::Member(member) => match member.child.as_mut().map(Child::try_wait) {
-                Some(Ok(Some(status))) => {
-                    member.child = None;
+            Daemon::Member(member) => match member.process.has_ended() {
+                Some(status) => {
                     Err(Ended { how: format!("{host}: {status}"), was_ready: true, is_success: status.success() })
                 }
-                Some(_) => Ok(true),
-                None => Ok(false),
+                None => Ok(member.process.pid().is_some()),
             },
         }
     }
@@ -225,7 +217,7 @@ impl Cell {
     pub(crate) fn pid(&mut self, host: Host) -> Option<u32> {
         match self.daemon(host) {
             Daemon::Role(role) => role.runs().then(|| role.pid()),
-            Daemon::Member(member) => member.child.as_ref().and_then(Child::id),
+            Daemon::Member(member) => member.process.pid(),
         }
     }
 
@@ -276,39 +268,16 @@ impl Cell {
 }
 
 impl Member {
-    fn new(cell: &Cell, host: Host, number: usize) -> Self {
-        let url = |host, port| format!("http://{}:{port}", address(host));
-        let members = MEMBERS.iter().enumerate().map(|(number, host)| format!("m{number}={}", url(*host, PEER_PORT)));
-        let members = members.collect::<Vec<_>>().join(",");
-        let (client, peer) = (url(host, CLIENT_PORT), url(host, PEER_PORT));
-        let data = cell.dir().join(format!("{host}"));
-        let arguments = [
-            ("--name", format!("m{number}")),
-            ("--initial-cluster", members),
-            ("--listen-client-urls", client.clone()),
-            ("--advertise-client-urls", client),
-            ("--listen-peer-urls", peer.clone()),
-            ("--initial-advertise-peer-urls", peer),
-            ("--heartbeat-interval", "100".to_owned()),
-            ("--election-timeout", "1000".to_owned()),
-            ("--log-level", "warn".to_owned()),
-            ("--data-dir", data.to_string_lossy().into_owned()),
-        ];
-        let mut arguments: Vec<String> =
-            arguments.into_iter().flat_map(|(name, value)| [name.to_owned(), value]).collect();
-        // Processes are killed here, never the machine.
-        arguments.push("--unsafe-no-fsync".to_owned());
+    fn new(cell: &Cell, host: Host, number: usize) -> Result<Self> {
+        let log = cell.dir().join(format!("{host}.log"));
         let place = Place { namespace: Some(cell.hosts.namespace(host)), store: None };
-        Self { place, arguments, log: cell.dir().join(format!("{host}.log")), child: None }
-    }
-
-    fn launch(&mut self) -> Result<()> {
-        let log = fs::File::options().create(true).append(true).open(&self.log)?;
-        let mut command = self.place.command(Path::new("etcd"));
-        command.args(&self.arguments).env("ETCD_UNSUPPORTED_ARCH", std::env::consts::ARCH);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).kill_on_drop(true);
-        self.child = Some(command.spawn().context("etcd could not be started")?);
-        Ok(())
+        let mut command = place.command(Path::new("etcd")).into_std();
+        command.stderr(fs::File::options().create(true).append(true).open(&log)?);
+        let at = |host, port| SocketAddr::new(address(host).into(), port);
+        let addresses = MEMBERS.map(|host| Addresses { client: at(host, CLIENT_PORT), peer: at(host, PEER_PORT) });
+        let data = cell.dir().join(host.to_string());
+        let process = landfast_rig::Member::new(command, number, &addresses, &data, Pace::UNSYNCED);
+        Ok(Self { process, log })
     }
 }
 
@@ -322,8 +291,7 @@ fn disk_of(host: Host) -> String {
 }
 
 fn store_address() -> String {
-    let members = MEMBERS.map(|host| format!("{}:{CLIENT_PORT}", address(host)));
-    format!("etcd://{}", members.join(","))
+    landfast_rig::address(MEMBERS.map(|host| SocketAddr::new(address(host).into(), CLIENT_PORT)))
 }
 
 /// Makes the data directories: the same secrets in each, a certificate for what it runs, and programs and ledgers on the
