@@ -85,6 +85,8 @@ struct Agent {
     sessions: Arc<Sessions>,
     /// What was asked by clients that repeat what they should not.
     ledger: Arc<Ledger>,
+    /// The mouse of its browser.
+    desk: browser::hands::Desk,
     /// What those who ask for changes of files first and read them then have asked for.
     watches: Watches,
     /// Cancelled when the agent is to end: sessions and connections are cut at once.
@@ -128,6 +130,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Problem>
         address: outside.as_ref().and_then(|(listener, _)| listener.local_addr().ok()),
         sessions: Sessions::new(config.limits.sessions),
         ledger: Arc::default(),
+        desk: Arc::default(),
         watches: Watches::default(),
         processes,
         services,

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use landfast_core::cdp::START_BUDGET;
 use landfast_core::link::Close;
 use landfast_core::record::Generation;
 use landfast_core::redial::Presence;
@@ -15,7 +16,11 @@ use tokio::sync::watch;
 use crate::client::Client;
 use crate::conversation::State;
 use crate::error::Error;
-use crate::way::{FIRST_PATIENCE, Redialler, Way};
+use crate::way::{Redialler, Way};
+
+/// How long the first link may take to stand: as long as a browser may take to start, wherever on the way to it something
+/// has to be started first. Whoever dials a browser waits for that, and has no more patience with a port that leads there.
+const OPENING: Duration = START_BUDGET;
 
 /// Where a tunnel leads, and how stubborn it is.
 #[derive(Clone, Debug)]
@@ -50,7 +55,7 @@ impl Client {
             target: format!("/services/{}", tunnel.place),
             headers: Headers::new(),
         };
-        let (socket, answer) = way.open(FIRST_PATIENCE, head, 200, |_, _| {}).await?;
+        let (socket, answer) = way.open(OPENING, head, 200, |_, _| {}).await?;
         let mut holder = Holder::new(socket, &answer, Generation(0)).with_resume_window(tunnel.patience);
         // The registry is not ours to watch: all we know is what our dials bring back.
         let (_, mut presence) = watch::channel(Presence::Unknown);

@@ -3,9 +3,13 @@
 use std::time::Duration;
 
 use landfast_scenarios::cell::Cell;
+use landfast_scenarios::forwarded::Forwarded;
 use landfast_scenarios::leaks::returns_to;
 use landfast_scenarios::plain::Event;
-use tokio::time::Instant;
+use landfast_scenarios::served::{NAME, Served};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep, timeout};
 
 /// From the first unanswered ping to the end: two more periods of 20 s, and what a busy machine adds.
 const TWO_PINGS: Duration = Duration::from_secs(75);
@@ -64,6 +68,27 @@ async fn a_node_that_stays_away_ends_the_session_after_sixty_seconds() {
     assert_eq!(heard, Some(Event::Close(1013, "node.unreachable".to_owned())));
     let took = started.elapsed();
     assert!((Duration::from_secs(59)..Duration::from_secs(68)).contains(&took), "{took:?}");
+}
+
+#[tokio::test]
+async fn a_forwarded_connection_waits_for_its_far_end_for_longer_than_a_minute() {
+    let cell = Cell::start().await;
+    let served = Served::start(&cell).await;
+    let forwarded = Forwarded::start(&served.instance, NAME).await;
+    cell.node_ref("a").network.refuse(true);
+    cell.cut_links();
+    let back = async {
+        // A browser may take 90 s to start, and may be dialled as soon as its instance is asked for.
+        sleep(Duration::from_secs(70)).await;
+        cell.node_ref("a").network.refuse(false);
+    };
+    let mut socket = TcpStream::connect(forwarded.address).await.unwrap();
+    socket.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
+    let mut answer = [0; 12];
+    let read = timeout(Duration::from_secs(100), socket.read_exact(&mut answer));
+    let ((), read) = tokio::join!(back, read);
+    read.expect("an answer in time").expect("no reset");
+    assert_eq!(&answer, b"HTTP/1.1 200");
 }
 
 #[tokio::test]

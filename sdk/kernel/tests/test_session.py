@@ -5,12 +5,12 @@ from __future__ import annotations
 import base64
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from conftest import IS_NEWEST, eventually, paths
-from kernel import Kernel
+from kernel import BadRequestError, Kernel
 from playwright.sync_api import sync_playwright
 from support.cell import Cell
 
@@ -186,6 +186,92 @@ def test_playwright_drives_it_and_a_picture_shows_it(client: Kernel, browser: An
     ends = (event.event for event in told if event.event.type == "cdp_disconnect")
     assert next(ends).data.reason == "client_close"
     told.close()
+
+
+PAGE = """<!doctype html><body style="margin:0;height:3000px">
+<input style="position:absolute;left:10px;top:10px;width:200px">
+<textarea style="position:absolute;left:10px;top:60px;width:200px;height:60px"></textarea>
+<div id="pad" style="position:absolute;left:300px;top:10px;width:200px;height:200px;background:silver"></div>
+<script>told = []
+const pad = document.getElementById("pad")
+for (const type of ["mousedown", "mouseup", "mousemove", "dblclick", "contextmenu"])
+  pad.addEventListener(type, (event) => { event.preventDefault(); told.push([type, event.clientX, event.clientY,
+    event.button, event.buttons, event.shiftKey]) })
+document.addEventListener("keydown", (event) => told.push([event.key, event.code, event.ctrlKey, event.shiftKey]))
+</script>"""
+"""Notes what a mouse and a keyboard do."""
+
+
+@pytest.fixture
+def page(browser: Any) -> Iterator[Any]:
+    with sync_playwright() as playwright:
+        remote = playwright.chromium.connect_over_cdp(browser.cdp_ws_url)
+        page = remote.contexts[0].pages[0] if remote.contexts[0].pages else remote.contexts[0].new_page()
+        page.set_content(PAGE)
+        yield page
+        remote.close()
+
+
+def told(page: Any) -> list[Any]:
+    """Returns what the page has noted since it was asked last."""
+    noted: list[Any] = page.evaluate("told.splice(0)")
+    return noted
+
+
+def test_a_mouse_moves_clicks_and_drags(client: Kernel, browser: Any, page: Any) -> None:
+    computer, session = client.browsers.computer, browser.session_id
+    computer.click_mouse(session, x=350, y=50)
+    assert [note[0] for note in told(page)] == ["mousemove", "mousedown", "mouseup"]
+    computer.click_mouse(session, x=350, y=50, num_clicks=2, hold_keys=["Shift"])
+    notes = told(page)
+    assert "dblclick" in [note[0] for note in notes] and all(note[5] for note in notes if note[0] == "mousedown")
+    computer.click_mouse(session, x=360, y=60, button="right")
+    assert ["contextmenu", 360, 60, 2] in [note[:4] for note in told(page)]
+    computer.move_mouse(session, x=310, y=20)
+    assert told(page) == [["mousemove", 310, 20, 0, 0, False]]
+    where = computer.get_mouse_position(session)
+    assert (where.x, where.y) == (310, 20)
+    computer.drag_mouse(session, path=[[310, 20], [400, 100], [450, 150]])
+    notes = told(page)
+    assert (notes[0][0], [note[0] for note in notes if note[0] != "mousemove"]) == (
+        "mousemove",
+        ["mousedown", "mouseup"],
+    )
+    assert ["mousemove", 400, 100, 0, 1, False] in notes and notes[-1][:3] == ["mouseup", 450, 150]
+    computer.click_mouse(session, x=320, y=30, click_type="down")
+    computer.move_mouse(session, x=330, y=40, smooth=True, duration_ms=50)
+    computer.click_mouse(session, x=330, y=40, click_type="up")
+    notes = told(page)
+    assert any(note[0] == "mousemove" and note[4] == 1 for note in notes) and notes[-1][0] == "mouseup"
+    computer.scroll(session, x=350, y=50, delta_y=5)
+    eventually("it scrolls", lambda: page.evaluate("scrollY") == 600)
+    assert computer.set_cursor_visibility(session, hidden=True).ok
+
+
+def test_a_keyboard_types_and_presses(client: Kernel, browser: Any, page: Any) -> None:
+    computer, session = client.browsers.computer, browser.session_id
+    computer.click_mouse(session, x=50, y=20)
+    computer.type_text(session, text="Grüße, x_1!", delay=1)
+    assert page.input_value("input") == "Grüße, x_1!"
+    assert ["x", "KeyX", False, False] in told(page)
+    computer.press_key(session, keys=["Ctrl+a"])
+    computer.press_key(session, keys=["BackSpace"], duration=10)
+    assert page.input_value("input") == ""
+    assert ["a", "KeyA", True, False] in told(page)
+    computer.batch(
+        session,
+        actions=[
+            {"type": "click_mouse", "click_mouse": {"x": 50, "y": 80}},
+            {"type": "type_text", "type_text": {"text": "one\ntwo"}},
+            {"type": "sleep", "sleep": {"duration_ms": 10}},
+            {"type": "press_key", "press_key": {"keys": ["Home"], "hold_keys": ["Shift"]}},
+            {"type": "press_key", "press_key": {"keys": ["Delete"]}},
+        ],
+    )
+    assert page.input_value("textarea") == "one\n"
+    with pytest.raises(BadRequestError, match="Foo"):
+        computer.press_key(session, keys=["Ctrl+Foo"])
+    assert all(note[0] != "Foo" for note in told(page))
 
 
 def test_a_page_is_opened_to_begin_with(client: Kernel) -> None:

@@ -9,6 +9,8 @@ mod chromium;
 pub(crate) mod client;
 mod devtools;
 mod flags;
+pub(crate) mod hands;
+pub(crate) mod keys;
 pub(crate) mod monitor;
 pub(crate) mod pages;
 pub(crate) mod picture;

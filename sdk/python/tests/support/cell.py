@@ -98,6 +98,10 @@ class Cell:
         self._others.append(role)
         return url, role
 
+    def logs(self) -> str:
+        """What its roles have said so far, and the agents of instances that are still there."""
+        return "".join(log.read_text() for log in [*self.folder.glob("*.log"), *self.folder.glob("instances/*/*.log")])
+
     def close(self) -> None:
         """Ends all of it, agents too: what reads its standard input to the end does so."""
         assert self._reaper.stdin is not None

@@ -144,6 +144,14 @@ export class Cell {
     return new Landfast({ url: this.url, apiKey: this.apiKey, ...options });
   }
 
+  /** What its roles have said so far, and the agents of instances that are still there. */
+  logs(): string {
+    const files = readdirSync(this.#folder, { recursive: true, withFileTypes: true });
+    // What programs wrote in an instance's home is theirs.
+    const logs = files.filter((file) => file.name.endsWith(".log") && !file.parentPath.includes("/home"));
+    return logs.map((file) => readFileSync(join(file.parentPath, file.name), "utf8")).join("");
+  }
+
   async close(): Promise<void> {
     for (const role of this.#roles) await role.kill();
     await this.#reaper.close();

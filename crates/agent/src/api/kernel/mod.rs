@@ -55,8 +55,13 @@ async fn route(agent: &Arc<Agent>, request: Request<Incoming>) -> Result<Respons
         (["curl"], _) => Err(Refused::method("POST")),
         (["curl", "raw"], _) => raw::any(agent, request).await,
         (["computer", "screenshot"], &Method::POST) => computer::screenshot(agent, request).await,
+        (["computer", "get_mouse_position"], &Method::POST) => Ok(computer::position(agent)),
+        (["computer", verb], &Method::POST) => {
+            let verb = (*verb).to_owned();
+            once::run(agent, request, async move |agent, body| computer::act(agent, verb, body).await).await
+        }
         (["open"], &Method::POST) => once::run(agent, request, computer::open).await,
-        (["computer", "screenshot"] | ["open"], _) => Err(Refused::method("POST")),
+        (["computer", _] | ["open"], _) => Err(Refused::method("POST")),
         (["fs", "watch"], &Method::POST) => watches::start(agent, request).await,
         (["fs", "watch", id, "events"], &Method::GET) => watches::events(agent, id),
         (["fs", "watch", id], &Method::DELETE) => watches::end(agent, id),
