@@ -52,7 +52,7 @@ impl Custodian {
             Event::Answer { ask, answer } => self.handle_answer(stage, ask, &answer),
             // It is no watch that tells this, but that one broke.
             Event::News { watch, news } if watch == self.watch || matches!(*news, News::Back) => {
-                self.handle_news(stage, *news)
+                self.handle_news(stage, *news);
             }
             Event::News { .. } => {}
             other => unreachable!("not for the keeper: {other:?}"),
