@@ -227,6 +227,7 @@ impl Task {
             Step::Prepare => self.prepare().await,
             Step::Wait => Next::Watch,
             Step::HandOver => self.hand_over().await,
+            Step::GiveUp if self.life.dozes() => self.give_up("The instance was being put to sleep.").await,
             Step::GiveUp => self.give_up("The target node did not take over within 10 seconds.").await,
             Step::Sleep => self.fall_asleep().await,
             Step::End => self.end().await,

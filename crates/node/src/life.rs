@@ -29,7 +29,7 @@ pub(crate) enum Step {
     HandOver,
     /// Carry nothing any more, stop the agent, and say that the instance sleeps.
     Sleep,
-    /// The move took too long: go on here.
+    /// The move took too long, or its being put to sleep had begun before: go on here.
     GiveUp,
     /// End the instance as desired.
     End,
@@ -77,9 +77,14 @@ impl Life {
         self.dozing = Some(generation);
     }
 
+    /// Whether its being put to sleep has begun, which is done to the end before anything else.
+    pub(crate) fn dozes(&self) -> bool {
+        self.dozing == Some(self.record.generation)
+    }
+
     /// Whether the instance is to be put to sleep, or its being put to sleep has begun: then its agent's end is no failure.
     pub(crate) fn is_to_sleep(&self) -> bool {
-        let wanted = self.record.desired == Desired::Sleeping || self.dozing == Some(self.record.generation);
+        let wanted = self.record.desired == Desired::Sleeping || self.dozes();
         wanted && self.record.phase == Phase::Running && self.record.node == Some(self.me)
     }
 
@@ -131,7 +136,7 @@ impl Life {
     }
 
     fn step_as_source(&self, now: Instant) -> Step {
-        if self.next_deadline().is_some_and(|deadline| now >= deadline) {
+        if self.dozes() || self.next_deadline().is_some_and(|deadline| now >= deadline) {
             return Step::GiveUp;
         }
         match &self.record.moving {
@@ -193,6 +198,15 @@ mod tests {
 
     fn step(record: Instance) -> Step {
         Life::new(ME, "here", record, Instant::ZERO).step(Instant::ZERO)
+    }
+
+    #[test]
+    fn a_move_of_what_was_being_put_to_sleep_is_given_up_so_that_it_sleeps() {
+        let mut life = Life::new(ME, "here", moving(ME, OTHER, MoveStep::Preparing), Instant::ZERO);
+        life.handle_doze(Generation(3));
+        assert_eq!(life.step(Instant::ZERO), Step::GiveUp);
+        life.handle_record(record(Phase::Running, ME), Instant::ZERO);
+        assert_eq!(life.step(Instant::ZERO), Step::Sleep);
     }
 
     #[test]

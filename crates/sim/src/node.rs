@@ -406,6 +406,10 @@ impl Daemon {
         let place = self.places.get_mut(&id).expect("it is tended");
         let (record, generation) = (&place.record, place.record.generation);
         match record.desired {
+            // Woken too late, and then to be moved: what has begun comes first.
+            Desired::Running if record.phase == Phase::Moving && hosts.was_put_to_sleep(host, id, generation) => {
+                return Some(NodeWrite::GiveUp);
+            }
             // Woken too late: it sleeps, and has to be placed again.
             Desired::Running if hosts.was_put_to_sleep(host, id, generation) => return Some(NodeWrite::Asleep),
             Desired::Running => {}
