@@ -111,6 +111,27 @@ async fn a_terminal_outlives_a_gateway_that_is_killed_and_never_started_again() 
 }
 
 #[tokio::test]
+async fn a_terminal_outlives_its_only_gateway_that_is_away_for_five_seconds() {
+    let mut cell = Cell::start().await;
+    let instance = cell.create().await;
+    let process = instance.terminal("i=0; while [ $i -lt 600 ]; do i=$((i+1)); echo line $i; sleep 0.01; done").await;
+    let ids = (instance.id.parse().unwrap(), process.id.parse().unwrap());
+    let user = User::of(&cell.operator, &[cell.operator.address]);
+    let attached = user.client().attach(ids.0, ids.1, Attach::from(From::Start)).await.unwrap();
+    let mut viewer = Viewer { attached, heard: Vec::new(), attempts: 0 };
+    viewer.reads(500).await;
+    cell.gateway.kill().await;
+    let back = async {
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        cell.gateway.start_again().await;
+        cell.downstream.lead_to(cell.gateway.address());
+    };
+    let wanted: String = (1..=600).map(|line| format!("line {line}\r\n")).collect();
+    tokio::join!(back, viewer.reads(wanted.len()));
+    assert!(viewer.heard == wanted.as_bytes() && viewer.attempts > 0, "byte for byte, over another link");
+}
+
+#[tokio::test]
 async fn bytes_under_way_in_both_directions_when_a_gateway_is_killed_all_arrive_once() {
     let mut pair = Pair::start().await;
     let instance = pair.cell.create().await;
