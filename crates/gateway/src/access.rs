@@ -158,7 +158,7 @@ impl Record {
 
     /// Names the request to whoever answers it, so that its log and ours tell of the same.
     pub(crate) fn name(&self, headers: &mut Headers) {
-        headers.push(REQUEST_ID, &*self.id.text());
+        headers.push(REQUEST_ID, self.id.text());
     }
 
     /// Takes away what another server has said in our words.
@@ -168,9 +168,9 @@ impl Record {
 
     /// Tells the client what is known: the request's id always, the rest where there is any.
     pub(crate) fn stamp(&self, headers: &mut Headers) {
-        headers.push(REQUEST_ID, &*self.id.text());
+        headers.push(REQUEST_ID, self.id.text());
         if let Some(instance) = self.instance {
-            headers.push(INSTANCE, &*instance.text());
+            headers.push(INSTANCE, instance.text());
         }
         if let Some(generation) = self.generation {
             headers.push_number(GENERATION, generation.0);

@@ -6,6 +6,9 @@
 
 use landfast_net::head::Headers;
 
+/// What a token in `Authorization` stands behind.
+const SCHEME: &str = "bearer ";
+
 /// The query parameters that may hold a token.
 const QUERY_NAMES: [&str; 2] = ["token", "jwt"];
 
@@ -64,8 +67,8 @@ fn texts<'a>(headers: &'a Headers, name: &'a str) -> impl Iterator<Item = &'a st
 }
 
 fn bearer(line: &str) -> Option<&str> {
-    let (scheme, token) = line.trim().split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+    let (scheme, token) = line.trim().split_at_checked(SCHEME.len())?;
+    scheme.eq_ignore_ascii_case(SCHEME).then(|| token.trim())
 }
 
 fn query_token(pair: &str) -> Option<&str> {

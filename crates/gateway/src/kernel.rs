@@ -7,7 +7,7 @@ use landfast_net::head::ResponseHead;
 
 use crate::answer::{self, Answer};
 use crate::client::Request;
-use crate::place::first_segment;
+use crate::place::{first_segment, segment};
 
 /// How a request's client wants to be refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,9 +25,9 @@ impl Manners {
     /// Those of a request: its path tells.
     pub(crate) fn of(request: &Request) -> Self {
         let is_kernel = match request.target.strip_prefix("/i/") {
-            Some(rest) => rest
-                .split_once('/')
-                .is_some_and(|(id, inside)| !id.contains('?') && inside.split(['/', '?']).next() == Some("kernel")),
+            Some(rest) => {
+                rest[segment(rest)..].strip_prefix('/').is_some_and(|inside| &inside[..segment(inside)] == "kernel")
+            }
             None => matches!(first_segment(&request.target), "browsers" | "browser_pools"),
         };
         if is_kernel { Self::Kernel { is_repeatable: kernel::is_repeatable(&request.method) } } else { Self::Ours }

@@ -161,7 +161,7 @@ pub(crate) fn first_segment(path: &str) -> &str {
 }
 
 /// How long the segment at the front is.
-fn segment(path: &str) -> usize {
+pub(crate) fn segment(path: &str) -> usize {
     path.bytes().position(|byte| matches!(byte, b'/' | b'?')).unwrap_or(path.len())
 }
 

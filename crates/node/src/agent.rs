@@ -22,7 +22,7 @@ use tokio::io::AsyncReadExt;
 use tokio::process::Child;
 use tokio::time::timeout;
 
-use crate::dir::{CONTROL_SOCKET, InstanceDir, nobody_listens};
+use crate::dir::{CONTROL_SOCKET, InstanceDir, absent_is_fine, nobody_listens};
 use crate::identity::replace;
 use crate::process::{Process, ProcessId, kill_marked};
 
@@ -159,6 +159,15 @@ impl Note {
     /// The file system's.
     pub(crate) fn write(&self, dir: &InstanceDir) -> io::Result<()> {
         replace(&dir.file(NOTE), self)
+    }
+
+    /// Takes it away: nothing runs of which it told.
+    ///
+    /// # Errors
+    ///
+    /// The file system's.
+    pub(crate) fn remove(dir: &InstanceDir) -> io::Result<()> {
+        absent_is_fine(std::fs::remove_file(dir.file(NOTE)))
     }
 }
 

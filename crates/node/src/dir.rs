@@ -126,10 +126,7 @@ impl InstanceDir {
     /// Notes the life that is about to start, which its node carries by its lease.
     pub(crate) fn note_leased(&self, generation: Generation) -> io::Result<()> {
         replace(&self.file(LEASED), &generation)?;
-        match fs::remove_file(self.file(UNLEASED)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            other => other,
-        }
+        absent_is_fine(fs::remove_file(self.file(UNLEASED)))
     }
 
     /// Notes that the instance was ended because its node had lost the lease: who misses its agent then knows that this is no
@@ -250,7 +247,8 @@ async fn run(program: &str, arguments: &[&str], path: &Path) -> io::Result<()> {
     Err(io::Error::other(format!("{program}: {}", String::from_utf8_lossy(&output.stderr).trim_end())))
 }
 
-fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {
+/// What was to be removed may not have been there.
+pub(crate) fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {
     match result {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,

@@ -68,19 +68,17 @@ impl Driver {
         {
             return Ok(agent);
         }
-        if let Some(note) = Note::read(&dir, record.id)? {
-            if note.generation > record.generation {
+        match Note::read(&dir, record.id)? {
+            Some(note) if note.generation > record.generation => {
                 return Err(StartError(format!("This host runs its generation {}.", note.generation)));
             }
-            clear_away(&note).await?;
+            note => clear_life(&dir, note).await?,
         }
         dir.clear_sockets()?;
         match self.launch(record, &dir).await {
             Ok(agent) => Ok(agent),
             Err(error) => {
-                if let Some(note) = Note::read(&dir, record.id)? {
-                    clear_away(&note).await?;
-                }
+                clear_life(&dir, Note::read(&dir, record.id)?).await?;
                 Err(error)
             }
         }
@@ -100,8 +98,7 @@ impl Driver {
         let lock = dir.lock().await?;
         match Note::read(&dir, record.id)? {
             Some(note) if note.generation > record.generation => return Ok(()),
-            Some(note) => clear_away(&note).await?,
-            None => {}
+            note => clear_life(&dir, note).await?,
         }
         if files {
             dir.remove().await?;
@@ -153,6 +150,14 @@ impl Driver {
             },
         }
     }
+}
+
+/// Kills what a life has left and takes its note away, so that it is looked for once: what carries the instance's mark later may be
+/// of its next life, which runs elsewhere on a machine whose processes are all seen from here.
+async fn clear_life(dir: &InstanceDir, note: Option<Note>) -> io::Result<()> {
+    let Some(note) = note else { return Ok(()) };
+    clear_away(&note).await?;
+    Note::remove(dir)
 }
 
 /// The agent's own arguments.

@@ -155,6 +155,8 @@ impl Task {
                     tokio::select! {
                         biased;
                         _ = records.changed() => self.hear(records),
+                        // What is tried again may be of an agent that is no more.
+                        death = death_of(&mut self.agent) => self.lose_agent(&death),
                         () = sleep(self.pause) => self.pause = (self.pause * 2).min(LONGEST_PAUSE),
                     }
                 }
@@ -165,17 +167,11 @@ impl Task {
     /// Waits for whatever may change the next step.
     async fn watch(&mut self, records: &mut watch::Receiver<Known>) {
         let deadline = earliest(self.life.next_deadline(), self.idleness.next_look());
-        let death = async {
-            match &mut self.agent {
-                Some(agent) => agent.died().await,
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
             biased;
             // The sender outlives the tasks; when it does not, the daemon ends.
             _ = records.changed() => self.hear(records),
-            death = death => self.lose_agent(&death),
+            death = death_of(&mut self.agent) => self.lose_agent(&death),
             // The fence lives in the context, so this never ends.
             _ = self.holding.changed() => {}
             () = clock::sleep_until(deadline) => {}
@@ -542,5 +538,13 @@ impl Task {
             Ok(None) => self.is_forgotten = true,
             Err(error) => debug!(instance = %self.record().id, %error, "a record could not be read"),
         }
+    }
+}
+
+/// Waits for the agent's death; for ever, if there is none to die.
+async fn death_of(agent: &mut Option<Agent>) -> Death {
+    match agent {
+        Some(agent) => agent.died().await,
+        None => std::future::pending().await,
     }
 }

@@ -42,6 +42,8 @@ const CERTIFICATE: Duration = Duration::from_secs(7 * 24 * 3_600);
 
 /// What the programs inside instances are, and what each instance's ledger is called in its home.
 pub(crate) const PROGRAMS: [&str; 2] = ["landfast-served", "landfast-numbers"];
+/// What waits until an instance has them all, and then goes on as what follows.
+pub(crate) const SUPPLIED: &str = "until [ -e landfast-numbers ]; do sleep 0.02; done;";
 /// The file that they write down what ran in.
 pub(crate) const LEDGER: &str = "ran.log";
 
@@ -349,8 +351,8 @@ fn mount_disk(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Gives every instance that appears on a disk its programs and its ledger, until it is dropped. A service is started again
-/// and again until its program is there.
+/// Gives every instance that appears on a disk its programs and its ledger, until it is dropped. What runs in one waits for them
+/// ([`SUPPLIED`]).
 pub(crate) async fn supply(disks: [PathBuf; 2]) {
     loop {
         for disk in &disks {

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use crate::book::{Book, WISH};
-use crate::cell::{Cell, LEDGER};
+use crate::cell::{Cell, LEDGER, SUPPLIED};
 use crate::plan::Host;
 
 /// How long one question may take: longer than a gateway waits for an API server.
@@ -38,7 +38,7 @@ impl Control {
     /// Makes an instance with the service, once, however often it has to be asked for; `None` if that did not come about.
     pub(crate) async fn create(&self, wish: &str, comes_again: bool) -> Option<Held> {
         let service = json!({
-            "argv": ["./landfast-served"], "socket": "web.sock", "env": {"LEDGER": LEDGER},
+            "argv": ["sh", "-c", format!("{SUPPLIED} exec ./landfast-served")], "socket": "web.sock", "env": {"LEDGER": LEDGER},
         });
         let restart = if comes_again { "always" } else { "never" };
         let body = json!({"spec": {"restart": restart, "services": {"web": service}}, "labels": {WISH: wish}});

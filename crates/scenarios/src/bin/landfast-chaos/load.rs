@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 
 use crate::book::Book;
-use crate::cell::{Cell, LEDGER};
+use crate::cell::{Cell, LEDGER, SUPPLIED};
 use crate::control::{Control, Held};
 use crate::evidence::{Answered, Kind, Outcome, Request, Way};
 use crate::plan::Host;
@@ -141,7 +141,7 @@ impl Load {
         let mut number = 0_u64;
         while self.goes_on(instance) {
             let nonce = format!("{seed:016x}-{number}");
-            let shell = format!("printf '\\n%s exec %s\\n' {nonce} $(date +%s%6N) >> {LEDGER}");
+            let shell = format!("{SUPPLIED} printf '\\n%s exec %s\\n' {nonce} $(date +%s%6N) >> {LEDGER}");
             let body = json!({"shell": shell}).to_string();
             let line = "Content-Type: application/json\r\n";
             let is_right = |answer: &Answer| {

@@ -21,7 +21,7 @@ use tokio_tungstenite::tungstenite::http::Request;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, frame::coding::CloseCode};
 use tokio_tungstenite::tungstenite::{self, Message};
 
-use crate::cell::Cell;
+use crate::cell::{Cell, SUPPLIED};
 use crate::control::Held;
 use crate::evidence::{End, Kind, Outcome, Talk, Way};
 use crate::load::Load;
@@ -79,7 +79,8 @@ impl Talker<'_> {
     /// Talks to a process until that exits or the session ends. Says whether it came to that.
     pub(crate) async fn talks(&self, way: Way, terminal: bool) -> bool {
         let bytes = RATE * self.lasts.as_secs();
-        let argv = ["./landfast-numbers".to_owned(), self.seed.to_string(), bytes.to_string(), RATE.to_string()];
+        let line = format!("{SUPPLIED} exec ./landfast-numbers {} {bytes} {RATE}", self.seed);
+        let argv = ["sh".to_owned(), "-c".to_owned(), line];
         let opened = match way {
             Way::Plain(via) => self.attach_plainly(via, &argv, terminal).await,
             Way::Linked => self.attach_linked(&argv, terminal).await,
