@@ -348,8 +348,19 @@ pub struct ReversePoint {
 /// An access token that was taken back before it expired.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RevokedToken {
-    /// Unix time in seconds at which the token expires, after which the record is swept.
+    /// Unix time in seconds at which the token expires; the record is swept a week later.
     pub expires_at: u64,
+}
+
+impl RevokedToken {
+    /// By how much a machine's clock may be wrong, in seconds, and jump back to what is right: a token that expired by a clock that
+    /// was ahead must not be found good by another one, because nobody knows of its revocation any more.
+    const CLOCK_ERROR: u64 = 7 * 24 * 60 * 60;
+
+    /// Whether nobody needs to know of it any more, at a Unix time in seconds.
+    pub const fn is_over(&self, unix_seconds: u64) -> bool {
+        self.expires_at.saturating_add(Self::CLOCK_ERROR) <= unix_seconds
+    }
 }
 
 /// Where each record lives in the store.

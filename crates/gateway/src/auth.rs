@@ -73,8 +73,8 @@ struct Trusted {
 /// Which tokens were revoked, and who wants to hear of it.
 #[derive(Debug, Default)]
 struct Revocations {
-    /// Until when each would have been good, in Unix seconds. A registry that forgets takes no revocation back.
-    revoked: HashMap<TokenId, u64>,
+    /// A registry that forgets takes no revocation back.
+    revoked: HashMap<TokenId, RevokedToken>,
     /// The tokens in use.
     live: HashMap<TokenId, Weak<Live>>,
     sweep_at: usize,
@@ -159,7 +159,7 @@ impl Auth {
             }
             WatchEvent::Resync | WatchEvent::Back => {}
         }
-        revocations.revoked.retain(|_, expires_at| *expires_at > now);
+        revocations.revoked.retain(|_, token| !token.is_over(now));
     }
 
     fn check(&self, token: &str) -> Result<Arc<Access>, ErrorCode> {
@@ -219,7 +219,7 @@ impl Revocations {
             tracing::error!(key, "a revocation cannot be understood and is left out");
             return;
         };
-        self.revoked.insert(token, record.expires_at);
+        self.revoked.insert(token, record);
         if let Some(live) = self.live.get(&token).and_then(Weak::upgrade) {
             live.revoked.cancel();
         }
@@ -376,10 +376,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_revocation_is_kept_no_longer_than_its_token_would_have_lived() {
+    async fn a_revocation_is_kept_for_a_week_beyond_its_token() {
         let setting = Setting::new().await;
-        setting.auth.handle_revoked(&revocations(&[random::token_id()], unix_now() - 1));
-        assert_eq!(setting.auth.revocations().revoked.len(), 0);
+        for (ago, kept) in [(1, 1), (8 * 24 * 60 * 60, 0)] {
+            setting.auth.handle_revoked(&revocations(&[random::token_id()], unix_now() - ago));
+            assert_eq!(setting.auth.revocations().revoked.len(), kept);
+            setting.auth.revocations().revoked.clear();
+        }
     }
 
     #[tokio::test]

@@ -1,4 +1,4 @@
-//! Removing what has had its time: revocations of tokens that have expired, and claims of old idempotency keys.
+//! Removing what has had its time: revocations of tokens that have long expired, and claims of old idempotency keys.
 //!
 //! Nothing waits for this, so it is done now and then. Whoever reads such a record looks at its time himself.
 
@@ -30,7 +30,7 @@ pub(crate) async fn run(store: &dyn Store) {
 }
 
 async fn once(store: &dyn Store, unix_millis: u64) -> Result<(), StoreError> {
-    each(store, keys::REVOKED, |token: &RevokedToken| token.expires_at * 1000 <= unix_millis).await?;
+    each(store, keys::REVOKED, |token: &RevokedToken| token.is_over(unix_millis / 1000)).await?;
     each(store, keys::IDEMPOTENCY, |claim: &Claim| claim.is_over(unix_millis)).await
 }
 
@@ -67,20 +67,22 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = EmbeddedStore::open(&dir.path().join("cell.db")).unwrap();
         let (old, fresh) = (keys::revoked(TokenId::new(1, 1)), keys::revoked(TokenId::new(2, 2)));
-        set(&store, &old, r#"{"expires_at":1000}"#).await;
-        set(&store, &fresh, r#"{"expires_at":1001}"#).await;
+        const DAY: u64 = 24 * 60 * 60;
+        // Each is kept for a week beyond its token, in case that a clock was wrong.
+        for (key, expires_at) in [(&old, 3 * DAY), (&fresh, 3 * DAY + 1)] {
+            set(&store, key, &serde_json::to_string(&RevokedToken { expires_at }).unwrap()).await;
+        }
         set(&store, "revoked/strange", "not ours").await;
         set(&store, "instances/other", r#"{"expires_at":1}"#).await;
         let claim = |at: u64| {
             format!(r#"{{"request":"x","instance":"{}","claimed_at":{at}}}"#, landfast_core::InstanceId::new(1, 1))
         };
         set(&store, "idempotency/old", &claim(0)).await;
-        set(&store, "idempotency/fresh", &claim(999_999)).await;
-        let now = 24 * 60 * 60 * 1000;
-        once(&store, 1_000_000).await.unwrap();
+        set(&store, "idempotency/fresh", &claim(9 * DAY * 1000 + 1)).await;
+        once(&store, DAY * 1000 - 1).await.unwrap();
         assert_eq!(store.list("idempotency/").await.unwrap().entries.len(), 2);
-        once(&store, now).await.unwrap();
+        once(&store, 10 * DAY * 1000).await.unwrap();
         let left: Vec<String> = store.list("").await.unwrap().entries.into_iter().map(|entry| entry.key).collect();
-        assert_eq!(left, ["idempotency/fresh", "instances/other", "revoked/strange"]);
+        assert_eq!(left, ["idempotency/fresh", "instances/other", "revoked/strange", &fresh]);
     }
 }
