@@ -172,7 +172,7 @@ fn conformance(arguments: &[String]) -> Result<ExitCode> {
 
 fn chaos(debug: bool, arguments: &[String]) -> Result<ExitCode> {
     system::provide(&system::HOSTS)?;
-    system::provide(&[system::ETCD, system::BUBBLEWRAP])?;
+    system::provide(&[system::ETCD, system::BUBBLEWRAP, system::FAKETIME])?;
     let folder = if debug {
         // All programs at once, as tests build them: with fewer some libraries have fewer features, and are built again.
         succeed(cargo().args(["build", "--workspace", "--bins"]))?;

@@ -44,6 +44,9 @@ pub(crate) const ETCD: Package = Package { name: "etcd-server", program: "etcd" 
 pub(crate) const HOSTS: [Package; 2] =
     [Package { name: "iproute2", program: "ip" }, Package { name: "nftables", program: "nft" }];
 
+/// Gives a daemon a time of day of its own.
+pub(crate) const FAKETIME: Package = Package { name: "faketime", program: "faketime" };
+
 /// Runs the clients of CDP.
 pub(crate) const NODE: [Package; 2] =
     [Package { name: "nodejs", program: "node" }, Package { name: "npm", program: "npm" }];

@@ -48,6 +48,8 @@ pub struct Place {
     pub namespace: Option<String>,
     /// The cell's store, if it is not in the data directory.
     pub store: Option<String>,
+    /// The file that says by how much the time of day is wrong there, as libfaketime reads it.
+    pub clock: Option<PathBuf>,
 }
 
 impl Role {
@@ -279,9 +281,19 @@ impl Role {
 impl Place {
     /// A command there.
     pub fn command(&self, program: &Path) -> Command {
-        let Some(namespace) = &self.namespace else { return Command::new(program) };
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", namespace]).arg(program);
+        let mut command = match &self.namespace {
+            None => Command::new(program),
+            Some(namespace) => {
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", namespace]).arg(program);
+                command
+            }
+        };
+        if let Some(clock) = &self.clock {
+            // The loader knows what LIB is. Only the time of day is wrong: how long something takes is as it is.
+            command.env("LD_PRELOAD", "/usr/$LIB/faketime/libfaketimeMT.so.1").env("FAKETIME_TIMESTAMP_FILE", clock);
+            command.envs([("FAKETIME_DONT_FAKE_MONOTONIC", "1"), ("FAKETIME_NO_CACHE", "1"), ("NO_FAKE_STAT", "1")]);
+        }
         command
     }
 }

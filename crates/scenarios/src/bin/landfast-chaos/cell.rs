@@ -89,6 +89,7 @@ impl Cell {
             cell.daemons.insert(host, Daemon::Member(Box::new(member)));
         }
         for host in APIS.into_iter().chain(GATEWAYS).chain(NODES) {
+            cell.set_clock(host, 0)?;
             let role = cell.role(host);
             cell.daemons.insert(host, Daemon::Role(Box::new(role)));
         }
@@ -176,6 +177,18 @@ impl Cell {
         self.signal(host, Signal::SIGTERM);
     }
 
+    /// Sets the time of day that a role sees, in minutes from what it is.
+    pub(crate) fn set_clock(&self, host: Host, minutes: i16) -> io::Result<()> {
+        // Whole or not at all: it is read all the time.
+        let (clock, fresh) = (self.clock(host), self.dir().join("clock"));
+        fs::write(&fresh, format!("{minutes:+}m"))?;
+        fs::rename(fresh, clock)
+    }
+
+    fn clock(&self, host: Host) -> PathBuf {
+        self.dir().join(format!("{host}.clock"))
+    }
+
     /// Whether it runs; how it ended otherwise, if it was not ended from here.
     pub(crate) fn runs(&mut self, host: Host) -> Result<bool, Ended> {
         match self.daemon(host) {
@@ -246,7 +259,8 @@ impl Cell {
     }
 
     fn role(&self, host: Host) -> Role {
-        let place = Place { namespace: Some(self.hosts.namespace(host)), store: Some(store_address()) };
+        let clock = Some(self.clock(host));
+        let place = Place { namespace: Some(self.hosts.namespace(host)), store: Some(store_address()), clock };
         let mut settings = Settings::from([("listen", SocketAddr::new(address(host).into(), PORT).to_string())]);
         let kind = match host {
             Host::Api(_) => "api",
@@ -272,7 +286,7 @@ impl Cell {
 impl Member {
     fn new(cell: &Cell, host: Host, number: usize) -> Result<Self> {
         let log = cell.dir().join(format!("{host}.log"));
-        let place = Place { namespace: Some(cell.hosts.namespace(host)), store: None };
+        let place = Place { namespace: Some(cell.hosts.namespace(host)), ..Place::default() };
         let mut command = place.command(Path::new("etcd")).into_std();
         command.stderr(fs::File::options().create(true).append(true).open(&log)?);
         let at = |host, port| SocketAddr::new(address(host).into(), port);

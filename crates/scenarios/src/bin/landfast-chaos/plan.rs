@@ -59,6 +59,8 @@ pub(crate) enum Fault {
     Drain { host: Host },
     /// The disk of node `c` is full.
     FullDisk,
+    /// The daemon's time of day jumps by so many minutes, and back. That is to change nothing.
+    Clock { host: Host, minutes: i16 },
     /// Clients reach this gateway over a slow line.
     Slow { gateway: Host, delay: Duration },
 }
@@ -103,6 +105,7 @@ impl Fault {
             | Self::Move { .. }
             | Self::Drain { .. }
             | Self::FullDisk
+            | Self::Clock { .. }
             | Self::Slow { .. } => None,
         }
     }
@@ -122,6 +125,7 @@ impl Fault {
             | Self::Slow { gateway: struck, .. } => *struck == host,
             Self::FullDisk => host == Host::Node('c'),
             Self::Move { .. } => matches!(host, Host::Node('a' | 'b')),
+            Self::Clock { .. } => false,
         }
     }
 
@@ -170,7 +174,12 @@ fn draw_fault(random: &mut SmallRng) -> Fault {
         67..=68 => Fault::Stop { host: one_of(random, &NODES) },
         69..=86 => Fault::Move { pick: random.random() },
         87..=91 => Fault::Drain { host: one_of(random, &NODES) },
-        92..=94 => Fault::FullDisk,
+        92..=93 => Fault::FullDisk,
+        94..=96 => {
+            let hosts = [&NODES[..], &GATEWAYS, &APIS].concat();
+            // Short beside the time for which tokens are good: whose expiry is judged by the time of day, and rightly.
+            Fault::Clock { host: one_of(random, &hosts), minutes: random.random_range(-20..=20) }
+        }
         _ => {
             let delay = Duration::from_millis(random.random_range(10..300));
             Fault::Slow { gateway: one_of(random, &GATEWAYS), delay }

@@ -125,6 +125,7 @@ impl<'a> Striker<'a> {
             Fault::Move { pick } => self.control.spawn_move(*pick),
             Fault::Drain { host } => self.control.spawn_drain(*host, true),
             Fault::FullDisk => fill(&self.filler()),
+            Fault::Clock { host, minutes } => self.cell.set_clock(*host, *minutes)?,
             Fault::Slow { gateway, delay } => self.line(*gateway).delay(*delay),
         }
         Ok(())
@@ -159,6 +160,7 @@ impl<'a> Striker<'a> {
             }
             Fault::Drain { host } => self.control.spawn_drain(*host, false),
             Fault::FullDisk => std::fs::remove_file(self.filler())?,
+            Fault::Clock { host, .. } => self.cell.set_clock(*host, 0)?,
             Fault::Slow { gateway, .. } => self.line(*gateway).delay(Duration::ZERO),
             Fault::Reset { .. } | Fault::Move { .. } => {}
         }

@@ -186,6 +186,10 @@ fn is_true_close(evidence: &Evidence, talk: &Talk, at: At, code: u16, reason: &s
     let is_so = match cause {
         ErrorCode::InstanceLost => has_ended(evidence, &talk.instance, Phase::Lost, talk.began, at),
         ErrorCode::InstanceFailed => has_ended(evidence, &talk.instance, Phase::Failed, talk.began, at),
+        // Told by who heard of the end only when the next life had begun.
+        ErrorCode::UpstreamChanged => [Phase::Lost, Phase::Failed]
+            .into_iter()
+            .any(|phase| has_ended(evidence, &talk.instance, phase, talk.began, at)),
         ErrorCode::GatewayDraining => {
             matches!(talk.way, Way::Plain(via) if was_stopped(evidence, via, talk.began, at))
         }
@@ -476,7 +480,9 @@ fn keeps_from_lease(fault: &Fault, node: Host) -> bool {
             MEMBERS.iter().filter(|member| fault.parts(node, **member)).count() >= 2
         }
         Fault::FullDisk => node == Host::Node('c'),
-        Fault::Reset { .. } | Fault::Move { .. } | Fault::Drain { .. } | Fault::Slow { .. } => false,
+        Fault::Reset { .. } | Fault::Move { .. } | Fault::Drain { .. } | Fault::Clock { .. } | Fault::Slow { .. } => {
+            false
+        }
     }
 }
 
