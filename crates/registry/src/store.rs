@@ -206,6 +206,11 @@ impl Watch {
         Self { source: Box::new(source), was_large: false }
     }
 
+    /// What it reads, for another watch to read.
+    pub(crate) fn into_source(self) -> Box<dyn WatchSource> {
+        self.source
+    }
+
     /// Waits for what there is to say next.
     ///
     /// # Errors

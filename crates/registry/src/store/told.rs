@@ -126,19 +126,20 @@ impl<S: Store> Store for Told<S> {
     }
 
     fn watch(&self, prefix: &str, from: Option<Revision>) -> Watch {
-        Watch::new(TellingWatch { watch: self.store.watch(prefix, from), outages: self.outages.clone() })
+        let source = self.store.watch(prefix, from).into_source();
+        Watch::new(TellingWatch { source, outages: self.outages.clone() })
     }
 }
 
 struct TellingWatch {
-    watch: Watch,
+    source: Box<dyn WatchSource>,
     outages: Arc<Telling>,
 }
 
 impl WatchSource for TellingWatch {
     fn next(&mut self) -> BoxFuture<'_, Result<WatchEvent, StoreError>> {
         Box::pin(async move {
-            let event = self.watch.next().await;
+            let event = self.source.next().await;
             self.outages.handle(Served::Read, event.as_ref().err());
             event
         })
