@@ -275,7 +275,7 @@ mod tests {
         let mut kinds: Vec<_> = strokes.iter().map(|stroke| std::mem::discriminant(&stroke.fault)).collect();
         kinds.sort_by_key(|kind| format!("{kind:?}"));
         kinds.dedup();
-        assert_eq!(kinds.len(), 11);
+        assert_eq!(kinds.len(), 12);
         assert!(strokes.iter().all(|stroke| stroke.at + stroke.lasts <= WHILE));
         for host in Host::all() {
             assert!(strokes.iter().any(|stroke| stroke.fault.strikes(host)), "{host}");

@@ -584,6 +584,10 @@ mod tests {
         lost.talks[0].end = Some((s(50), End::Closed(1006, "instance.lost".to_owned())));
         assert_eq!(counts(&lost), [("wrong_reason", 1)]);
         assert_eq!(counts(&closed(1011, "internal")), [("wrong_reason", 1)]);
+        // That another life has begun is so only where one has ended.
+        lost.talks[0].end = Some((s(50), End::Closed(1012, "upstream.changed".to_owned())));
+        assert_eq!(counts(&lost), []);
+        assert_eq!(counts(&closed(1012, "upstream.changed")), [("wrong_reason", 1)]);
         assert_eq!(counts(&closed(1011, "")), [("wrong_reason", 1)]);
     }
 
