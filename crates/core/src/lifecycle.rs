@@ -165,11 +165,25 @@ pub fn waits(instance: &mut Instance, why: &str) -> Result<(), StepError> {
 ///
 /// It has ended already, has no owner, or has had another since; or it should sleep: then see [`asleep_unowned`].
 pub fn lost(instance: &mut Instance, generation: Generation, unix_millis: u64) -> Result<(), StepError> {
+    let node = instance.node.map(|node| node.to_string()).unwrap_or_default();
+    lose(instance, generation, &format!("The lease of node {node} lapsed."), unix_millis)
+}
+
+/// Its host has ended it because the lease of the node that had it had lapsed: not of the one that has it now, if it was given to
+/// another one meanwhile.
+///
+/// # Errors
+///
+/// As [`lost`].
+pub fn lost_on_its_host(instance: &mut Instance, generation: Generation, unix_millis: u64) -> Result<(), StepError> {
+    lose(instance, generation, "The lease of its node lapsed.", unix_millis)
+}
+
+fn lose(instance: &mut Instance, generation: Generation, why: &str, unix_millis: u64) -> Result<(), StepError> {
     in_phase(instance, OWNED)?;
     same_generation(instance, generation)?;
     awake(instance)?;
-    let node = instance.node.map(|node| node.to_string()).unwrap_or_default();
-    end(instance, Phase::Lost, &format!("The lease of node {node} lapsed."), unix_millis);
+    end(instance, Phase::Lost, why, unix_millis);
     Ok(())
 }
 

@@ -356,7 +356,9 @@ impl Task {
         }
         self.shut(ErrorCode::InstanceStarting).await;
         match self.kill_and_archive().await {
-            Ok(()) => self.write(|instance| lifecycle::lost(instance, generation, clock::unix_millis())).await,
+            Ok(()) => {
+                self.write(|instance| lifecycle::lost_on_its_host(instance, generation, clock::unix_millis())).await
+            }
             Err(next) => next,
         }
     }

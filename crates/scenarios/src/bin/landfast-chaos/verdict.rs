@@ -439,7 +439,7 @@ fn judge_records(evidence: &Evidence) -> Vec<String> {
             continue;
         }
         match (phase, node) {
-            (Some(Phase::Lost), Some(node)) if !lost_its_lease(evidence, *node, *at) => {
+            (Some(Phase::Lost), Some(node)) if !could_be_lost(evidence, *node, reason, *at) => {
                 wrong.push(format!(
                     "{instance} was called lost at {at:.1?} ({reason}), and {node} could keep its lease"
                 ));
@@ -449,6 +449,16 @@ fn judge_records(evidence: &Evidence) -> Vec<String> {
         }
     }
     wrong
+}
+
+/// Whether the lease that is named as lapsed may have: of the node, or, where its host only says that it was its node's, of any that
+/// shares the host, which may have had it before.
+fn could_be_lost(evidence: &Evidence, node: Host, reason: &str, at: At) -> bool {
+    let mates = match node {
+        Host::Node('a' | 'b') if reason == "The lease of its node lapsed." => &[Host::Node('a'), Host::Node('b')][..],
+        _ => &[node],
+    };
+    mates.iter().any(|mate| lost_its_lease(evidence, *mate, at))
 }
 
 /// Whether a node was kept from the registry for long enough that its lease may have lapsed by then. One member of three that
@@ -614,6 +624,11 @@ mod tests {
         assert_eq!(lost(Fault::Split { one: A, others: MEMBERS.to_vec() }, 40, 45), []);
         assert_eq!(lost(Fault::Split { one: A, others: vec![MEMBERS[0]] }, 40, 45), [("wrong_reason", 1)]);
         assert_eq!(lost(Fault::Freeze { host: A }, 10, 15), [("wrong_reason", 1)]);
+        // Its host may mean the node that had it before.
+        let reason = "The lease of its node lapsed.".to_owned();
+        let records = vec![Recorded { reason, ..recorded(49, Phase::Lost, 1) }];
+        let struck = vec![struck(Fault::Freeze { host: Host::Node('b') }, 40, 45)];
+        assert_eq!(counts(&Evidence { records, struck, ..Evidence::default() }), []);
     }
 
     #[test]
