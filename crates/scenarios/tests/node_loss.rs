@@ -14,9 +14,8 @@ use landfast_scenarios::role::{Role, Settings};
 use serde_json::json;
 use tokio::time::{Instant, sleep, sleep_until};
 
-/// What the store and the keeper may take to say that a lease is over: half a second of etcd's and what a machine that does other
-/// things as well adds to it. A second is enough where it does nothing else.
-const SLACK: Duration = Duration::from_secs(4);
+/// What the store and the keeper may take to say that a lease is over.
+const SLACK: Duration = Duration::from_secs(1);
 
 /// How long another node may take, beside that, to start what it is given.
 const STARTS_WITHIN: Duration = Duration::from_secs(10);
