@@ -5,6 +5,7 @@
 //! revocation, and the keys of the cell.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -33,8 +34,8 @@ const REMEMBERED_MAX: usize = 16 * 1024;
 const CANDIDATES_MAX: usize = 8;
 
 /// What a token was found to allow.
-#[derive(Debug)]
 pub(crate) struct Access {
+    token: Arc<[u8]>,
     claims: Claims,
     live: Arc<Live>,
 }
@@ -67,7 +68,7 @@ struct Trusted {
     verifier: Verifier,
     /// The cell has made its first key: before that nobody can tell what is a token.
     has_keys: bool,
-    remembered: papaya::HashMap<Box<str>, Arc<Access>, RandomState>,
+    remembered: papaya::HashMap<Arc<[u8]>, Arc<Access>, RandomState>,
 }
 
 /// Which tokens were revoked, and who wants to hear of it.
@@ -92,20 +93,23 @@ impl Auth {
         target: &mut String,
         instance: InstanceId,
     ) -> Result<Arc<Access>, Problem> {
-        let mut admitted = Err(ErrorCode::AuthMissing);
-        let mut ours = Vec::new();
+        let mut admitted: Result<Arc<Access>, _> = Err(ErrorCode::AuthMissing);
+        // Those of ours that are not the one that lets it in: seldom any.
+        let mut others = Vec::new();
         for (count, token) in carrier::candidates(headers, target).enumerate() {
             if count == CANDIDATES_MAX {
                 let detail = format!("The request carries more than {CANDIDATES_MAX} tokens.");
                 return Err(Problem::new(ErrorCode::RequestInvalid, detail));
             }
             let checked = self.check(token);
-            if checked.as_ref().err() != Some(&ErrorCode::AuthInvalid) {
-                ours.push(token.to_owned());
+            let lets_in = admitted.is_err() && checked.is_ok();
+            if !lets_in && checked.as_ref().err() != Some(&ErrorCode::AuthInvalid) {
+                others.push(token.to_vec());
             }
             admitted = better(admitted, checked);
         }
-        carrier::remove(headers, target, |token| ours.iter().any(|our| our == token));
+        let lets_in = |token: &[u8]| admitted.as_ref().is_ok_and(|access| *access.token == *token);
+        carrier::remove(headers, target, |token| lets_in(token) || others.iter().any(|other| other == token));
         let access = admitted?;
         if access.claims.ins != instance {
             return Err(Problem::new(ErrorCode::AuthForbidden, "The token is for another instance."));
@@ -116,7 +120,7 @@ impl Auth {
     /// Takes tokens out of a request inside a request, whoever they are for: the outer one was let in.
     pub(crate) fn remove(&self, headers: &mut Headers, target: &mut String) {
         let tokens = carrier::candidates(headers, target).take(CANDIDATES_MAX);
-        let ours: Vec<_> = tokens.filter(|token| self.check(token).is_ok()).map(str::to_owned).collect();
+        let ours: Vec<_> = tokens.filter(|token| self.check(token).is_ok()).map(<[u8]>::to_vec).collect();
         carrier::remove(headers, target, |token| ours.iter().any(|our| our == token));
     }
 
@@ -162,7 +166,7 @@ impl Auth {
         revocations.revoked.retain(|_, token| !token.is_over(now));
     }
 
-    fn check(&self, token: &str) -> Result<Arc<Access>, ErrorCode> {
+    fn check(&self, token: &[u8]) -> Result<Arc<Access>, ErrorCode> {
         let trusted = self.trusted.load();
         if !trusted.has_keys {
             return Err(ErrorCode::RegistryUnavailable);
@@ -177,14 +181,15 @@ impl Auth {
             None => {
                 let claims = self.verify(&trusted, token)?;
                 let live = self.revocations().live(claims.jti);
-                trusted.remember(token, Access { claims, live })
+                trusted.remember(Access { token: token.into(), claims, live })
             }
         };
         if access.live.revoked.is_cancelled() { Err(ErrorCode::AuthRevoked) } else { Ok(access) }
     }
 
-    fn verify(&self, trusted: &Trusted, token: &str) -> Result<Claims, ErrorCode> {
-        let verified = trusted.verifier.verify(token, unix_now());
+    fn verify(&self, trusted: &Trusted, token: &[u8]) -> Result<Claims, ErrorCode> {
+        let text = std::str::from_utf8(token).map_err(|_| ErrorCode::AuthInvalid);
+        let verified = text.and_then(|text| trusted.verifier.verify(text, unix_now()));
         if verified.is_ok() {
             self.good.add(1);
         } else {
@@ -200,13 +205,13 @@ impl Auth {
 }
 
 impl Trusted {
-    fn remember(&self, token: &str, access: Access) -> Arc<Access> {
+    fn remember(&self, access: Access) -> Arc<Access> {
         let access = Arc::new(access);
         let remembered = self.remembered.pin();
         if remembered.len() >= REMEMBERED_MAX {
             remembered.clear();
         }
-        remembered.insert(token.into(), Arc::clone(&access));
+        remembered.insert(Arc::clone(&access.token), Arc::clone(&access));
         access
     }
 }
@@ -300,6 +305,13 @@ fn better(a: Result<Arc<Access>, ErrorCode>, b: Result<Arc<Access>, ErrorCode>) 
     match (a, b) {
         (Ok(access), _) | (Err(_), Ok(access)) => Ok(access),
         (Err(a), Err(b)) => Err(if says_little(&a) { b } else { a }),
+    }
+}
+
+impl fmt::Debug for Access {
+    /// Without the token, which is a secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Access").field("claims", &self.claims).field("live", &self.live).finish_non_exhaustive()
     }
 }
 
@@ -402,8 +414,8 @@ mod tests {
         let access = setting.admit(&claims.1).unwrap();
         let trusted = setting.auth.trusted.load();
         for number in 0..REMEMBERED_MAX + 10 {
-            let token = number.to_string();
-            trusted.remember(&token, Access { claims: access.claims.clone(), live: Arc::clone(&live) });
+            let token = number.to_string().as_bytes().into();
+            trusted.remember(Access { token, claims: access.claims.clone(), live: Arc::clone(&live) });
         }
         assert!(trusted.remembered.len() <= REMEMBERED_MAX);
         for _ in 0..1000 {

@@ -7,7 +7,7 @@
 use landfast_net::head::Headers;
 
 /// What a token in `Authorization` stands behind.
-const SCHEME: &str = "bearer ";
+const SCHEME: &[u8] = b"bearer ";
 
 /// The query parameters that may hold a token.
 const QUERY_NAMES: [&str; 2] = ["token", "jwt"];
@@ -21,21 +21,21 @@ const SUBPROTOCOLS: &str = "sec-websocket-protocol";
 /// The cookie that holds a token.
 const COOKIE_NAME: &str = "landfast_token";
 
-/// Every text that may be a token, in the order in which they count.
-pub(crate) fn candidates<'a>(headers: &'a Headers, target: &'a str) -> impl Iterator<Item = &'a str> {
-    let authorization = texts(headers, "authorization").filter_map(bearer);
+/// All that may be a token, in the order in which they count.
+pub(crate) fn candidates<'a>(headers: &'a Headers, target: &'a str) -> impl Iterator<Item = &'a [u8]> {
+    let authorization = headers.get_all("authorization").filter_map(bearer);
     let query = query(target).unwrap_or("").split('&').filter_map(query_token);
     let subprotocol = texts(headers, SUBPROTOCOLS).flat_map(|line| line.split(',')).filter_map(subprotocol);
     let cookie = texts(headers, "cookie").flat_map(|line| line.split(';')).filter_map(cookie_token);
-    authorization.chain(query).chain(subprotocol).chain(cookie)
+    authorization.chain(query.chain(subprotocol).chain(cookie).map(str::as_bytes))
 }
 
-/// Takes away every text that is one of ours, and what could only be one: our subprotocol and our cookie.
-pub(crate) fn remove(headers: &mut Headers, target: &mut String, is_ours: impl Fn(&str) -> bool) {
+/// Takes away every token that is one of ours, and what could only be one: our subprotocol and our cookie.
+pub(crate) fn remove(headers: &mut Headers, target: &mut String, is_ours: impl Fn(&[u8]) -> bool) {
     headers.edit(|name, value| {
         let text = || std::str::from_utf8(value).ok();
         if name.eq_ignore_ascii_case(b"authorization") {
-            bearer(text()?).is_some_and(&is_ours).then_some(None)
+            bearer(value).is_some_and(&is_ours).then_some(None)
         } else if name.eq_ignore_ascii_case(SUBPROTOCOLS.as_bytes()) {
             without(text()?, ',', ", ", |part| subprotocol(part).is_some())
         } else if name.eq_ignore_ascii_case(b"cookie") {
@@ -44,9 +44,8 @@ pub(crate) fn remove(headers: &mut Headers, target: &mut String, is_ours: impl F
             None
         }
     });
-    if let Some(kept) =
-        query(target).and_then(|query| without(query, '&', "&", |part| query_token(part).is_some_and(&is_ours)))
-    {
+    let is_token = |part: &str| query_token(part).is_some_and(|token| is_ours(token.as_bytes()));
+    if let Some(kept) = query(target).and_then(|query| without(query, '&', "&", is_token)) {
         let path = target.split('?').next().unwrap_or("");
         *target = kept.map_or_else(|| path.to_owned(), |query| format!("{path}?{query}"));
     }
@@ -66,9 +65,9 @@ fn texts<'a>(headers: &'a Headers, name: &'a str) -> impl Iterator<Item = &'a st
     headers.get_all(name).filter_map(|value| std::str::from_utf8(value).ok())
 }
 
-fn bearer(line: &str) -> Option<&str> {
-    let (scheme, token) = line.trim().split_at_checked(SCHEME.len())?;
-    scheme.eq_ignore_ascii_case(SCHEME).then(|| token.trim())
+fn bearer(line: &[u8]) -> Option<&[u8]> {
+    let (scheme, token) = line.trim_ascii().split_at_checked(SCHEME.len())?;
+    scheme.eq_ignore_ascii_case(SCHEME).then(|| token.trim_ascii())
 }
 
 fn query_token(pair: &str) -> Option<&str> {
@@ -121,7 +120,7 @@ mod tests {
                 ("cookie", "a=b; landfast_token=T5; c=d"),
             ],
         );
-        assert_eq!(candidates(&headers, &uri).collect::<Vec<_>>(), ["T1", "T2", "T3", "T4", "T5"]);
+        assert_eq!(candidates(&headers, &uri).collect::<Vec<_>>(), [b"T1", b"T2", b"T3", b"T4", b"T5"]);
     }
 
     #[test]
@@ -136,7 +135,7 @@ mod tests {
                 ("cookie", "e=f"),
             ],
         );
-        remove(&mut headers, &mut uri, |token| token == "OURS");
+        remove(&mut headers, &mut uri, |token| token == b"OURS");
         assert_eq!(uri, "/p/%2fq?a=1&b=%20&token=theirs&c");
         assert_eq!(lines(&headers, "authorization"), [""; 0]);
         assert_eq!(lines(&headers, "sec-websocket-protocol"), ["one, two"]);
@@ -146,7 +145,7 @@ mod tests {
     #[test]
     fn the_question_mark_goes_with_the_only_parameter() {
         let (mut headers, mut uri) = request("/p?jwt=OURS", &[]);
-        remove(&mut headers, &mut uri, |token| token == "OURS");
+        remove(&mut headers, &mut uri, |token| token == b"OURS");
         assert_eq!(uri, "/p");
     }
 
@@ -156,7 +155,7 @@ mod tests {
             [("authorization", "Basic dTpw"), ("cookie", "token=x;session=y"), ("authorization", "Bearer theirs")];
         let (mut headers, mut uri) = request("/p?token=theirs", &own);
         let before = (headers.clone(), uri.clone());
-        remove(&mut headers, &mut uri, |token| token == "OURS");
+        remove(&mut headers, &mut uri, |token| token == b"OURS");
         assert_eq!((headers, uri), before);
     }
 
@@ -178,7 +177,7 @@ mod tests {
             let mut with = parts.clone();
             with.insert(at.min(parts.len()), format!("{name}=SECRET"));
             let (mut headers, mut uri) = request(&format!("/p?{}", with.join("&")), &[]);
-            remove(&mut headers, &mut uri, |token| token == "SECRET");
+            remove(&mut headers, &mut uri, |token| token == b"SECRET");
             prop_assert!(!uri.contains("SECRET"));
             prop_assert_eq!(query(&uri).unwrap_or(""), parts.join("&"));
         }

@@ -9,6 +9,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use futures_util::future::BoxFuture;
 use landfast_core::link::Close;
 use landfast_core::reason::Cause;
 use landfast_core::record::Generation;
@@ -62,23 +63,25 @@ impl Direct {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let mut tap = Tap::new(client, self.gateway.config.slow_client_timeout());
+        let mut tap = Box::new(Tap::new(client, self.gateway.config.slow_client_timeout()));
         let cause = self.wait(&mut tap).await;
         (record.up, record.down) = tap.bytes();
         record.generation = Some(self.generation);
         let close = cause.close();
         record.cause = Some(close.code);
-        drop(self.upstream);
-        let goodbye = match cause {
+        drop(self);
+        // Boxed, so that a session does not go on for hours with the room for its end.
+        let goodbye: BoxFuture<'_, _> = match cause {
             // A client that closes has no need of a word, and one that is lost hears none.
-            Cause::ClientClosed | Cause::ClientLost | Cause::FarEnd(_) => tap.pass_end().await,
+            Cause::ClientClosed | Cause::ClientLost | Cause::FarEnd(_) => Box::pin(tap.pass_end()),
             Cause::Instance(..)
             | Cause::TokenRevoked
             | Cause::TokenExpired
             | Cause::SlowClient
             | Cause::GatewayDraining
-            | Cause::Redial(_) => tap.end(close.code, &close.reason).await,
+            | Cause::Redial(_) => Box::pin(tap.end(close.code, &close.reason)),
         };
+        let goodbye = goodbye.await;
         tracing::debug!(code = close.code.as_str(), ?goodbye, "session ended");
     }
 

@@ -34,16 +34,24 @@ pub(crate) struct Origin {
     client: String,
     /// The client is a proxy that is believed.
     is_trusted: bool,
-    scheme: &'static str,
-    public: Option<(String, String)>,
+    /// That of the public address, or what the client came with.
+    scheme: Cow<'static, str>,
+    /// The public address's host.
+    host: Option<String>,
+    /// What `Forwarded` says but for the host.
+    forwarded: String,
 }
 
 impl Origin {
     /// A client's address, how it came, and the public address that the operator has named.
     pub(crate) fn new(client: SocketAddr, is_secure: bool, config: &Config) -> Self {
-        let public = config.public().map(|(scheme, authority)| (scheme, authority.to_string()));
+        let came_with = Cow::Borrowed(if is_secure { "https" } else { "http" });
+        let (scheme, host) = config.public().map_or((came_with, None), |(scheme, authority)| {
+            (Cow::Owned(scheme), Some(authority.to_string()))
+        });
         let is_trusted = config.trusts(client.ip());
-        Self { client: client.ip().to_string(), is_trusted, scheme: if is_secure { "https" } else { "http" }, public }
+        let forwarded = forwarded(client.ip(), &scheme);
+        Self { client: client.ip().to_string(), is_trusted, scheme, host, forwarded }
     }
 
     /// The client's address.
@@ -69,7 +77,11 @@ impl Origin {
         }
         match client {
             None => Cow::Borrowed(self),
-            Some(client) => Cow::Owned(Self { client: client.to_canonical().to_string(), ..self.clone() }),
+            Some(client) => {
+                let client = client.to_canonical();
+                let forwarded = forwarded(client, &self.scheme);
+                Cow::Owned(Self { client: client.to_string(), forwarded, ..self.clone() })
+            }
         }
     }
 
@@ -84,39 +96,34 @@ impl Origin {
         if body == BodySize::Open {
             headers.push("transfer-encoding", "chunked");
         }
-        let said = headers.position("host").map(Part::Line);
-        let (scheme, host) = match &self.public {
-            Some((scheme, host)) => (scheme.as_str(), Some(Part::Text(host))),
-            None => (self.scheme, said),
-        };
         headers.push("x-forwarded-for", &self.client);
-        headers.push("x-forwarded-proto", scheme);
-        // RFC 7239: an address of IPv6 stands in brackets and quotes, and a host, which may have a port, in quotes.
-        let (open, close) = if self.client.contains(':') { ("for=\"[", "]\"") } else { ("for=", "") };
-        let by = [open, &self.client, close, ";proto=", scheme].map(Part::Text);
-        match host {
+        headers.push("x-forwarded-proto", &*self.scheme);
+        let forwarded = Part::Text(&self.forwarded);
+        match self.host(headers) {
             Some(host) => {
                 headers.push_parts("x-forwarded-host", &[host]);
-                let [a, b, c, d, e] = by;
-                headers.push_parts("forwarded", &[a, b, c, d, e, Part::Text(";host=\""), host, Part::Text("\"")]);
+                // RFC 7239: a host stands in quotes, since it may have a port.
+                headers.push_parts("forwarded", &[forwarded, Part::Text(";host=\""), host, Part::Text("\"")]);
             }
-            None => headers.push_parts("forwarded", &by),
+            None => headers.push_parts("forwarded", &[forwarded]),
         }
+    }
+
+    /// The host that was asked, as the client knows it.
+    fn host(&self, headers: &Headers) -> Option<Part<'_>> {
+        let said = || headers.position("host").map(Part::Line);
+        self.host.as_deref().map(Part::Text).or_else(said)
     }
 
     /// Tells the agent under which URL it was asked for, so that those it answers lead back to it, with the token in the
     /// query if it came there. `asked` is the client's target, `path` what the agent gets of it. The token tells the agent
     /// nothing new: it is for its own instance.
     pub(crate) fn tell_public(&self, headers: &mut Headers, asked: &str, path: &str) {
-        let (scheme, host) = match &self.public {
-            Some((scheme, host)) => (scheme.as_str(), Some(Part::Text(host))),
-            None => (self.scheme, headers.position("host").map(Part::Line)),
-        };
-        let Some(host) = host else { return };
+        let Some(host) = self.host(headers) else { return };
         let (asked, query) = asked.split_once('?').unwrap_or((asked, ""));
         let path = path.split_once('?').map_or(path, |(path, _)| path);
         let before = asked.strip_suffix(path).unwrap_or("");
-        headers.push_parts("landfast-public-url", &[Part::Text(scheme), Part::Text("://"), host, Part::Text(before)]);
+        headers.push_parts("landfast-public-url", &[Part::Text(&self.scheme), Part::Text("://"), host, Part::Text(before)]);
         if let Some(token) = query.split('&').find(|pair| carrier::is_token(pair)) {
             headers.push("landfast-public-query", token);
         }
@@ -170,6 +177,14 @@ fn is_kept(option: &[u8]) -> bool {
     ["close", "keep-alive", "upgrade", "content-length", "host"]
         .iter()
         .any(|kept| option.eq_ignore_ascii_case(kept.as_bytes()))
+}
+
+/// RFC 7239: an address of IPv6 stands in brackets and quotes.
+fn forwarded(client: IpAddr, scheme: &str) -> String {
+    match client {
+        IpAddr::V4(client) => format!("for={client};proto={scheme}"),
+        IpAddr::V6(client) => format!("for=\"[{client}]\";proto={scheme}"),
+    }
 }
 
 /// An address in a list of hops, which some proxies write with its port; what is none ends the list.

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::io;
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -19,7 +20,8 @@ const HEADERS_MAX: usize = 128;
 
 /// Headers in the order they stood.
 ///
-/// All text stands in one buffer, and a line is four numbers: a head costs two allocations, however many lines it has.
+/// All text stands in one buffer, each line as it is written, and a line is three numbers: a head costs two allocations, however
+/// many lines it has, and lines that were not touched are written together.
 #[derive(Clone, Default)]
 pub struct Headers {
     text: Vec<u8>,
@@ -35,12 +37,19 @@ pub enum Part<'a> {
     Line(usize),
 }
 
-/// Where a line's name and value stand in the text.
+/// Where `name: value` and the end of its line stand in the text, and how long the two are.
 #[derive(Clone, Copy)]
 struct Line {
-    name: (u32, u32),
-    value: (u32, u32),
+    at: u32,
+    name: u32,
+    value: u32,
 }
+
+/// Stands between a line's name and its value.
+const COLON: &[u8] = b": ";
+
+/// Ends a line.
+const END: &[u8] = b"\r\n";
 
 /// A request's line and headers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -137,8 +146,10 @@ impl Headers {
             None => true,
             Some(None) => false,
             Some(Some(value)) => {
-                line.value = (offset(text.len()), offset(value.len()));
-                text.extend_from_slice(value.as_bytes());
+                let (at, name) = (text.len(), line.name_range());
+                text.extend_from_within(name.clone());
+                *line = Line { at: offset(at), name: offset(name.len()), value: offset(value.len()) };
+                [COLON, value.as_bytes(), END].iter().for_each(|part| text.extend_from_slice(part));
                 true
             }
         });
@@ -153,9 +164,7 @@ impl Headers {
         let (name, value) = (name.as_ref(), value.as_ref());
         assert!(!name.is_empty() && name.bytes().fold(true, |good, byte| good & is_of_a_name(byte)), "bad header name");
         assert!(is_one_line(value), "bad header value");
-        let name = self.keep(name.as_bytes());
-        let value = self.keep(value);
-        self.lines.push(Line { name, value });
+        self.keep(name.as_bytes(), value);
     }
 
     /// Adds a line at the end whose value is a number.
@@ -169,21 +178,23 @@ impl Headers {
     ///
     /// As [`Self::push`].
     pub fn push_parts(&mut self, name: &str, parts: &[Part<'_>]) {
-        let name = self.keep(name.as_bytes());
         let at = self.text.len();
+        self.text.extend_from_slice(name.as_bytes());
+        self.text.extend_from_slice(COLON);
+        let value_at = self.text.len();
         for part in parts {
             match part {
                 Part::Text(text) => self.text.extend_from_slice(text.as_bytes()),
                 Part::Line(line) => {
-                    let Some(&Line { value: (from, len), .. }) = self.lines.get(*line) else { continue };
-                    self.text.extend_from_within(from as usize..(from + len) as usize);
+                    let Some(line) = self.lines.get(*line) else { continue };
+                    self.text.extend_from_within(line.value_range());
                 }
             }
         }
-        let value = &self.text[at..];
+        let value = &self.text[value_at..];
         assert!(is_one_line(value), "bad header value");
-        let value = (offset(at), offset(value.len()));
-        self.lines.push(Line { name, value });
+        self.lines.push(Line { at: offset(at), name: offset(name.len()), value: offset(value.len()) });
+        self.text.extend_from_slice(END);
     }
 
     /// Where the first line of this name stands, for [`Part::Line`]; good until a line is taken away.
@@ -239,45 +250,73 @@ impl Headers {
 
     /// Appends the lines, without the empty one that ends a head.
     pub fn encode(&self, out: &mut Vec<u8>) {
+        let mut together = 0..0;
         for line in &self.lines {
-            out.extend_from_slice(line.name(&self.text));
-            out.extend_from_slice(b": ");
-            out.extend_from_slice(line.value(&self.text));
-            out.extend_from_slice(b"\r\n");
+            let whole = line.whole();
+            if whole.start != together.end {
+                out.extend_from_slice(&self.text[together]);
+                together = whole.clone();
+            }
+            together.end = whole.end;
         }
+        out.extend_from_slice(&self.text[together]);
     }
 
     /// The lines that were found in `text`.
     fn of(text: &[u8], parsed: &[httparse::Header<'_>]) -> Self {
-        let start = text.as_ptr() as usize;
-        let place = |part: &[u8]| {
-            // An empty value stands nowhere in particular.
-            let at = if part.is_empty() { 0 } else { part.as_ptr() as usize - start };
-            (offset(at), offset(part.len()))
-        };
-        let line =
-            |header: &httparse::Header<'_>| Line { name: place(header.name.as_bytes()), value: place(header.value) };
         // With room for what a proxy adds.
-        let (mut kept, mut lines) = (Vec::with_capacity(text.len() + 384), Vec::with_capacity(parsed.len() + 8));
+        let (mut kept, lines) = (Vec::with_capacity(text.len() + 512), Vec::with_capacity(parsed.len() + 8));
         kept.extend_from_slice(text);
-        lines.extend(parsed.iter().map(line));
-        Self { text: kept, lines }
+        let mut headers = Self { text: kept, lines };
+        for header in parsed {
+            let (name, value) = (header.name.as_bytes(), header.value);
+            let at = name.as_ptr() as usize - text.as_ptr() as usize;
+            let line = Line { at: offset(at), name: offset(name.len()), value: offset(value.len()) };
+            if line.is_written(text, value) {
+                headers.lines.push(line);
+            } else {
+                headers.keep(name, value);
+            }
+        }
+        headers
     }
 
-    fn keep(&mut self, part: &[u8]) -> (u32, u32) {
+    fn keep(&mut self, name: &[u8], value: &[u8]) {
         let at = self.text.len();
-        self.text.extend_from_slice(part);
-        (offset(at), offset(part.len()))
+        self.text.reserve(name.len() + COLON.len() + value.len() + END.len());
+        [name, COLON, value, END].iter().for_each(|part| self.text.extend_from_slice(part));
+        self.lines.push(Line { at: offset(at), name: offset(name.len()), value: offset(value.len()) });
     }
 }
 
 impl Line {
     fn name<'a>(&self, text: &'a [u8]) -> &'a [u8] {
-        slice(text, self.name)
+        &text[self.name_range()]
     }
 
     fn value<'a>(&self, text: &'a [u8]) -> &'a [u8] {
-        slice(text, self.value)
+        &text[self.value_range()]
+    }
+
+    fn name_range(&self) -> Range<usize> {
+        let at = self.at as usize;
+        at..at + self.name as usize
+    }
+
+    fn value_range(&self) -> Range<usize> {
+        let at = self.name_range().end + COLON.len();
+        at..at + self.value as usize
+    }
+
+    fn whole(&self) -> Range<usize> {
+        self.at as usize..self.value_range().end + END.len()
+    }
+
+    /// Whether `text` has it as we write it; a client may leave the space out, or put more around a value.
+    fn is_written(&self, text: &[u8], value: &[u8]) -> bool {
+        let between = text.get(self.name_range().end..self.value_range().start);
+        let behind = text.get(self.value_range().end..self.whole().end);
+        between == Some(COLON) && behind == Some(END) && self.value(text) == value
     }
 }
 
@@ -295,13 +334,8 @@ impl PartialEq for Headers {
 
 impl Eq for Headers {}
 
-fn slice(text: &[u8], (at, len): (u32, u32)) -> &[u8] {
-    &text[at as usize..][..len as usize]
-}
-
-/// Read to its end, not to the first that is bad: so the compiler looks at many bytes at a time, and nearly all are good.
 fn is_one_line(value: &[u8]) -> bool {
-    value.iter().fold(true, |good, &byte| good & (byte != b'\r') & (byte != b'\n') & (byte != 0))
+    memchr::memchr3(b'\r', b'\n', 0, value).is_none()
 }
 
 const fn is_of_a_name(byte: u8) -> bool {
@@ -482,6 +516,18 @@ mod tests {
         assert_eq!((head.path(), head.query()), ("/a", Some("b=c")));
         assert_eq!(head.headers.get_all("X-TWO").count(), 2);
         assert!(RequestHead::parse(&text[..20]).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_line_is_written_in_one_way_however_it_came() {
+        let text = b"GET / HTTP/1.1\r\na:1\r\nb:  2 \r\nc:\r\nd: \r\ne: :\nf: 3\r\n\r\n";
+        let (mut head, _) = RequestHead::parse(text).unwrap().unwrap();
+        let lines = |head: &RequestHead| String::from_utf8(head.encode()).unwrap();
+        assert_eq!(lines(&head), "GET / HTTP/1.1\r\na: 1\r\nb: 2\r\nc: \r\nd: \r\ne: :\r\nf: 3\r\n\r\n");
+        head.headers.edit(|name, _| (name == b"d").then(|| Some("4".to_owned())));
+        head.headers.remove("b");
+        head.headers.push("g", "5");
+        assert_eq!(lines(&head), "GET / HTTP/1.1\r\na: 1\r\nc: \r\nd: 4\r\ne: :\r\nf: 3\r\ng: 5\r\n\r\n");
     }
 
     #[test]

@@ -211,8 +211,10 @@ const IN_HOST: [bool; 256] = {
     table
 };
 
+/// Read to its end, as nearly every head has to be: so the compiler looks at many bytes at a time.
 fn has_bare_line_feed(head: &[u8]) -> bool {
-    memchr::memchr_iter(b'\n', head).any(|at| at == 0 || head[at - 1] != b'\r')
+    let is_bare = |before: u8, byte: u8| (byte == b'\n') & (before != b'\r');
+    head.first() == Some(&b'\n') || head.windows(2).fold(false, |found, pair| found | is_bare(pair[0], pair[1]))
 }
 
 /// Checks who is asked, and brings the target into origin form.
