@@ -110,6 +110,15 @@ impl Fault {
         }
     }
 
+    /// The member of etcd that cannot do its part meanwhile, or only now and then.
+    pub(crate) fn member(&self) -> Option<Host> {
+        let cut_off = match self {
+            Self::Split { one, .. } | Self::Mute { from: one, .. } | Self::Loss { host: one, .. } => Some(*one),
+            _ => self.takes_away(),
+        };
+        cut_off.filter(|host| matches!(host, Host::Etcd(_)))
+    }
+
     /// Whether packets or the daemon of this host are struck.
     pub(crate) fn strikes(&self, host: Host) -> bool {
         match self {
@@ -227,14 +236,15 @@ fn draw_duration(random: &mut SmallRng, fault: &Fault) -> Duration {
     Duration::from_millis(millis)
 }
 
-/// A daemon is taken away by one fault at a time, and of etcd a majority is never away for long: without one, nothing that is
-/// looked at here goes on.
+/// A daemon is taken away by one fault at a time, and of etcd one member: without a majority, nothing that is looked at here goes
+/// on. While one is away another may lose packets: then there is one now and then.
 fn is_bearable(stroke: &Stroke, strokes: &[Stroke]) -> bool {
     let meanwhile = || strokes.iter().filter(|other| stroke.at < other.at + other.lasts + Duration::from_millis(500));
-    let Some(host) = stroke.fault.takes_away().or(match stroke.fault {
-        Fault::Split { one: one @ Host::Etcd(_), .. } | Fault::Mute { from: one @ Host::Etcd(_), .. } => Some(one),
-        _ => None,
-    }) else {
+    let cut_off = match stroke.fault {
+        Fault::Loss { .. } => None,
+        _ => stroke.fault.member(),
+    };
+    let Some(host) = stroke.fault.takes_away().or(cut_off) else {
         let repeats = |other: &Stroke| other.fault == stroke.fault && !stroke.lasts.is_zero();
         return !meanwhile().any(repeats);
     };

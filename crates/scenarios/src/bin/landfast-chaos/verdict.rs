@@ -464,12 +464,9 @@ fn could_be_lost(evidence: &Evidence, node: Host, reason: &str, at: At) -> bool 
 /// Whether a node was kept from the registry for long enough that its lease may have lapsed by then. One member of three that
 /// is away keeps nobody from it.
 fn lost_its_lease(evidence: &Evidence, node: Host, at: At) -> bool {
-    let mut spans: Vec<(At, At)> = evidence
-        .struck
-        .iter()
-        .filter(|struck| keeps_from_lease(&struck.fault, node))
-        .map(|struck| (struck.from, struck.to))
-        .collect();
+    let kept_away = evidence.struck.iter().filter(|struck| keeps_from_lease(&struck.fault, node));
+    let mut spans: Vec<(At, At)> = kept_away.map(|struck| (struck.from, struck.to)).collect();
+    spans.extend(without_majority(evidence));
     spans.sort();
     let mut merged: Vec<(At, At)> = Vec::new();
     for (from, to) in spans {
@@ -479,6 +476,15 @@ fn lost_its_lease(evidence: &Evidence, node: Host, at: At) -> bool {
         }
     }
     merged.iter().any(|(from, to)| *to - *from >= LEASE_SPARE && *from <= at && at <= *to + LEASE_LATE)
+}
+
+/// While two members of three are struck at once, the third alone answers nobody.
+fn without_majority(evidence: &Evidence) -> Vec<(At, At)> {
+    let members = || evidence.struck.iter().filter_map(|struck| Some((struck.fault.member()?, struck)));
+    let pairs = members().flat_map(|one| members().map(move |other| (one, other)));
+    let apart = pairs.filter(|((one, _), (other, _))| one < other);
+    let both = apart.map(|((_, one), (_, other))| (one.from.max(other.from), one.to.min(other.to)));
+    both.filter(|(from, to)| from < to).collect()
 }
 
 fn keeps_from_lease(fault: &Fault, node: Host) -> bool {
@@ -624,6 +630,13 @@ mod tests {
         assert_eq!(lost(Fault::Split { one: A, others: MEMBERS.to_vec() }, 40, 45), []);
         assert_eq!(lost(Fault::Split { one: A, others: vec![MEMBERS[0]] }, 40, 45), [("wrong_reason", 1)]);
         assert_eq!(lost(Fault::Freeze { host: A }, 10, 15), [("wrong_reason", 1)]);
+        // Etcd answers without one member, and not without two.
+        let struck_members = |second: Fault| {
+            let struck = vec![struck(Fault::Kill { host: MEMBERS[2] }, 38, 45), struck(second, 40, 50)];
+            counts(&Evidence { records: vec![recorded(49, Phase::Lost, 1)], struck, ..Evidence::default() })
+        };
+        assert_eq!(struck_members(Fault::Loss { host: MEMBERS[1], percent: 38 }), []);
+        assert_eq!(struck_members(Fault::Freeze { host: MEMBERS[2] }), [("wrong_reason", 1)]);
         // Its host may mean the node that had it before.
         let reason = "The lease of its node lapsed.".to_owned();
         let records = vec![Recorded { reason, ..recorded(49, Phase::Lost, 1) }];
