@@ -50,8 +50,8 @@ impl Origin {
             (Cow::Owned(scheme), Some(authority.to_string()))
         });
         let is_trusted = config.trusts(client.ip());
-        let forwarded = forwarded(client.ip(), &scheme);
-        Self { client: client.ip().to_string(), is_trusted, scheme, host, forwarded }
+        let client = client.ip().to_string();
+        Self { forwarded: forwarded(&client, &scheme), client, is_trusted, scheme, host }
     }
 
     /// The client's address.
@@ -78,9 +78,8 @@ impl Origin {
         match client {
             None => Cow::Borrowed(self),
             Some(client) => {
-                let client = client.to_canonical();
-                let forwarded = forwarded(client, &self.scheme);
-                Cow::Owned(Self { client: client.to_string(), forwarded, ..self.clone() })
+                let client = client.to_canonical().to_string();
+                Cow::Owned(Self { forwarded: forwarded(&client, &self.scheme), client, ..self.clone() })
             }
         }
     }
@@ -180,11 +179,9 @@ fn is_kept(option: &[u8]) -> bool {
 }
 
 /// RFC 7239: an address of IPv6 stands in brackets and quotes.
-fn forwarded(client: IpAddr, scheme: &str) -> String {
-    match client {
-        IpAddr::V4(client) => format!("for={client};proto={scheme}"),
-        IpAddr::V6(client) => format!("for=\"[{client}]\";proto={scheme}"),
-    }
+fn forwarded(client: &str, scheme: &str) -> String {
+    let (open, close) = if client.contains(':') { ("for=\"[", "]\"") } else { ("for=", "") };
+    [open, client, close, ";proto=", scheme].concat()
 }
 
 /// An address in a list of hops, which some proxies write with its port; what is none ends the list.

@@ -18,6 +18,9 @@ pub const HEAD_MAX: usize = 64 * 1024;
 /// The most headers of a head.
 const HEADERS_MAX: usize = 128;
 
+/// What a head's first line needs beside what stands in it of a request, and its end.
+const LINE_ROOM: usize = 64;
+
 /// Headers in the order they stood.
 ///
 /// All text stands in one buffer, each line as it is written, and a line is three numbers: a head costs two allocations, however
@@ -386,6 +389,7 @@ impl RequestHead {
 
     /// Appends the head.
     pub fn encode_into(&self, out: &mut Vec<u8>) {
+        out.reserve(self.method.len() + self.target.len() + self.headers.text.len() + LINE_ROOM);
         for part in [&self.method, " ", &self.target, " HTTP/1.1\r\n"] {
             out.extend_from_slice(part.as_bytes());
         }
@@ -445,6 +449,7 @@ impl ResponseHead {
     /// If the status does not have three digits: a bug of the caller, never input.
     pub fn encode_into(&self, out: &mut Vec<u8>) {
         let status = http::StatusCode::from_u16(self.status).expect("statuses have three digits");
+        out.reserve(self.headers.text.len() + LINE_ROOM);
         for part in ["HTTP/1.1 ", status.as_str(), " ", status.canonical_reason().unwrap_or(""), "\r\n"] {
             out.extend_from_slice(part.as_bytes());
         }
