@@ -1,7 +1,6 @@
 //! Files of an instance, by the data plane and by the control plane, over a network that fails.
 
 use std::path::Path;
-use std::time::Duration;
 
 use landfast_client::{Files, Source, WriteFile};
 use landfast_core::ErrorCode;
@@ -110,14 +109,18 @@ async fn with_large(cell: &Cell, content: &[u8]) -> (User, Instance, Files) {
     let user = User::of(&cell.operator, &[cell.operator.address]);
     let instance = cell.create().await;
     let files = user.client().files(instance.id.parse().unwrap());
-    write(&files, content).await;
+    write(&instance, &files, content).await;
     (user, instance, files)
 }
 
 /// Writes the file, and waits until the clock of changes has moved on: from then on its etag is this version's alone.
-async fn write(files: &Files, content: &[u8]) {
+async fn write(instance: &Instance, files: &Files, content: &[u8]) {
     files.write(Path::new("large"), &WriteFile::default(), Source::bytes(content.to_vec())).await.unwrap();
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    eventually("a strong etag", async || {
+        let read = ask(instance, Way::Data, "GET", "content?path=large", "Range: bytes=0-0\r\n", b"").await;
+        read.header("etag").is_some_and(|etag| !etag.starts_with("W/")).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -151,7 +154,7 @@ async fn a_file_that_is_cut_on_its_way_to_a_client_goes_on_at_the_very_byte() {
 async fn a_file_that_is_replaced_while_it_is_cut_is_begun_anew_or_refused_and_never_mixed() {
     let cell = Cell::start().await;
     let (one, two) = (pattern(8 << 20), vec![7; 1 << 20]);
-    let (_, _, files) = with_large(&cell, &one).await;
+    let (_, instance, files) = with_large(&cell, &one).await;
     let here = tempfile::tempdir().unwrap();
     let target = here.path().join("back");
     let [mut whole, mut in_pieces] =
@@ -161,7 +164,7 @@ async fn a_file_that_is_replaced_while_it_is_cut_is_begun_anew_or_refused_and_ne
         assert!(incoming.next().await.unwrap().is_some_and(|piece| one.starts_with(&piece)));
     }
     cell.downstream.cut();
-    write(&files, &two).await;
+    write(&instance, &files, &two).await;
     whole.save(&target, None).await.unwrap();
     assert!(std::fs::read(&target).unwrap() == two);
     let failure = in_pieces.write_to(&mut Vec::new()).await.unwrap_err();

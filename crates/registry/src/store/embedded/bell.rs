@@ -27,6 +27,10 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// The shortest sleep after asking for lapsed leases to be ended, which is a write and takes as long as a flush.
 const SWEEP_EVERY: Duration = Duration::from_millis(20);
 
+/// How long the bell rests after a look: a change that comes alone is told at once, and of a thousand a second several with
+/// each look. A look wakes three threads, and each of them may stand in the way of what a processor was doing.
+const REST: Duration = Duration::from_millis(5);
+
 /// The bell of one handle.
 pub(super) struct Bell {
     ears: Mutex<Vec<Weak<Ear>>>,
@@ -99,7 +103,13 @@ impl Listener {
         while !self.bell.taken_down.load(Ordering::Acquire) {
             self.sleep(pause);
             pause = self.look();
+            self.rest();
         }
+    }
+
+    /// Hears no ring, so that the next look sees what all of them are about.
+    fn rest(&self) {
+        let _ = poll(&mut [PollFd::new(&self.bell.wake, PollFlags::IN)], Timespec::try_from(REST).ok().as_ref());
     }
 
     /// Sleeps until the bell rings, but no longer than that.
