@@ -46,9 +46,9 @@ impl Origin {
     /// A client's address, how it came, and the public address that the operator has named.
     pub(crate) fn new(client: SocketAddr, is_secure: bool, config: &Config) -> Self {
         let came_with = Cow::Borrowed(if is_secure { "https" } else { "http" });
-        let (scheme, host) = config.public().map_or((came_with, None), |(scheme, authority)| {
-            (Cow::Owned(scheme), Some(authority.to_string()))
-        });
+        let (scheme, host) = config
+            .public()
+            .map_or((came_with, None), |(scheme, authority)| (Cow::Owned(scheme), Some(authority.to_string())));
         let is_trusted = config.trusts(client.ip());
         let client = client.ip().to_string();
         Self { forwarded: forwarded(&client, &scheme), client, is_trusted, scheme, host }
@@ -122,7 +122,10 @@ impl Origin {
         let (asked, query) = asked.split_once('?').unwrap_or((asked, ""));
         let path = path.split_once('?').map_or(path, |(path, _)| path);
         let before = asked.strip_suffix(path).unwrap_or("");
-        headers.push_parts("landfast-public-url", &[Part::Text(&self.scheme), Part::Text("://"), host, Part::Text(before)]);
+        headers.push_parts(
+            "landfast-public-url",
+            &[Part::Text(&self.scheme), Part::Text("://"), host, Part::Text(before)],
+        );
         if let Some(token) = query.split('&').find(|pair| carrier::is_token(pair)) {
             headers.push("landfast-public-query", token);
         }
