@@ -1,4 +1,5 @@
-//! Suites that take long: the store's contract over a cluster that loses members, and what it takes to run those that others wrote.
+//! Suites that take long: the store's contract over a cluster that loses members, a cell whose cluster is away, and what it takes to
+//! run those that others wrote.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -13,12 +14,23 @@ const AUTOBAHN: &str = include_str!("autobahn.sh");
 /// How many members of etcd are killed while the store's contract is shown, one every ten seconds: two minutes.
 const KILLS: &str = "12";
 
+/// For how many seconds the cluster is away.
+const AWAY: &str = "120";
+
 /// The store's contract over three members of etcd, of which one is killed every ten seconds. Tests have a short form of it.
 pub(crate) fn store() -> Command {
     let mut command = cargo();
     let test = "the_contract_holds_while_a_member_is_killed_every_ten_seconds";
     command.args(["test", "--quiet", "--package", "landfast-registry", "--lib", test]);
     command.env("LANDFAST_TEST_KILLS", KILLS);
+    command
+}
+
+/// A cell over a cluster that is away for two minutes, killed or standing still. Tests have a short form of it too.
+pub(crate) fn outage() -> Command {
+    let mut command = cargo();
+    command.args(["test", "--quiet", "--package", "landfast-scenarios", "--test", "outage"]);
+    command.env("LANDFAST_TEST_AWAY", AWAY);
     command
 }
 

@@ -49,7 +49,8 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
-    /// Runs the store's contract over members that are killed, then the suites that others wrote: through the gateway, and without it
+    /// Runs the store's contract over members that are killed and a cell while all are away, then the suites that others wrote:
+    /// through the gateway, and without it
     Conformance {
         /// What the program takes: --all …
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -164,6 +165,7 @@ fn bench(what: Bench, arguments: &[String]) -> Result<ExitCode> {
 fn conformance(arguments: &[String]) -> Result<ExitCode> {
     system::provide(&[system::BUBBLEWRAP, system::H2LOAD, system::ETCD])?;
     succeed(&mut conformance::store())?;
+    succeed(&mut conformance::outage())?;
     let suite = conformance::autobahn()?;
     build_programs(&["landfast-conformance", "landfast-under-test", "landfast-reaper", "landfast-served"])?;
     Err(Command::new(release("landfast-conformance")?).arg(suite).args(arguments).exec())

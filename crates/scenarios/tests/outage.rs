@@ -11,8 +11,8 @@ use landfast_scenarios::served::Served;
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
-/// Longer than a node's lease, and than all that is done when one lapses.
-const AWAY: Duration = Duration::from_secs(20);
+/// Longer than a node's lease, and than all that is done when one lapses. `LANDFAST_TEST_AWAY` says another number of seconds.
+const AWAY: u64 = 20;
 
 /// What a role may warn of besides: a node says what becomes of its lease.
 const WARNINGS: usize = 4;
@@ -35,7 +35,8 @@ async fn rides_out(away: impl FnOnce(&mut Cluster), back: impl FnOnce(&mut Clust
     let mut viewer = instance.command("cat").await.attach("now").await;
     viewer.goes_live().await;
     away(etcd(&mut cell));
-    let until = Instant::now() + AWAY;
+    let seconds = std::env::var("LANDFAST_TEST_AWAY").map_or(AWAY, |seconds| seconds.parse().expect("a number"));
+    let until = Instant::now() + Duration::from_secs(seconds);
     let mut round = 0;
     while Instant::now() < until {
         works(&cell, &instance, &served, &mut viewer, round).await;
