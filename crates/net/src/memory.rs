@@ -3,13 +3,24 @@
 //! glibc keeps what a program has freed as long as anything above it is in use. A listing of a large cell takes tens of
 //! megabytes for a moment, and what is kept of it comes to lie behind it, so that nothing of it would ever go back.
 
-/// Gives back what is free, in a thread for blocking work: it walks the whole heap, which takes milliseconds. Returns at once.
+use std::time::Duration;
+
+/// After how long it is given back a second time: what a listing came in, a connection's buffers for one, is put away only with
+/// what comes next.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// Gives back what is free, now and once more in a moment, in a thread for blocking work: it walks the whole heap, which takes
+/// milliseconds. Returns at once.
 ///
 /// # Panics
 ///
 /// Outside of a Tokio runtime.
 pub fn give_back() {
-    drop(tokio::task::spawn_blocking(trim));
+    drop(tokio::spawn(async {
+        let _ = tokio::task::spawn_blocking(trim).await;
+        tokio::time::sleep(AGAIN_AFTER).await;
+        drop(tokio::task::spawn_blocking(trim));
+    }));
 }
 
 /// The most that each of the allocator's arenas keeps at its end for the next who needs some; left alone it learns to keep twice
