@@ -17,6 +17,7 @@ const AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// Outside of a Tokio runtime.
 pub fn give_back() {
     drop(tokio::spawn(async {
+        // It fails only where the runtime ends, and then the program does.
         let _ = tokio::task::spawn_blocking(trim).await;
         tokio::time::sleep(AGAIN_AFTER).await;
         drop(tokio::task::spawn_blocking(trim));
