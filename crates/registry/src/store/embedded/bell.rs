@@ -109,6 +109,7 @@ impl Listener {
 
     /// Hears no ring, so that the next look sees what all of them are about.
     fn rest(&self) {
+        // An interrupted rest is a short one.
         let _ = poll(&mut [PollFd::new(&self.bell.wake, PollFlags::IN)], Timespec::try_from(REST).ok().as_ref());
     }
 

@@ -478,12 +478,15 @@ fn lost_its_lease(evidence: &Evidence, node: Host, at: At) -> bool {
     merged.iter().any(|(from, to)| *to - *from >= LEASE_SPARE && *from <= at && at <= *to + LEASE_LATE)
 }
 
-/// While two members of three are struck at once, the third alone answers nobody.
+/// While one member of three is away and another loses packets or is away too, the third alone answers nobody. Two that only lose
+/// packets are slow, and there.
 fn without_majority(evidence: &Evidence) -> Vec<(At, At)> {
     let members = || evidence.struck.iter().filter_map(|struck| Some((struck.fault.member()?, struck)));
     let pairs = members().flat_map(|one| members().map(move |other| (one, other)));
     let apart = pairs.filter(|((one, _), (other, _))| one < other);
-    let both = apart.map(|((_, one), (_, other))| (one.from.max(other.from), one.to.min(other.to)));
+    let is_loss = |struck: &Struck| matches!(struck.fault, Fault::Loss { .. });
+    let away = apart.filter(|((_, one), (_, other))| !(is_loss(one) && is_loss(other)));
+    let both = away.map(|((_, one), (_, other))| (one.from.max(other.from), one.to.min(other.to)));
     both.filter(|(from, to)| from < to).collect()
 }
 
@@ -631,12 +634,14 @@ mod tests {
         assert_eq!(lost(Fault::Split { one: A, others: vec![MEMBERS[0]] }, 40, 45), [("wrong_reason", 1)]);
         assert_eq!(lost(Fault::Freeze { host: A }, 10, 15), [("wrong_reason", 1)]);
         // Etcd answers without one member, and not without two.
-        let struck_members = |second: Fault| {
-            let struck = vec![struck(Fault::Kill { host: MEMBERS[2] }, 38, 45), struck(second, 40, 50)];
+        let struck_members = |first: Fault, second: Fault| {
+            let struck = vec![struck(first, 38, 45), struck(second, 40, 50)];
             counts(&Evidence { records: vec![recorded(49, Phase::Lost, 1)], struck, ..Evidence::default() })
         };
-        assert_eq!(struck_members(Fault::Loss { host: MEMBERS[1], percent: 38 }), []);
-        assert_eq!(struck_members(Fault::Freeze { host: MEMBERS[2] }), [("wrong_reason", 1)]);
+        let (killed, lossy) = (Fault::Kill { host: MEMBERS[2] }, Fault::Loss { host: MEMBERS[1], percent: 38 });
+        assert_eq!(struck_members(killed.clone(), lossy.clone()), []);
+        assert_eq!(struck_members(killed.clone(), Fault::Freeze { host: MEMBERS[2] }), [("wrong_reason", 1)]);
+        assert_eq!(struck_members(Fault::Loss { host: MEMBERS[0], percent: 38 }, lossy), [("wrong_reason", 1)]);
         // Its host may mean the node that had it before.
         let reason = "The lease of its node lapsed.".to_owned();
         let records = vec![Recorded { reason, ..recorded(49, Phase::Lost, 1) }];
